@@ -1,0 +1,260 @@
+//! The one error of mailring: what happened, and what to do about it.
+//!
+//! The retry rule: an error is retryable when the operation was certainly not applied and the same call can
+//! succeed later. [`Error::Unknown`] is not retryable: the write may have been applied, so read before you repeat
+//! it, or repeat only what is idempotent.
+
+use crate::ids::NodeId;
+use std::{io, path::PathBuf};
+
+/// A result with mailring's error.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What can go wrong. Every variant says what happened and what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The key has no bytes.
+    #[error(
+        "the key is empty; use a key of 1 to {} bytes",
+        crate::value::MAX_KEY_BYTES
+    )]
+    EmptyKey,
+    /// The key is longer than the limit.
+    #[error("the key has {len} bytes, the limit is {limit}; hash or shorten it")]
+    KeyTooLarge {
+        /// Bytes of the key.
+        len: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The value is longer than the limit.
+    #[error("the value has {len} bytes, the limit is {limit}; split it over several keys")]
+    ValueTooLarge {
+        /// Bytes of the value.
+        len: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The batch is larger than one commit may be.
+    #[error("the batch has {len} {unit}, the limit is {limit}; write it as several batches")]
+    BatchTooLarge {
+        /// Size of the batch.
+        len: usize,
+        /// The limit.
+        limit: usize,
+        /// What is counted: `"bytes"` or `"keys"`.
+        unit: &'static str,
+    },
+    /// The name can't be a keyspace's.
+    #[error("{name:?} can't name a keyspace: {reason}")]
+    InvalidKeyspaceName {
+        /// The refused name.
+        name: String,
+        /// Why it was refused.
+        reason: &'static str,
+    },
+    /// The keyspace was dropped, or never created.
+    #[error(
+        "keyspace {name:?} does not exist (any more); open it again with `keyspace()` to create it"
+    )]
+    KeyspaceNotFound {
+        /// The keyspace's name.
+        name: String,
+    },
+    /// `add` met a value that is not an 8-byte counter.
+    #[error(
+        "the value is not a counter (8 bytes, little endian) but has {len} bytes; counters and other values need different keys"
+    )]
+    NotACounter {
+        /// Bytes of the value found.
+        len: usize,
+    },
+    /// The counter would leave the range of an i64.
+    #[error("the counter would overflow: {current} + {delta}")]
+    CounterOverflow {
+        /// Its value before.
+        current: i64,
+        /// What was to be added.
+        delta: i64,
+    },
+    /// A bounded queue or budget is full.
+    #[error(
+        "overloaded: {what} is full; nothing was written, retry with back-off or lower the load"
+    )]
+    Overloaded {
+        /// Which bound was met.
+        what: &'static str,
+    },
+    /// The deadline passed before the operation was admitted to the journal.
+    #[error("the deadline passed before the operation was admitted; nothing was written")]
+    DeadlineExceeded,
+    /// A write was handed to the journal, but its outcome can't be told now.
+    #[error(
+        "the outcome is unknown ({reason}); the write may or may not be there: read it back before repeating"
+    )]
+    Unknown {
+        /// Why it can't be told.
+        reason: String,
+    },
+    /// The node restarted before the write was admitted to the journal.
+    #[error("node {node} restarted before the write was admitted; nothing was written, retry")]
+    NodeRestarted {
+        /// The node.
+        node: NodeId,
+    },
+    /// The node died more often than its restart intensity allows.
+    #[error(
+        "node {node} is down after repeated failures; its keys can't be served until the engine is reopened"
+    )]
+    NodeDown {
+        /// The node.
+        node: NodeId,
+    },
+    /// The engine refuses writes after a failed write or force.
+    #[error("the engine is read-only: {reason}; close and reopen it to recover")]
+    ReadOnly {
+        /// The first failure.
+        reason: String,
+    },
+    /// The disk has no room for the journal or the tree.
+    #[error(
+        "the disk is full ({context}); reads go on, and writes resume by themselves once there is room"
+    )]
+    DiskFull {
+        /// What needed the room.
+        context: String,
+    },
+    /// A record of the journal that was forced can't be read back.
+    #[error(
+        "the journal is corrupt at {file} offset {offset}: {reason}; restore the file or a backup, nothing was changed"
+    )]
+    CorruptJournal {
+        /// The segment file.
+        file: PathBuf,
+        /// Byte offset in it.
+        offset: u64,
+        /// What is wrong there.
+        reason: String,
+    },
+    /// A file of a node's tree can't be read back.
+    #[error("the tree of node {node} is corrupt at {file}: {reason}; restore the file or a backup")]
+    CorruptTree {
+        /// The node whose tree it is.
+        node: NodeId,
+        /// The file or folder.
+        file: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The manifest can't be read.
+    #[error(
+        "the manifest {file} is corrupt: {reason}; restore it or a backup, nothing was changed"
+    )]
+    CorruptManifest {
+        /// The manifest's path.
+        file: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Another engine has the directory open.
+    #[error("the directory {path} is open in another engine or process; close that one first")]
+    DirectoryInUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The directory was written by a newer mailring.
+    #[error(
+        "{file} has format version {found}, this build reads up to {supported}; use a newer mailring"
+    )]
+    NewerFormat {
+        /// The file that says so.
+        file: PathBuf,
+        /// Its version.
+        found: u32,
+        /// The newest that this build reads.
+        supported: u32,
+    },
+    /// The directory was created with other settings.
+    #[error(
+        "the directory was created with {setting} = {directory}, but {requested} was asked for; open it with its own settings"
+    )]
+    SettingsMismatch {
+        /// The setting.
+        setting: &'static str,
+        /// What the directory holds.
+        directory: String,
+        /// What the builder asked for.
+        requested: String,
+    },
+    /// An option has a value that can't work.
+    #[error("{option} can't be {value}: {reason}")]
+    InvalidOption {
+        /// The option.
+        option: &'static str,
+        /// Its refused value.
+        value: String,
+        /// Why.
+        reason: &'static str,
+    },
+    /// The operating system refused an operation.
+    #[error("{context}: {message}")]
+    Io {
+        /// What was being done, with the path.
+        context: String,
+        /// The kind of the failure.
+        kind: io::ErrorKind,
+        /// The system's words.
+        message: String,
+    },
+    /// The engine was shut down.
+    #[error("the engine is shut down; open it again")]
+    Closed,
+}
+
+impl Error {
+    /// Wraps a failure of the operating system; a full disk becomes [`Error::DiskFull`].
+    #[must_use]
+    pub fn io(context: impl Into<String>, error: &io::Error) -> Self {
+        let context = context.into();
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { context },
+            kind => Self::Io {
+                context,
+                kind,
+                message: error.to_string(),
+            },
+        }
+    }
+
+    /// Whether the operation was certainly not applied and the same call can succeed later.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Overloaded { .. }
+            | Self::DeadlineExceeded
+            | Self::NodeRestarted { .. }
+            | Self::DiskFull { .. } => true,
+            Self::EmptyKey
+            | Self::KeyTooLarge { .. }
+            | Self::ValueTooLarge { .. }
+            | Self::BatchTooLarge { .. }
+            | Self::InvalidKeyspaceName { .. }
+            | Self::KeyspaceNotFound { .. }
+            | Self::NotACounter { .. }
+            | Self::CounterOverflow { .. }
+            | Self::Unknown { .. }
+            | Self::NodeDown { .. }
+            | Self::ReadOnly { .. }
+            | Self::CorruptJournal { .. }
+            | Self::CorruptTree { .. }
+            | Self::CorruptManifest { .. }
+            | Self::DirectoryInUse { .. }
+            | Self::NewerFormat { .. }
+            | Self::SettingsMismatch { .. }
+            | Self::InvalidOption { .. }
+            | Self::Io { .. }
+            | Self::Closed => false,
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! The numbers that must not be mixed: each is a type of its own.
+
+use std::fmt;
+
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident($inner:ty)) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+        pub struct $name(pub $inner);
+
+        impl $name {
+            /// The number that follows.
+            ///
+            /// # Panics
+            ///
+            /// Panics when the counter is exhausted: going round would break every order built on it.
+            #[must_use]
+            pub fn next(self) -> Self {
+                Self(self.0.checked_add(1).expect(concat!(stringify!($name), " exhausted")))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+number! {
+    /// Log sequence number: the place of a commit in the one order of all commits, and its timestamp.
+    /// The first commit of a directory has LSN 1; 0 is "before everything".
+    Lsn(u64)
+}
+number! {
+    /// A storage node, numbered from 0 in the order in which nodes were added.
+    NodeId(u16)
+}
+number! {
+    /// One life of a node: rises at every restart, so that messages of an earlier life are recognised.
+    Incarnation(u32)
+}
+number! {
+    /// The version of the ring. Rises whenever an arc changes its owner.
+    Epoch(u64)
+}
+number! {
+    /// A keyspace. Numbers are never used twice, so a dropped keyspace can't shine through a new one.
+    KeyspaceId(u32)
+}
+number! {
+    /// A request as the shell of an actor numbers it: the state machine answers by this number.
+    RequestId(u64)
+}
+number! {
+    /// What one force of the journal made durable together.
+    GroupNo(u64)
+}
+
+/// A point on the monotonic clock of this process, in nanoseconds since the engine was opened.
+/// State machines never read a clock: the time of an event is an argument.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Time(pub u64);
+
+impl Time {
+    /// Later than every deadline: "no deadline".
+    pub const MAX: Self = Self(u64::MAX);
+
+    /// This time moved forward by `duration`, saturating at [`Time::MAX`].
+    #[must_use]
+    pub fn after(self, duration: std::time::Duration) -> Self {
+        Self(
+            self.0
+                .saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)),
+        )
+    }
+}

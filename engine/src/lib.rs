@@ -1,0 +1,13 @@
+//! The thinking of mailring: state machines without clock, threads or randomness, and the two places that do
+//! blocking I/O behind small traits, the journal and the stores.
+//!
+//! Users depend on the `mailring` crate, which puts these machines into actors; nothing here is a stable interface.
+
+pub mod disk;
+pub mod error;
+pub mod ids;
+pub mod journal;
+pub mod store;
+pub mod value;
+
+pub use error::{Error, Result};

@@ -1,0 +1,1 @@
+//! Placeholder library of the examples; each example is a binary in `src/bin`.
