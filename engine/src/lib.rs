@@ -5,6 +5,7 @@
 
 pub mod disk;
 pub mod error;
+pub mod generation;
 pub mod ids;
 pub mod journal;
 pub mod store;

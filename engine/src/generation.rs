@@ -1,0 +1,609 @@
+//! A generation: an ordered table in memory of the versions that a node has installed.
+//!
+//! A node writes what it installs into its active generation; at a checkpoint mark the generation is frozen, and once
+//! its newest LSN is visible it is written to the tree as one sorted run. A version is (key, LSN) → value or tombstone.
+//! Nothing is ever overwritten or removed: a reader that holds the generation finds every version it could ever see,
+//! and the memory goes when the last reader lets go of the whole table.
+//!
+//! ```text
+//! order:   a@9  a@4  b@7  b@5  b@2  c@3       key ascending, within a key the newest first
+//! newest(b, at 6):        └─ the first entry at or after (b, 6)
+//! ```
+//!
+//! Keys are kept with their first 16 bytes as two integers beside them. A skip list spends its time in cache misses;
+//! the integers stand in the node itself, so that most comparisons save the second miss, that of the key's own bytes.
+//! (Of these 16 bytes 4 are the keyspace; integers of 8 bytes in all would leave only 4 to tell keys apart.)
+//!
+//! # Invariants
+//!
+//! - One writer (the node), which inserts in LSN order; any number of readers, without locks.
+//! - A reader that learnt an LSN from the visible LSN (acquire) sees every version up to it: the writer has linked
+//!   them before it reports them installed (release).
+//!
+//! # Left out
+//!
+//! Removal of versions that nobody needs any more: a generation lives for one checkpoint, and its budget bounds it.
+
+use crate::{
+    ids::Lsn,
+    value::{Value, Write},
+};
+use bytes::Bytes;
+use crossbeam_skiplist::{SkipMap, map::Entry};
+use std::{
+    borrow::Borrow,
+    cmp::Ordering,
+    fmt,
+    ops::Bound,
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Release},
+};
+
+/// Steps to a neighbour that a scan takes before it searches from the top: a search costs about as many misses.
+const STEPS_BEFORE_SEARCH: usize = 8;
+
+/// The versions that a node installed between two checkpoint marks.
+pub struct Generation {
+    versions: SkipMap<StoredKey, Option<Value>>,
+    bytes: AtomicUsize,
+    last_lsn: AtomicU64,
+}
+
+impl Generation {
+    /// An empty generation.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            versions: SkipMap::new(),
+            bytes: AtomicUsize::new(0),
+            last_lsn: AtomicU64::new(0),
+        }
+    }
+
+    /// Adds the version that the commit at `lsn` gives a key. Only the node that owns the generation may call this.
+    ///
+    /// # Panics
+    ///
+    /// Panics if `lsn` is below one that was inserted before: a node installs in LSN order.
+    pub fn insert(&self, lsn: Lsn, write: &Write) {
+        let last = self.last_lsn.load(Acquire);
+        assert!(
+            lsn.0 >= last,
+            "commit {lsn} was installed after commit {last}"
+        );
+        let key = StoredKey(VersionKey::new(KeyBytes::Owned(write.key.clone()), lsn));
+        self.versions.get_or_insert(key, write.value.clone());
+        self.bytes.fetch_add(write.weight(), Release);
+        self.last_lsn.store(lsn.0, Release);
+    }
+
+    /// The newest version of `key` with an LSN of at most `at`; an inner `None` is a tombstone.
+    #[must_use]
+    pub fn newest(&self, key: &[u8], at: Lsn) -> Option<(Lsn, Option<Value>)> {
+        let wanted = VersionKey::new(KeyBytes::Borrowed(key), at);
+        let entry = self.versions.lower_bound(Bound::Included(&wanted))?;
+        let found = &entry.key().0;
+        found
+            .same_key(&wanted)
+            .then(|| (found.lsn, entry.value().clone()))
+    }
+
+    /// The newest version of `key`, visible or not.
+    #[must_use]
+    pub fn newest_any(&self, key: &[u8]) -> Option<(Lsn, Option<Value>)> {
+        self.newest(key, Lsn(u64::MAX))
+    }
+
+    /// Bytes held, by [`Write::weight`].
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Acquire)
+    }
+
+    /// Number of versions.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.versions.len()
+    }
+
+    /// Whether no version is there.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.versions.is_empty()
+    }
+
+    /// The highest LSN inserted; LSN 0 if there is none.
+    #[must_use]
+    pub fn last_lsn(&self) -> Lsn {
+        Lsn(self.last_lsn.load(Acquire))
+    }
+
+    /// The newest version of every key in key order, tombstones included: the sorted run of a frozen generation.
+    pub fn newest_versions(&self) -> impl Iterator<Item = (Bytes, Lsn, Option<Value>)> + '_ {
+        let mut previous: Option<Entry<'_, StoredKey, Option<Value>>> = None;
+        self.versions.iter().filter_map(move |entry| {
+            let is_older = previous
+                .as_ref()
+                .is_some_and(|newer| newer.key().0.same_key(&entry.key().0));
+            if is_older {
+                return None;
+            }
+            let key = &entry.key().0;
+            let version = (key.to_bytes(), key.lsn, entry.value().clone());
+            previous = Some(entry);
+            Some(version)
+        })
+    }
+
+    /// Up to `limit` keys of a range that have a version at or below `at`, each with the newest such version,
+    /// tombstones included; in key order, or against it if `reverse`. Fewer than `limit` means that the range has no
+    /// more; to go on, call again with the last key as an excluded bound.
+    #[must_use]
+    pub fn range_chunk(
+        &self,
+        low: Bound<&[u8]>,
+        high: Bound<&[u8]>,
+        at: Lsn,
+        reverse: bool,
+        limit: usize,
+    ) -> Vec<(Bytes, Option<Value>)> {
+        if reverse {
+            self.chunk_backward(low, high, at, limit)
+        } else {
+            self.chunk_forward(low, high, at, limit)
+        }
+    }
+
+    fn chunk_forward(
+        &self,
+        low: Bound<&[u8]>,
+        high: Bound<&[u8]>,
+        at: Lsn,
+        limit: usize,
+    ) -> Vec<(Bytes, Option<Value>)> {
+        let mut chunk = Vec::new();
+        let mut cursor = match low {
+            Bound::Unbounded => self.versions.front(),
+            Bound::Included(key) => self.first_of(key),
+            Bound::Excluded(key) => self.first_after(key),
+        };
+        while chunk.len() < limit {
+            let Some(entry) = cursor else { break };
+            let key = &entry.key().0;
+            if !is_below(key.bytes(), high) {
+                break;
+            }
+            if key.lsn <= at {
+                chunk.push((key.to_bytes(), entry.value().clone()));
+                cursor = self.advance(&entry, |next| !next.same_key(key));
+                cursor = cursor.or_else(|| self.first_after(key.bytes()));
+            } else {
+                let is_done = |next: &VersionKey<'_>| !next.same_key(key) || next.lsn <= at;
+                cursor = self.advance(&entry, is_done).or_else(|| {
+                    let wanted = VersionKey::new(KeyBytes::Borrowed(key.bytes()), at);
+                    self.versions.lower_bound(Bound::Included(&wanted))
+                });
+            }
+        }
+        chunk
+    }
+
+    /// Backward there are no links: every key is two searches from the top.
+    fn chunk_backward(
+        &self,
+        low: Bound<&[u8]>,
+        high: Bound<&[u8]>,
+        at: Lsn,
+        limit: usize,
+    ) -> Vec<(Bytes, Option<Value>)> {
+        let mut chunk = Vec::new();
+        let mut cursor = match high {
+            Bound::Unbounded => self.versions.back(),
+            Bound::Included(key) => self.last_through(key),
+            Bound::Excluded(key) => self.last_before(key),
+        };
+        while chunk.len() < limit {
+            let Some(entry) = cursor else { break };
+            let key = &entry.key().0;
+            if !is_above(key.bytes(), low) {
+                break;
+            }
+            // The cursor is on the oldest version of the key: if that is too new, then all are.
+            if key.lsn <= at
+                && let Some((_, value)) = self.newest(key.bytes(), at)
+            {
+                chunk.push((key.to_bytes(), value));
+            }
+            cursor = self.last_before(key.bytes());
+        }
+        chunk
+    }
+
+    /// Walks a few entries on from `entry` to the first that is `wanted`; `None` if it is not among them.
+    fn advance<'a>(
+        &'a self,
+        entry: &Entry<'a, StoredKey, Option<Value>>,
+        wanted: impl Fn(&VersionKey<'_>) -> bool,
+    ) -> Option<Entry<'a, StoredKey, Option<Value>>> {
+        let mut cursor = entry.next()?;
+        for _ in 1..STEPS_BEFORE_SEARCH {
+            if wanted(&cursor.key().0) {
+                return Some(cursor);
+            }
+            cursor = cursor.next()?;
+        }
+        wanted(&cursor.key().0).then_some(cursor)
+    }
+
+    /// The newest version of the first key at or after `key`.
+    fn first_of(&self, key: &[u8]) -> Option<Entry<'_, StoredKey, Option<Value>>> {
+        let newest = VersionKey::new(KeyBytes::Borrowed(key), Lsn(u64::MAX));
+        self.versions.lower_bound(Bound::Included(&newest))
+    }
+
+    /// The newest version of the first key after `key`.
+    fn first_after(&self, key: &[u8]) -> Option<Entry<'_, StoredKey, Option<Value>>> {
+        let oldest = VersionKey::new(KeyBytes::Borrowed(key), Lsn(0));
+        self.versions.lower_bound(Bound::Excluded(&oldest))
+    }
+
+    /// The oldest version of the last key at or before `key`.
+    fn last_through(&self, key: &[u8]) -> Option<Entry<'_, StoredKey, Option<Value>>> {
+        let oldest = VersionKey::new(KeyBytes::Borrowed(key), Lsn(0));
+        self.versions.upper_bound(Bound::Included(&oldest))
+    }
+
+    /// The oldest version of the last key before `key`.
+    fn last_before(&self, key: &[u8]) -> Option<Entry<'_, StoredKey, Option<Value>>> {
+        let newest = VersionKey::new(KeyBytes::Borrowed(key), Lsn(u64::MAX));
+        self.versions.upper_bound(Bound::Excluded(&newest))
+    }
+}
+
+impl Default for Generation {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Generation")
+            .field("versions", &self.len())
+            .field("bytes", &self.bytes())
+            .field("last_lsn", &self.last_lsn())
+            .finish()
+    }
+}
+
+fn is_below(key: &[u8], high: Bound<&[u8]>) -> bool {
+    match high {
+        Bound::Unbounded => true,
+        Bound::Included(high) => key <= high,
+        Bound::Excluded(high) => key < high,
+    }
+}
+
+fn is_above(key: &[u8], low: Bound<&[u8]>) -> bool {
+    match low {
+        Bound::Unbounded => true,
+        Bound::Included(low) => key >= low,
+        Bound::Excluded(low) => key > low,
+    }
+}
+
+/// The key of an entry. A type of its own, so that it can lend itself as a [`VersionKey`] of any lifetime: a search
+/// then borrows the caller's key and allocates nothing.
+struct StoredKey(VersionKey<'static>);
+
+impl<'a> Borrow<VersionKey<'a>> for StoredKey {
+    fn borrow(&self) -> &VersionKey<'a> {
+        &self.0
+    }
+}
+
+impl PartialEq for StoredKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl Eq for StoredKey {}
+
+impl PartialOrd for StoredKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for StoredKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.cmp(&other.0)
+    }
+}
+
+/// A place in the order: key ascending, within a key LSN descending.
+struct VersionKey<'a> {
+    /// The first 16 bytes of the key, padded with zeros, as integers that compare like them.
+    prefix: [u64; 2],
+    lsn: Lsn,
+    key: KeyBytes<'a>,
+}
+
+enum KeyBytes<'a> {
+    Owned(Bytes),
+    Borrowed(&'a [u8]),
+}
+
+impl<'a> VersionKey<'a> {
+    fn new(key: KeyBytes<'a>, lsn: Lsn) -> Self {
+        let mut version = Self {
+            prefix: [0; 2],
+            lsn,
+            key,
+        };
+        version.prefix = prefix_of(version.bytes());
+        version
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match &self.key {
+            KeyBytes::Owned(bytes) => bytes,
+            KeyBytes::Borrowed(bytes) => bytes,
+        }
+    }
+
+    fn to_bytes(&self) -> Bytes {
+        match &self.key {
+            KeyBytes::Owned(bytes) => bytes.clone(),
+            KeyBytes::Borrowed(bytes) => Bytes::copy_from_slice(bytes),
+        }
+    }
+
+    fn same_key(&self, other: &VersionKey<'_>) -> bool {
+        self.prefix == other.prefix && self.bytes() == other.bytes()
+    }
+}
+
+fn prefix_of(key: &[u8]) -> [u64; 2] {
+    let mut padded = [0; 16];
+    let taken = key.len().min(16);
+    padded[..taken].copy_from_slice(&key[..taken]);
+    let prefix = u128::from_be_bytes(padded);
+    [(prefix >> 64) as u64, prefix as u64]
+}
+
+impl PartialEq for VersionKey<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for VersionKey<'_> {}
+
+impl PartialOrd for VersionKey<'_> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for VersionKey<'_> {
+    #[inline]
+    fn cmp(&self, other: &Self) -> Ordering {
+        // Where padded prefixes differ, they differ like the keys; where they agree, the keys may still differ.
+        self.prefix
+            .cmp(&other.prefix)
+            .then_with(|| self.bytes().cmp(other.bytes()))
+            .then_with(|| other.lsn.cmp(&self.lsn))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::{
+        collections::BTreeMap,
+        sync::atomic::{AtomicBool, AtomicU64},
+    };
+
+    /// All versions of all keys, the plain way.
+    type Model = BTreeMap<Bytes, BTreeMap<Lsn, Option<Value>>>;
+
+    fn write(key: &[u8], value: Option<u64>) -> Write {
+        Write {
+            key: Bytes::copy_from_slice(key),
+            value: value.map(|number| Value::new(Bytes::from(number.to_string()))),
+        }
+    }
+
+    /// Keys that share prefixes, end in zeros, and are longer and shorter than the integers beside them.
+    fn key() -> impl Strategy<Value = Vec<u8>> {
+        let letter = prop_oneof![Just(0), Just(1), Just(0xff)];
+        prop_oneof![
+            prop::collection::vec(letter.clone(), 0..4),
+            prop::collection::vec(letter, 0..3).prop_map(|tail| [vec![7; 15], tail].concat()),
+        ]
+    }
+
+    fn bound() -> impl Strategy<Value = Bound<Vec<u8>>> {
+        prop_oneof![
+            Just(Bound::Unbounded),
+            key().prop_map(Bound::Included),
+            key().prop_map(Bound::Excluded),
+        ]
+    }
+
+    fn fill(commits: &[(Vec<u8>, Option<u64>)]) -> (Generation, Model) {
+        let (generation, mut model) = (Generation::new(), Model::new());
+        for (number, (key, value)) in commits.iter().enumerate() {
+            let lsn = Lsn(number as u64 * 2 + 1);
+            let write = write(key, *value);
+            generation.insert(lsn, &write);
+            let versions = model.entry(write.key).or_default();
+            versions.insert(lsn, write.value);
+        }
+        (generation, model)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        #[test]
+        fn a_point_read_finds_the_newest_version_at_its_lsn(
+            commits in prop::collection::vec((key(), prop::option::of(any::<u64>())), 0..60),
+            wanted in key(),
+            at in 0_u64..130,
+        ) {
+            let (generation, model) = fill(&commits);
+            let expected = model.get(wanted.as_slice()).and_then(|versions| {
+                versions.range(..=Lsn(at)).next_back().map(|(lsn, value)| (*lsn, value.clone()))
+            });
+            prop_assert_eq!(generation.newest(&wanted, Lsn(at)), expected);
+            let newest = model.get(wanted.as_slice()).and_then(|versions| {
+                versions.last_key_value().map(|(lsn, value)| (*lsn, value.clone()))
+            });
+            prop_assert_eq!(generation.newest_any(&wanted), newest);
+        }
+
+        #[test]
+        fn a_scan_in_chunks_is_the_scan_of_the_model(
+            commits in prop::collection::vec((key(), prop::option::of(any::<u64>())), 0..120),
+            low in bound(),
+            high in bound(),
+            at in 0_u64..250,
+            reverse: bool,
+            limit in 1_usize..9,
+        ) {
+            let (generation, model) = fill(&commits);
+            let mut expected: Vec<_> = model
+                .iter()
+                .filter(|(key, _)| {
+                    is_above(key, low.as_ref().map(Vec::as_slice))
+                        && is_below(key, high.as_ref().map(Vec::as_slice))
+                })
+                .filter_map(|(key, versions)| {
+                    let (_, value) = versions.range(..=Lsn(at)).next_back()?;
+                    Some((key.clone(), value.clone()))
+                })
+                .collect();
+            if reverse {
+                expected.reverse();
+            }
+            let mut scanned: Vec<(Bytes, Option<Value>)> = Vec::new();
+            loop {
+                let (mut from, mut to) =
+                    (low.as_ref().map(Vec::as_slice), high.as_ref().map(Vec::as_slice));
+                let last = scanned.last().map(|(key, _)| key.clone());
+                if let Some(last) = &last {
+                    *if reverse { &mut to } else { &mut from } = Bound::Excluded(&last[..]);
+                }
+                let chunk = generation.range_chunk(from, to, Lsn(at), reverse, limit);
+                let is_last = chunk.len() < limit;
+                scanned.extend(chunk);
+                if is_last {
+                    break;
+                }
+            }
+            prop_assert_eq!(scanned, expected);
+        }
+
+        #[test]
+        fn the_sorted_run_holds_the_newest_version_of_every_key(
+            commits in prop::collection::vec((key(), prop::option::of(any::<u64>())), 0..60),
+        ) {
+            let (generation, model) = fill(&commits);
+            let run: Vec<_> = generation.newest_versions().collect();
+            let expected: Vec<_> = model
+                .iter()
+                .map(|(key, versions)| {
+                    let (lsn, value) = versions.last_key_value().expect("a key has a version");
+                    (key.clone(), *lsn, value.clone())
+                })
+                .collect();
+            prop_assert_eq!(run, expected);
+            prop_assert_eq!(generation.len(), commits.len());
+            prop_assert_eq!(generation.is_empty(), commits.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_key_with_thousands_of_versions_does_not_hide_its_neighbours() {
+        let generation = Generation::new();
+        generation.insert(Lsn(1), &write(b"a", Some(1)));
+        generation.insert(Lsn(1), &write(b"c", Some(1)));
+        for lsn in 2..5_000 {
+            generation.insert(Lsn(lsn), &write(b"b", Some(lsn)));
+        }
+        for (at, b) in [(1, None), (2_500, Some(2_500)), (4_999, Some(4_999))] {
+            let pair = |key: &[u8], value| {
+                let write = write(key, Some(value));
+                (write.key, write.value)
+            };
+            let mut expected = vec![pair(b"a", 1)];
+            expected.extend(b.map(|b| pair(b"b", b)));
+            expected.push(pair(b"c", 1));
+            let all = (Bound::Unbounded, Bound::Unbounded);
+            let forward = generation.range_chunk(all.0, all.1, Lsn(at), false, 9);
+            assert_eq!(forward, expected);
+            let mut backward = generation.range_chunk(all.0, all.1, Lsn(at), true, 9);
+            backward.reverse();
+            assert_eq!(backward, expected);
+        }
+    }
+
+    #[test]
+    fn the_weight_and_the_last_lsn_follow_the_writes() {
+        let generation = Generation::new();
+        assert_eq!((generation.bytes(), generation.last_lsn()), (0, Lsn(0)));
+        let (put, delete) = (write(b"key", Some(1)), write(b"key", None));
+        generation.insert(Lsn(3), &put);
+        generation.insert(Lsn(8), &delete);
+        assert_eq!(generation.bytes(), put.weight() + delete.weight());
+        assert_eq!(generation.last_lsn(), Lsn(8));
+    }
+
+    #[test]
+    #[should_panic(expected = "commit 4 was installed after commit 5")]
+    fn installing_against_the_order_is_refused() {
+        let generation = Generation::new();
+        generation.insert(Lsn(5), &write(b"a", None));
+        generation.insert(Lsn(4), &write(b"b", None));
+    }
+
+    #[test]
+    fn readers_see_every_version_up_to_the_published_lsn_while_the_writer_goes_on() {
+        const KEYS: u64 = 50;
+        const COMMITS: u64 = 20_000;
+        let generation = Generation::new();
+        let visible = AtomicU64::new(0);
+        let stopped = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for seed in 0..2 {
+                let (generation, visible, stopped) = (&generation, &visible, &stopped);
+                scope.spawn(move || {
+                    let mut number = seed;
+                    while !stopped.load(Acquire) {
+                        number += 7;
+                        let (at, key) = (visible.load(Acquire), number % KEYS);
+                        // Commit n writes n to key n % KEYS, so the answer follows from the LSN alone.
+                        let newest = (at + 1).saturating_sub((at + KEYS - key) % KEYS + 1);
+                        let expected = (newest > 0 && newest % KEYS == key).then(|| {
+                            let value = write(b"", Some(newest)).value;
+                            (Lsn(newest), value)
+                        });
+                        assert_eq!(generation.newest(&key.to_be_bytes(), Lsn(at)), expected);
+                        let all = (Bound::Unbounded, Bound::Unbounded);
+                        let scanned = generation.range_chunk(all.0, all.1, Lsn(at), false, 99);
+                        assert_eq!(scanned.len() as u64, at.min(KEYS));
+                    }
+                });
+            }
+            for lsn in 1..=COMMITS {
+                generation.insert(Lsn(lsn), &write(&(lsn % KEYS).to_be_bytes(), Some(lsn)));
+                visible.store(lsn, Release);
+            }
+            stopped.store(true, Release);
+        });
+        assert_eq!(generation.len() as u64, COMMITS);
+    }
+}
