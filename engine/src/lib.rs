@@ -3,6 +3,7 @@
 //!
 //! Users depend on the `mailring` crate, which puts these machines into actors; nothing here is a stable interface.
 
+pub mod cache;
 pub mod disk;
 pub mod error;
 pub mod generation;
