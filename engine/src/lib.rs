@@ -9,6 +9,7 @@ pub mod error;
 pub mod generation;
 pub mod ids;
 pub mod journal;
+pub mod restart;
 pub mod ring;
 pub mod store;
 pub mod value;
