@@ -12,6 +12,7 @@ pub mod error;
 pub mod generation;
 pub mod ids;
 pub mod journal;
+pub mod keyspaces;
 pub mod restart;
 pub mod ring;
 pub mod store;
