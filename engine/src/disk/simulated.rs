@@ -1,0 +1,567 @@
+//! A disk for tests, which forgets at a crash what was not forced, and fails on command.
+//!
+//! What is written goes to a page cache that every reader sees. [`DiskFile::force`] moves a file's pages to the
+//! medium. [`SimulatedDisk::crash`] throws the page cache away, except what the caller lets survive: an operating
+//! system may have written any of it. The rules are those that real disks keep, and no more:
+//!
+//! - A sector of 512 bytes is written whole or not at all. A sector that was written several times since the last force
+//!   holds one of those states. Different sectors of one write, and different writes, survive independently.
+//! - Creating, renaming and removing are changes of the directory. They are durable once the directory is forced
+//!   (all methods of [`Disk`] do that before they return), and survive otherwise in their order, up to some point.
+//! - A force that fails loses what it should have made durable, but the page cache goes on to show it, and the next
+//!   force succeeds without writing it. That is what Linux does ("fsyncgate").
+//!
+//! Failures: the next write, the next force, a full disk, and the death of the machine in the middle of the n-th
+//! step, after which everything fails until [`SimulatedDisk::crash`].
+
+use super::{
+    Disk, DiskFile,
+    memory::{already_exists, copy_in, copy_out, not_found},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// What a disk writes whole or not at all.
+pub const SECTOR_BYTES: u64 = 512;
+
+/// A disk whose crashes and failures are commanded. Clones are the same disk.
+#[derive(Debug, Clone, Default)]
+pub struct SimulatedDisk {
+    state: Arc<Mutex<State>>,
+}
+
+/// Which unforced changes survive a crash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Survivors {
+    /// None: only what was forced is there.
+    Nothing,
+    /// All, as if the process had been killed and not the machine; but what a failed force lost stays lost.
+    Everything,
+    /// Any, as a generator with this seed draws them.
+    Seeded(u64),
+}
+
+/// A change that was not forced when the crash came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unforced<'a> {
+    /// A write to a sector of a file.
+    Sector {
+        /// The file.
+        file: &'a str,
+        /// The sector's number in it, from 0.
+        sector: u64,
+    },
+    /// A change of the directory.
+    Entry {
+        /// The name that came, went or changed.
+        file: &'a str,
+    },
+}
+
+#[derive(Debug, Default)]
+struct State {
+    inodes: BTreeMap<u64, Inode>,
+    next_inode: u64,
+    directory: Directory,
+    durable_directory: Directory,
+    directory_changes: Vec<EntryChange>,
+    /// Rises at a crash: an older open file is gone with its process.
+    life: u64,
+    steps: u64,
+    dies_at: Option<u64>,
+    dead: bool,
+    fail_next_write: bool,
+    fail_next_force: bool,
+    capacity: Option<u64>,
+}
+
+type Directory = BTreeMap<String, u64>;
+
+#[derive(Debug, Default)]
+struct Inode {
+    /// What readers see.
+    cached: Vec<u8>,
+    durable: Vec<u8>,
+    unforced: Vec<(u64, Vec<u8>)>,
+}
+
+#[derive(Debug)]
+enum EntryChange {
+    Add(String, u64),
+    Remove(String),
+    Rename(String, String),
+}
+
+impl EntryChange {
+    fn apply(&self, directory: &mut Directory) {
+        match self {
+            Self::Add(name, inode) => {
+                directory.insert(name.clone(), *inode);
+            }
+            Self::Remove(name) => {
+                directory.remove(name);
+            }
+            Self::Rename(from, to) => {
+                if let Some(inode) = directory.remove(from) {
+                    directory.insert(to.clone(), inode);
+                }
+            }
+        }
+    }
+
+    fn name(&self) -> &str {
+        match self {
+            Self::Add(name, _) | Self::Remove(name) | Self::Rename(name, _) => name,
+        }
+    }
+}
+
+impl SimulatedDisk {
+    /// An empty disk.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The next write fails, after some of its bytes.
+    pub fn fail_next_write(&self) {
+        self.state().fail_next_write = true;
+    }
+
+    /// The next force of a file fails and loses what it should have made durable.
+    pub fn fail_next_force(&self) {
+        self.state().fail_next_force = true;
+    }
+
+    /// From now on all files together may hold so many bytes; `None` is no limit.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.state().capacity = bytes;
+    }
+
+    /// The machine dies in the step after the next `steps` ones: everything fails until [`SimulatedDisk::crash`].
+    pub fn die_after(&self, steps: u64) {
+        let mut state = self.state();
+        state.dies_at = Some(state.steps + steps);
+    }
+
+    /// Writes, forces and changes of the directory so far.
+    #[must_use]
+    pub fn steps(&self) -> u64 {
+        self.state().steps
+    }
+
+    /// The machine loses power and starts again. Open files are gone, commanded failures are forgotten.
+    pub fn crash(&self, survivors: Survivors) {
+        match survivors {
+            Survivors::Nothing => self.crash_keeping(&mut |_| false),
+            Survivors::Everything => self.crash_keeping(&mut |_| true),
+            Survivors::Seeded(seed) => {
+                let mut random = seed;
+                let quarters = split_mix(&mut random) % 5;
+                self.crash_keeping(&mut |_| split_mix(&mut random) % 4 < quarters);
+            }
+        }
+    }
+
+    /// Like [`SimulatedDisk::crash`], but `keep` says what survives. It is asked in the order of the changes; of the
+    /// changes of one sector, and of those of the directory, none survives the first that does not.
+    pub fn crash_keeping(&self, keep: &mut dyn FnMut(Unforced<'_>) -> bool) {
+        let mut state = self.state();
+        let state = &mut *state;
+        let names: BTreeMap<u64, String> = state
+            .directory
+            .iter()
+            .map(|(name, &inode)| (inode, name.clone()))
+            .collect();
+        for change in std::mem::take(&mut state.directory_changes) {
+            if !keep(Unforced::Entry {
+                file: change.name(),
+            }) {
+                break;
+            }
+            change.apply(&mut state.durable_directory);
+        }
+        for (number, inode) in &mut state.inodes {
+            inode.lose_cache(names.get(number).map_or("", String::as_str), keep);
+        }
+        state.directory = state.durable_directory.clone();
+        let named: BTreeSet<u64> = state.directory.values().copied().collect();
+        state.inodes.retain(|number, _| named.contains(number));
+        state.life += 1;
+        state.dead = false;
+        state.dies_at = None;
+        state.fail_next_write = false;
+        state.fail_next_force = false;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn file(&self, state: &State, inode: u64) -> Box<dyn DiskFile> {
+        Box::new(SimulatedFile {
+            disk: self.clone(),
+            inode,
+            life: state.life,
+        })
+    }
+}
+
+/// The generator of Steele, Lea and Flood: enough to draw survivors.
+fn split_mix(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut mixed = *state;
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+impl Inode {
+    fn write(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        copy_in(&mut self.cached, bytes, offset)?;
+        self.unforced.push((offset, bytes.to_vec()));
+        Ok(())
+    }
+
+    fn force(&mut self) -> io::Result<()> {
+        for (offset, bytes) in std::mem::take(&mut self.unforced) {
+            copy_in(&mut self.durable, &bytes, offset)?;
+        }
+        Ok(())
+    }
+
+    fn lose_cache(&mut self, name: &str, keep: &mut dyn FnMut(Unforced<'_>) -> bool) {
+        let mut settled = BTreeSet::new();
+        for (offset, bytes) in std::mem::take(&mut self.unforced) {
+            let end = offset + bytes.len() as u64;
+            let mut from = offset;
+            while from < end {
+                let sector = from / SECTOR_BYTES;
+                let to = end.min((sector + 1) * SECTOR_BYTES);
+                if !settled.contains(&sector) {
+                    if keep(Unforced::Sector { file: name, sector }) {
+                        let part = index(from - offset)..index(to - offset);
+                        copy_in(&mut self.durable, &bytes[part], from)
+                            .expect("fitted in the cache");
+                    } else {
+                        settled.insert(sector);
+                    }
+                }
+                from = to;
+            }
+        }
+        self.cached.clone_from(&self.durable);
+    }
+}
+
+fn index(offset: u64) -> usize {
+    usize::try_from(offset).expect("a file in memory has an offset that fits")
+}
+
+impl State {
+    fn alive(&self) -> io::Result<()> {
+        if self.dead {
+            return Err(io::Error::other("the simulated machine is dead"));
+        }
+        Ok(())
+    }
+
+    /// Counts a step whose effect is under way: where the machine dies, it may or may not survive.
+    fn step(&mut self) -> io::Result<()> {
+        self.dead |= self.dies_at == Some(self.steps);
+        self.steps += 1;
+        self.alive()
+    }
+
+    fn inode(&mut self, number: u64) -> &mut Inode {
+        self.inodes
+            .get_mut(&number)
+            .expect("an open file's inode lives until the crash")
+    }
+
+    fn change(&mut self, change: EntryChange) -> io::Result<()> {
+        self.alive()?;
+        change.apply(&mut self.directory);
+        self.directory_changes.push(change);
+        self.step()
+    }
+
+    fn force_directory(&mut self) -> io::Result<()> {
+        self.alive()?;
+        self.step()?;
+        for change in std::mem::take(&mut self.directory_changes) {
+            change.apply(&mut self.durable_directory);
+        }
+        Ok(())
+    }
+
+    fn make_room(&self, bytes: u64) -> io::Result<()> {
+        let used: u64 = self
+            .directory
+            .values()
+            .map(|inode| self.inodes[inode].cached.len() as u64)
+            .sum();
+        if self
+            .capacity
+            .is_some_and(|capacity| used + bytes > capacity)
+        {
+            return Err(io::Error::new(
+                io::ErrorKind::StorageFull,
+                "the simulated disk is full",
+            ));
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, number: u64, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.alive()?;
+        let len = self.inode(number).cached.len() as u64;
+        self.make_room((offset + bytes.len() as u64).saturating_sub(len))?;
+        if std::mem::take(&mut self.fail_next_write) {
+            self.inode(number)
+                .write(&bytes[..bytes.len() / 2], offset)?;
+            return Err(io::Error::other("a write failed on command"));
+        }
+        self.inode(number).write(bytes, offset)?;
+        self.step()
+    }
+
+    fn force(&mut self, number: u64) -> io::Result<()> {
+        self.alive()?;
+        if std::mem::take(&mut self.fail_next_force) {
+            self.inode(number).unforced.clear();
+            return Err(io::Error::other("a force failed on command"));
+        }
+        self.step()?;
+        self.inode(number).force()
+    }
+
+    fn add_file(&mut self, name: &str, contents: &[u8]) -> io::Result<u64> {
+        self.make_room(contents.len() as u64)?;
+        let number = self.next_inode;
+        self.next_inode += 1;
+        self.inodes.insert(number, Inode::default());
+        self.change(EntryChange::Add(name.to_owned(), number))?;
+        self.write(number, contents, 0)?;
+        self.force(number)?;
+        Ok(number)
+    }
+}
+
+impl Disk for SimulatedDisk {
+    fn create(&self, name: &str, len: u64) -> io::Result<Box<dyn DiskFile>> {
+        let mut state = self.state();
+        state.alive()?;
+        if state.directory.contains_key(name) {
+            return Err(already_exists(name));
+        }
+        let inode = state.add_file(name, &vec![0; index(len)])?;
+        state.force_directory()?;
+        Ok(self.file(&state, inode))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        let state = self.state();
+        state.alive()?;
+        let inode = *state.directory.get(name).ok_or_else(|| not_found(name))?;
+        Ok(self.file(&state, inode))
+    }
+
+    fn replace(&self, name: &str, contents: &[u8]) -> io::Result<()> {
+        let mut state = self.state();
+        state.alive()?;
+        let temporary = format!("{name}.tmp");
+        state.add_file(&temporary, contents)?;
+        state.change(EntryChange::Rename(temporary, name.to_owned()))?;
+        state.force_directory()
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let state = self.state();
+        state.alive()?;
+        Ok(state.directory.keys().cloned().collect())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut state = self.state();
+        state.alive()?;
+        if !state.directory.contains_key(name) {
+            return Err(not_found(name));
+        }
+        state.change(EntryChange::Remove(name.to_owned()))?;
+        state.force_directory()
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut state = self.state();
+        state.alive()?;
+        if state.directory.contains_key(to) {
+            return Err(already_exists(to));
+        }
+        if !state.directory.contains_key(from) {
+            return Err(not_found(from));
+        }
+        state.change(EntryChange::Rename(from.to_owned(), to.to_owned()))?;
+        state.force_directory()
+    }
+}
+
+struct SimulatedFile {
+    disk: SimulatedDisk,
+    inode: u64,
+    life: u64,
+}
+
+impl SimulatedFile {
+    fn state(&self) -> io::Result<MutexGuard<'_, State>> {
+        let state = self.disk.state();
+        state.alive()?;
+        if state.life != self.life {
+            return Err(io::Error::other("the file was opened before the crash"));
+        }
+        Ok(state)
+    }
+}
+
+impl DiskFile for SimulatedFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        copy_out(&self.state()?.inode(self.inode).cached, buffer, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.state()?.write(self.inode, bytes, offset)
+    }
+
+    fn force(&self) -> io::Result<()> {
+        self.state()?.force(self.inode)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.state()?.inode(self.inode).cached.len() as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = "file";
+
+    fn disk_with_file(len: u64) -> (SimulatedDisk, Box<dyn DiskFile>) {
+        let disk = SimulatedDisk::new();
+        let file = disk.create(FILE, len).expect("creates");
+        (disk, file)
+    }
+
+    fn contents(disk: &SimulatedDisk) -> Vec<u8> {
+        let file = disk.open(FILE).expect("opens");
+        let mut bytes = vec![0; index(file.len().expect("has a length"))];
+        file.read_at(&mut bytes, 0).expect("reads");
+        bytes
+    }
+
+    #[test]
+    fn the_simulation_keeps_what_the_trait_promises() {
+        super::super::conformance::check(&SimulatedDisk::new());
+    }
+
+    #[test]
+    fn a_crash_takes_what_was_not_forced() {
+        let (disk, file) = disk_with_file(4);
+        file.write_at(b"ab", 0).expect("writes");
+        file.force().expect("forces");
+        file.write_at(b"cd", 2).expect("writes");
+        assert_eq!(contents(&disk), b"abcd");
+        disk.crash(Survivors::Nothing);
+        assert_eq!(contents(&disk), b"ab\0\0");
+        assert!(file.force().is_err(), "the old handle is gone");
+    }
+
+    #[test]
+    fn sectors_survive_independently_and_whole() {
+        let (disk, file) = disk_with_file(4 * SECTOR_BYTES);
+        file.write_at(&[1; 1024], 256).expect("writes");
+        file.write_at(&[2; 512], 256).expect("writes over it");
+        let mut asked = Vec::new();
+        disk.crash_keeping(&mut |change| {
+            let Unforced::Sector { sector, .. } = change else {
+                panic!("no entry has changed")
+            };
+            asked.push(sector);
+            // Sector 0: first write only. Sector 1: nothing. Sector 2: its only write.
+            sector == 2 || (sector == 0 && asked.iter().filter(|&&s| s == 0).count() == 1)
+        });
+        // Sector 1 is settled when its first write is lost.
+        assert_eq!(asked, [0, 1, 2, 0]);
+        let found = contents(&disk);
+        assert_eq!(found[255..258], [0, 1, 1]);
+        assert!(found[512..1024].iter().all(|&byte| byte == 0));
+        assert_eq!(found[1024..1281], [&[1; 256][..], &[0]].concat());
+    }
+
+    #[test]
+    fn what_a_failed_force_lost_no_later_force_brings_back() {
+        let (disk, file) = disk_with_file(4);
+        file.write_at(b"ab", 0).expect("writes");
+        disk.fail_next_force();
+        file.force().expect_err("fails on command");
+        file.write_at(b"cd", 2).expect("writes");
+        file.force().expect("pretends that all is well");
+        assert_eq!(
+            contents(&disk),
+            b"abcd",
+            "the cache shows what is not there"
+        );
+        disk.crash(Survivors::Everything);
+        assert_eq!(contents(&disk), b"\0\0cd");
+    }
+
+    #[test]
+    fn a_machine_that_dies_in_a_replace_leaves_the_old_or_the_new() {
+        for survivors in [
+            Survivors::Nothing,
+            Survivors::Everything,
+            Survivors::Seeded(3),
+        ] {
+            for steps in 0.. {
+                let disk = SimulatedDisk::new();
+                disk.replace(FILE, b"old").expect("replaces");
+                disk.die_after(steps);
+                let outcome = disk.replace(FILE, b"new");
+                disk.crash(survivors);
+                let found = contents(&disk);
+                assert!(
+                    found == b"old" || found == b"new",
+                    "{found:?} after {steps} steps"
+                );
+                if outcome.is_ok() {
+                    assert_eq!((found, steps), (b"new".to_vec(), 5));
+                    break;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_full_disk_takes_files_again_when_there_is_room() {
+        let (disk, _file) = disk_with_file(600);
+        disk.set_capacity(Some(1000));
+        let error = disk.create("other", 401).err().expect("is full");
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(disk.list().expect("lists"), [FILE]);
+        disk.remove(FILE).expect("removes");
+        disk.create("other", 401).map(drop).expect("has room");
+    }
+
+    #[test]
+    fn a_failed_write_may_leave_some_of_its_bytes() {
+        let (disk, file) = disk_with_file(4);
+        disk.fail_next_write();
+        file.write_at(b"abcd", 0).expect_err("fails on command");
+        assert_eq!(contents(&disk), b"ab\0\0");
+        file.write_at(b"abcd", 0).expect("fails once");
+    }
+}
