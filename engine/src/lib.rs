@@ -13,9 +13,11 @@ pub mod generation;
 pub mod ids;
 pub mod journal;
 pub mod keyspaces;
+pub mod manifest;
 pub mod restart;
 pub mod ring;
 pub mod store;
 pub mod value;
+mod wire;
 
 pub use error::{Error, Result};
