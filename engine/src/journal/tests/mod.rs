@@ -1,0 +1,1 @@
+//! The journal's promises, each against a disk that breaks every way it may.
