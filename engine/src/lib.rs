@@ -16,6 +16,7 @@ pub mod keyspaces;
 pub mod manifest;
 pub mod restart;
 pub mod ring;
+pub mod scan;
 pub mod store;
 pub mod value;
 mod wire;

@@ -3,9 +3,17 @@
 //! A store holds one version a key. It is fed by sorted runs only (a frozen generation each) and never logs: what it
 //! has not got yet is in the journal. Every store passes the conformance suite of this module.
 
+pub mod lsm;
+pub mod memory;
+mod prefixes;
+pub mod runs;
+
 use crate::error::Result;
 use bytes::Bytes;
 use std::{ops::Bound, path::Path, sync::Arc};
+
+/// Longest key a store takes, with the keyspace's prefix.
+pub const MAX_STORED_KEY_BYTES: usize = u16::MAX as usize;
 
 /// A key and its stored value; `None` is a tombstone.
 pub type RunEntry = (Bytes, Option<Bytes>);
@@ -23,7 +31,9 @@ pub trait Store: Send + Sync + 'static {
     fn view(&self) -> Arc<dyn StoreView>;
     /// Compacts as far as is due. Safe to skip.
     fn maintain(&self) -> Result<()>;
-    /// Removes every key that begins with `prefix`, which nobody reads any more: at once or with later maintenance.
+    /// Removes every key that begins with `prefix` (not empty) for good: no later view shows one, also if a later run
+    /// still brings some. Their bytes go at once or with later maintenance. A store does not remember a dropped prefix
+    /// over a reopening: whoever does (the manifest) drops it again then, which costs little when nothing is left.
     fn drop_prefix(&self, prefix: &[u8]) -> Result<()>;
     /// Reads every block and checks it against its checksum; returns the number of keys.
     fn verify(&self) -> Result<u64>;
@@ -54,4 +64,31 @@ pub struct StoreStats {
 pub trait StoreFactory: Send + Sync + 'static {
     /// Opens or creates the store in `folder`.
     fn open(&self, node: crate::ids::NodeId, folder: &Path) -> Result<Arc<dyn Store>>;
+}
+
+/// Checks the order of the keys of a run that is being ingested.
+#[derive(Debug, Default)]
+struct RunOrder {
+    last: Bytes,
+}
+
+impl RunOrder {
+    /// # Panics
+    ///
+    /// Panics if `key` breaks the contract of [`Store::ingest`]: that is a broken invariant of the engine, and a run
+    /// out of order would be unreadable for ever.
+    fn check(&mut self, key: &Bytes) {
+        // The first key is greater than the empty one, so this refuses empty keys too.
+        assert!(
+            *key > self.last,
+            "the keys of a run must ascend and not be empty: {key:?} follows {:?}",
+            self.last
+        );
+        assert!(
+            key.len() <= MAX_STORED_KEY_BYTES,
+            "a stored key has at most 65,535 bytes, not {}",
+            key.len()
+        );
+        self.last = key.clone();
+    }
 }

@@ -1,0 +1,331 @@
+//! A store on disk: an `lsm-tree` fed by its bulk ingestion.
+//!
+//! The tree writes, compacts and recovers; we read (see [`view`]) and decide when to compact (see [`compaction`]). Its
+//! memtable stays empty and its sequence numbers stay private: they number the runs, nothing more. What each part of
+//! its contract cost to find out:
+//!
+//! - Its counters start at zero at every opening, but compaction trusts them to tell the newer of two versions. They
+//!   are set above everything in the files before the first ingestion.
+//! - It numbers files by the highest one that it finds, so after a reopening a number can come again, while an old view
+//!   still holds a table of that number that removes its file when it goes. Numbers rise over all trees of the process.
+//! - Compaction gets the highest watermark: nobody reads through the tree's version history, so nothing of it is kept.
+//! - A failed ingestion leaves its tables behind until the next opening; we remove them. If the failure came while
+//!   the new manifest was being published, what is on disk is unknown and the store refuses to write until reopened.
+//! - It does not lock its directory (the engine does), nor check its manifest's checksum (see [`integrity`]).
+//!
+//! Left out: compression. Values that compress well are better compressed by their owner, and reading is what counts.
+
+mod compaction;
+mod filter;
+mod integrity;
+mod options;
+mod view;
+
+pub use options::{Layout, LsmOptions};
+
+use super::{
+    RunEntry, RunOrder, Store, StoreFactory, StoreStats, StoreView, prefixes::PrefixSet,
+    prefixes::end_of_prefix,
+};
+use crate::{
+    error::{Error, Result},
+    ids::NodeId,
+};
+use arc_swap::ArcSwap;
+use filter::FilterFactory;
+use integrity::{Place, guarded};
+use lsm_tree::{AbstractTree, AnyTree, SeqNo, SequenceNumberCounter};
+use std::{
+    fs,
+    ops::{Bound, Range},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+use view::View;
+
+/// One above the highest number of a table in any tree of this process, open or closed.
+static NEXT_TABLE: AtomicU64 = AtomicU64::new(0);
+
+/// Opens trees that share one block cache and one table of open files.
+pub struct LsmFactory {
+    options: LsmOptions,
+}
+
+impl LsmFactory {
+    /// A factory with these options.
+    #[must_use]
+    pub fn new(options: LsmOptions) -> Self {
+        Self { options }
+    }
+}
+
+impl StoreFactory for LsmFactory {
+    fn open(&self, node: NodeId, folder: &Path) -> Result<Arc<dyn Store>> {
+        Ok(Arc::new(LsmStore::open(node, folder, &self.options)?))
+    }
+}
+
+/// The tree of one node.
+pub struct LsmStore {
+    node: NodeId,
+    folder: PathBuf,
+    tree: AnyTree,
+    view: ArcSwap<View>,
+    dropped: Arc<Mutex<Arc<PrefixSet>>>,
+    writer: Mutex<Writer>,
+}
+
+/// What only the one who writes touches.
+#[derive(Default)]
+struct Writer {
+    /// Runs ingested since the last maintenance.
+    fresh_runs: usize,
+    /// The failure after which it is unknown what is on disk.
+    broken: Option<Error>,
+}
+
+impl LsmStore {
+    /// Opens or creates the tree in `folder`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::CorruptTree`] with the file that can't be read, [`Error::NewerFormat`], or the system's refusal.
+    pub fn open(node: NodeId, folder: &Path, options: &LsmOptions) -> Result<Self> {
+        integrity::check_manifest(node, folder)?;
+        let mut dropped = PrefixSet::default();
+        for prefix in options.initially_dropped() {
+            dropped.insert(prefix);
+        }
+        let dropped = Arc::new(Mutex::new(Arc::new(dropped)));
+        let filter = FilterFactory {
+            dropped: dropped.clone(),
+            now_ms: options.clock(),
+        };
+        let seqno = SequenceNumberCounter::default();
+        let visible_seqno = SequenceNumberCounter::default();
+        let config = options
+            .config(folder, seqno.clone(), visible_seqno.clone())
+            .with_compaction_filter_factory(Some(Arc::new(filter)));
+        let place = Place { node, file: folder };
+        let tree = guarded(place, || config.open()).map_err(|error| match error {
+            Error::CorruptTree { .. } => integrity::first_unreadable(node, folder).unwrap_or(error),
+            other => other,
+        })?;
+        let next_seqno =
+            guarded(place, || Ok(tree.get_highest_persisted_seqno()))?.map_or(1, |n| n + 1);
+        seqno.fetch_max(next_seqno);
+        visible_seqno.fetch_max(next_seqno);
+        let used_elsewhere = NEXT_TABLE.load(Ordering::Relaxed);
+        while tree.next_table_id() < used_elsewhere {
+            tree.get_next_table_id();
+        }
+        let view = View::of(node, &tree, current(&dropped));
+        let store = Self {
+            node,
+            folder: folder.to_owned(),
+            tree,
+            view: ArcSwap::from_pointee(view),
+            dropped,
+            writer: Mutex::default(),
+        };
+        for prefix in options.initially_dropped() {
+            store.drop_prefix(prefix)?;
+        }
+        Ok(store)
+    }
+
+    fn place(&self) -> Place<'_> {
+        Place {
+            node: self.node,
+            file: &self.folder,
+        }
+    }
+
+    /// Lets readers see the tree as it is now.
+    fn publish(&self) {
+        NEXT_TABLE.fetch_max(self.tree.next_table_id(), Ordering::Relaxed);
+        // Nobody reads older versions through the tree: what it keeps of them would only keep their files. What can't
+        // be removed now goes with the next write.
+        let _ = guarded(self.place(), || {
+            let mut history = self.tree.get_version_history_lock();
+            history.maintenance(&self.folder, SeqNo::MAX)
+        });
+        let view = View::of(self.node, &self.tree, current(&self.dropped));
+        self.view.store(Arc::new(view));
+    }
+
+    /// Runs a write of the tree. If it fails, its leftovers go, and so does the permission to write if it can't be told
+    /// what a restart would find.
+    fn write<T>(&self, writer: &mut Writer, operation: impl FnOnce() -> Result<T>) -> Result<T> {
+        if let Some(error) = &writer.broken {
+            return Err(error.clone());
+        }
+        let mut leftovers = Leftovers::of(self);
+        let result = operation();
+        if let Err(error) = &result {
+            if leftovers.may_be_published() {
+                leftovers.keep();
+                writer.broken = Some(error.clone());
+            }
+        } else {
+            leftovers.keep();
+        }
+        drop(leftovers);
+        self.publish();
+        result
+    }
+}
+
+fn current(dropped: &Mutex<Arc<PrefixSet>>) -> Arc<PrefixSet> {
+    dropped
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone()
+}
+
+/// Removes the tables that a failed write has begun, also when the run's iterator panics.
+struct Leftovers<'a> {
+    store: &'a LsmStore,
+    first: u64,
+    keep: bool,
+}
+
+impl<'a> Leftovers<'a> {
+    fn of(store: &'a LsmStore) -> Self {
+        Self {
+            store,
+            first: store.tree.next_table_id(),
+            keep: false,
+        }
+    }
+
+    fn keep(&mut self) {
+        self.keep = true;
+    }
+
+    /// Whether a restart would read another manifest than the tree's last one that succeeded.
+    fn may_be_published(&self) -> bool {
+        let version = guarded(self.store.place(), || {
+            Ok(self.store.tree.current_version().id())
+        });
+        version.ok() != integrity::published_version(&self.store.folder)
+    }
+
+    fn numbers(&self) -> Range<u64> {
+        self.first..self.store.tree.next_table_id()
+    }
+}
+
+impl Drop for Leftovers<'_> {
+    fn drop(&mut self) {
+        if self.keep {
+            return;
+        }
+        let in_use: Vec<u64> =
+            match guarded(self.store.place(), || Ok(self.store.tree.current_version())) {
+                Ok(version) => version.iter_tables().map(lsm_tree::Table::id).collect(),
+                Err(_) => return,
+            };
+        for number in self.numbers() {
+            if !in_use.contains(&number) {
+                integrity::remove_tables(&self.store.folder, number..number + 1);
+            }
+        }
+    }
+}
+
+impl Store for LsmStore {
+    fn ingest(&self, run: &mut dyn Iterator<Item = RunEntry>) -> Result<()> {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        self.write(&mut writer, || {
+            let place = self.place();
+            let mut ingestion = guarded(place, || self.tree.ingestion())?;
+            let mut order = RunOrder::default();
+            for (key, value) in run {
+                order.check(&key);
+                guarded(place, || match value {
+                    Some(value) => ingestion.write(key, value),
+                    None => ingestion.write_tombstone(key),
+                })?;
+            }
+            guarded(place, || ingestion.finish())
+        })?;
+        writer.fresh_runs += 1;
+        Ok(())
+    }
+
+    fn view(&self) -> Arc<dyn StoreView> {
+        self.view.load_full()
+    }
+
+    fn maintain(&self) -> Result<()> {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let idle = std::mem::take(&mut writer.fresh_runs) == 0;
+        let levels = compaction::levels(&self.view.load());
+        for step in compaction::due(&levels, idle) {
+            self.write(&mut writer, || step.run(self.place(), &self.tree))
+                .map_err(|error| self.locate(error))?;
+        }
+        Ok(())
+    }
+
+    fn drop_prefix(&self, prefix: &[u8]) -> Result<()> {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        {
+            let mut dropped = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::make_mut(&mut dropped).insert(prefix);
+        }
+        // Hidden from here on. What remains is to free the tables that hold nothing else; compaction gets the rest.
+        self.publish();
+        let end = end_of_prefix(prefix);
+        let touched = self.view.load().tables().any(|table| {
+            let range = &table.metadata.key_range;
+            range.min().starts_with(prefix) && range.max().starts_with(prefix)
+        });
+        if !touched {
+            return Ok(());
+        }
+        self.write(&mut writer, || {
+            let bounds = (Bound::Included(prefix.to_vec()), end);
+            guarded(self.place(), || self.tree.drop_range::<Vec<u8>, _>(bounds))
+        })
+    }
+
+    fn verify(&self) -> Result<u64> {
+        integrity::check_manifest(self.node, &self.folder)?;
+        self.view.load().verify()
+    }
+
+    fn stats(&self) -> StoreStats {
+        let view = self.view.load();
+        StoreStats {
+            // The size in a table's own metadata leaves out its index and filter.
+            bytes: view
+                .tables()
+                .filter_map(|table| Some(fs::metadata(&*table.path).ok()?.len()))
+                .sum(),
+            runs: view.shared.runs.len(),
+            approximate_keys: view
+                .tables()
+                .map(|table| table.metadata.item_count - table.metadata.tombstone_count)
+                .sum(),
+        }
+    }
+}
+
+impl LsmStore {
+    /// Names the file of a corruption that compaction has met: the tree does not say which one it was reading.
+    fn locate(&self, error: Error) -> Error {
+        let Error::CorruptTree { .. } = error else {
+            return error;
+        };
+        let view = self.view.load();
+        let found = view
+            .tables()
+            .find_map(|table| integrity::check_file(self.node, table).err());
+        found.unwrap_or(error)
+    }
+}
