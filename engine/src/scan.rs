@@ -5,16 +5,16 @@
 //! the caller lists the sources of a node from the newest to the oldest. Sources of different nodes never share a key and
 //! may stand in any order. Tombstones and expired values decide like any other version, and are then left out.
 //!
-//! The heads of the sources stand in a binary heap. Most comparisons are settled by the first 16 bytes behind the
-//! keyspace's prefix, kept beside the heap's entry as a number. The top is replaced in place: a step costs one sift
-//! down, and only two comparisons when the same source yields again.
+//! The sources stand in a binary heap, each ranked by the first 20 bytes of its next key, as numbers: they settle nearly
+//! every comparison without looking at the key. The top is replaced in place: a step costs one sift down, and only two
+//! comparisons when the same source yields again.
 //!
 //! Not here: bounds (each source is opened with them), limits, and what a pair means.
 
 use crate::{
     error::{Error, Result},
     store::{PairIterator, runs::Direction},
-    value::{KEYSPACE_PREFIX_BYTES, Value},
+    value::Value,
 };
 use bytes::Bytes;
 use std::cmp::Ordering;
@@ -67,7 +67,7 @@ impl Source for StoreSource {
         let Some((key, stored)) = pair.transpose()? else {
             return Ok(None);
         };
-        match Value::decode(&stored) {
+        match Value::decode(stored) {
             Some(value) => Ok(Some((key, Some(value)))),
             None => Err(undecodable(&key)),
         }
@@ -86,8 +86,10 @@ fn undecodable(key: &[u8]) -> Error {
 /// The live pairs of several sources as one sorted stream.
 pub struct Merge {
     sources: Vec<Box<dyn Source>>,
-    /// A binary heap: no head comes before its parent.
-    heads: Vec<Head>,
+    /// The next version of each source; `None` once it has ended.
+    heads: Vec<Option<Version>>,
+    /// A binary heap of the sources that have a head: none comes before its parent.
+    heap: Vec<Rank>,
     direction: Direction,
     now_ms: u64,
     state: State,
@@ -102,47 +104,39 @@ enum State {
     Finished,
 }
 
-/// The next version of one source.
-struct Head {
-    /// The start of the key, mirrored for a backward scan, so that the smaller number always comes first.
-    rank: u128,
+/// The start of a head's key as numbers, and whose head it is.
+#[derive(Clone, Copy)]
+struct Rank {
+    /// The first 4 bytes, which most keys of a scan share.
+    keyspace: u32,
+    /// The next 16, which nearly always decide.
+    start: u128,
     source: usize,
-    version: Version,
 }
 
-impl Head {
-    fn new(source: usize, version: Version, direction: Direction) -> Self {
-        let mut start = [0; 16];
-        let significant = version.0.get(KEYSPACE_PREFIX_BYTES..).unwrap_or_default();
-        let len = significant.len().min(start.len());
-        start[..len].copy_from_slice(&significant[..len]);
-        let rank = u128::from_be_bytes(start);
-        let rank = match direction {
-            Direction::Forward => rank,
-            Direction::Backward => !rank,
+impl Rank {
+    /// Short keys are padded with zeros: equal ranks say nothing yet, unequal ones are the order of the keys.
+    /// Mirrored for a backward scan, so that the smaller numbers come first either way.
+    fn of(key: &[u8], source: usize, direction: Direction) -> Self {
+        let mut bytes = [0; 20];
+        let len = key.len().min(bytes.len());
+        bytes[..len].copy_from_slice(&key[..len]);
+        let (keyspace, start) = bytes.split_at(4);
+        let keyspace = u32::from_be_bytes(keyspace.try_into().expect("four bytes"));
+        let start = u128::from_be_bytes(start.try_into().expect("sixteen bytes"));
+        let (keyspace, start) = match direction {
+            Direction::Forward => (keyspace, start),
+            Direction::Backward => (!keyspace, !start),
         };
         Self {
-            rank,
+            keyspace,
+            start,
             source,
-            version,
         }
     }
 
-    /// Whether this head comes out before the other: by key, then by the source's place in the list.
-    fn precedes(&self, other: &Self, direction: Direction) -> bool {
-        self.order(other, direction)
-            .then(self.source.cmp(&other.source))
-            .is_lt()
-    }
-
-    fn order(&self, other: &Self, direction: Direction) -> Ordering {
-        let (key, others) = (&self.version.0, &other.version.0);
-        let prefix = |key: &Bytes| key.len().min(KEYSPACE_PREFIX_BYTES);
-        // The rank says nothing across keyspaces.
-        direction
-            .compare(&key[..prefix(key)], &others[..prefix(others)])
-            .then(self.rank.cmp(&other.rank))
-            .then_with(|| direction.compare(key, others))
+    fn compare_numbers(&self, other: &Self) -> Ordering {
+        (self.keyspace, self.start).cmp(&(other.keyspace, other.start))
     }
 }
 
@@ -153,6 +147,7 @@ impl Merge {
     pub fn new(sources: Vec<Box<dyn Source>>, direction: Direction, now_ms: u64) -> Self {
         Self {
             heads: Vec::with_capacity(sources.len()),
+            heap: Vec::with_capacity(sources.len()),
             sources,
             direction,
             now_ms,
@@ -162,55 +157,65 @@ impl Merge {
 
     fn open(&mut self) -> Result<()> {
         for (index, source) in self.sources.iter_mut().enumerate() {
-            if let Some(version) = source.next()? {
-                self.heads.push(Head::new(index, version, self.direction));
+            let head = source.next()?;
+            if let Some((key, _)) = &head {
+                self.heap.push(Rank::of(key, index, self.direction));
             }
+            self.heads.push(head);
         }
-        for index in (0..self.heads.len() / 2).rev() {
+        for index in (0..self.heap.len() / 2).rev() {
             self.sift_down(index);
         }
         Ok(())
     }
 
+    fn key(&self, rank: &Rank) -> &Bytes {
+        let head = self.heads[rank.source].as_ref();
+        &head.expect("a source in the heap has a head").0
+    }
+
+    /// Whether one head comes out before another: by key, then by the source's place in the list.
+    fn precedes(&self, a: &Rank, b: &Rank) -> bool {
+        a.compare_numbers(b)
+            .then_with(|| self.direction.compare(self.key(a), self.key(b)))
+            .then(a.source.cmp(&b.source))
+            .is_lt()
+    }
+
     fn sift_down(&mut self, mut parent: usize) {
         loop {
             let left = 2 * parent + 1;
-            if left >= self.heads.len() {
+            let Some(left_rank) = self.heap.get(left) else {
                 return;
-            }
-            let right = left + 1;
-            let child = if right < self.heads.len()
-                && self.heads[right].precedes(&self.heads[left], self.direction)
-            {
-                right
-            } else {
-                left
             };
-            if !self.heads[child].precedes(&self.heads[parent], self.direction) {
+            let child = match self.heap.get(left + 1) {
+                Some(right_rank) if self.precedes(right_rank, left_rank) => left + 1,
+                _ => left,
+            };
+            if !self.precedes(&self.heap[child], &self.heap[parent]) {
                 return;
             }
-            self.heads.swap(child, parent);
+            self.heap.swap(child, parent);
             parent = child;
         }
     }
 
     /// Takes the first version out and puts its source's next one in.
     fn pop(&mut self) -> Result<Version> {
-        let source = self.heads[0].source;
+        let source = self.heap[0].source;
         let next = self.sources[source].next()?;
-        let first = match next {
-            Some(version) => {
-                let head = Head::new(source, version, self.direction);
-                debug_assert!(
-                    self.heads[0].order(&head, self.direction).is_lt(),
-                    "a source of a scan must be sorted, each key once"
-                );
-                std::mem::replace(&mut self.heads[0], head)
-            }
-            None => self.heads.swap_remove(0),
-        };
+        if let Some((key, _)) = &next {
+            debug_assert!(
+                self.direction.compare(self.key(&self.heap[0]), key).is_lt(),
+                "a source of a scan must be sorted, each key once"
+            );
+            self.heap[0] = Rank::of(key, source, self.direction);
+        } else {
+            self.heap.swap_remove(0);
+        }
+        let version = std::mem::replace(&mut self.heads[source], next);
         self.sift_down(0);
-        Ok(first.version)
+        Ok(version.expect("a source in the heap has a head"))
     }
 
     fn advance(&mut self) -> Result<Option<(Bytes, Value)>> {
@@ -218,10 +223,12 @@ impl Merge {
             self.open()?;
             self.state = State::Running;
         }
-        while !self.heads.is_empty() {
+        while let Some(&first) = self.heap.first() {
             let (key, value) = self.pop()?;
             // Older versions of the key stand right behind it, in sources that come later in the list.
-            while self.heads.first().is_some_and(|head| head.version.0 == key) {
+            while self.heap.first().is_some_and(|next| {
+                next.compare_numbers(&first).is_eq() && *self.key(next) == key
+            }) {
                 self.pop()?;
             }
             if let Some(value) = value.filter(|value| !value.is_expired(self.now_ms)) {

@@ -1,7 +1,7 @@
 //! Keys, values and writes as the nodes, the journal and the stores see them.
 
 use crate::ids::KeyspaceId;
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// Longest key a caller may use, in bytes (60 KiB). The tree under a node takes 65,535 with our prefix.
 pub const MAX_KEY_BYTES: usize = 60 * 1024;
@@ -72,15 +72,20 @@ impl Value {
         stored.freeze()
     }
 
-    /// Reads what [`Value::encode`] wrote; `None` if the bytes can't be such a form. Does not copy.
+    /// Reads what [`Value::encode`] wrote; `None` if the bytes can't be such a form. Takes the bytes, so
+    /// that reading costs neither a copy nor a count.
     #[must_use]
-    pub fn decode(stored: &Bytes) -> Option<Self> {
+    pub fn decode(mut stored: Bytes) -> Option<Self> {
         match stored.first()? {
-            0 => Some(Self::new(stored.slice(1..))),
+            0 => {
+                stored.advance(1);
+                Some(Self::new(stored))
+            }
             1 => {
                 let expiry = stored.get(1..9)?.try_into().expect("eight bytes");
+                stored.advance(9);
                 Some(Self {
-                    bytes: stored.slice(9..),
+                    bytes: stored,
                     expires_at_ms: u64::from_le_bytes(expiry),
                 })
             }
@@ -119,7 +124,7 @@ mod tests {
                     bytes: Bytes::copy_from_slice(bytes),
                     expires_at_ms,
                 };
-                assert_eq!(Value::decode(&value.encode()), Some(value));
+                assert_eq!(Value::decode(value.encode()), Some(value));
             }
         }
     }
@@ -127,7 +132,7 @@ mod tests {
     #[test]
     fn foreign_bytes_are_not_a_value() {
         for foreign in [&b""[..], &[2, 0], &[1, 0, 0]] {
-            assert_eq!(Value::decode(&Bytes::copy_from_slice(foreign)), None);
+            assert_eq!(Value::decode(Bytes::copy_from_slice(foreign)), None);
         }
     }
 

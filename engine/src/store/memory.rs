@@ -7,7 +7,7 @@
 use super::{
     PairIterator, RunEntry, Store, StoreFactory, StoreStats, StoreView,
     prefixes::PrefixSet,
-    runs::{Cursor, Direction, NewestWins, RunRange, Runs},
+    runs::{Direction, NewestWins, RunRange, Runs},
 };
 use crate::{error::Result, ids::NodeId, value::Value};
 use arc_swap::ArcSwap;
@@ -64,8 +64,11 @@ impl State {
                 break;
             }
             let is_oldest = self.runs.len() == 2;
-            let cursors =
-                [newer, older].map(|run| cursor(run.clone(), 0..run.len(), Direction::Forward));
+            let cursors = [newer, older].map(|run| Cursor {
+                run: run.clone(),
+                left: 0..run.len(),
+                direction: Direction::Forward,
+            });
             let merged = NewestWins::new(cursors.into(), Direction::Forward)
                 .map(|entry| entry.expect("reading memory does not fail"))
                 .map(|(key, value)| (key, value.filter(|value| !is_expired(value, now_ms))))
@@ -152,6 +155,8 @@ impl StoreView for State {
 }
 
 impl Runs for Vec<Run> {
+    type Cursor = Cursor;
+
     fn open(&self, low: &Bound<Bytes>, high: &Bound<Bytes>, direction: Direction) -> Vec<Cursor> {
         let open = |run: &Run| {
             let start = match low {
@@ -164,20 +169,35 @@ impl Runs for Vec<Run> {
                 Bound::Included(high) => run.partition_point(|(key, _)| key <= high),
                 Bound::Excluded(high) => run.partition_point(|(key, _)| key < high),
             };
-            cursor(run.clone(), start..end, direction)
+            Cursor {
+                run: run.clone(),
+                left: start..end,
+                direction,
+            }
         };
         self.iter().map(open).collect()
     }
 }
 
-fn cursor(run: Run, range: std::ops::Range<usize>, direction: Direction) -> Cursor {
-    let entry = move |at: usize| Ok(run[at].clone());
-    match direction {
-        Direction::Forward => Box::new(range.map(entry)),
-        Direction::Backward => Box::new(range.rev().map(entry)),
+/// A part of a run that is read in one direction.
+pub(super) struct Cursor {
+    run: Run,
+    left: std::ops::Range<usize>,
+    direction: Direction,
+}
+
+impl Iterator for Cursor {
+    type Item = Result<RunEntry>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let at = match self.direction {
+            Direction::Forward => self.left.next(),
+            Direction::Backward => self.left.next_back(),
+        }?;
+        Some(Ok(self.run[at].clone()))
     }
 }
 
 fn is_expired(stored: &Bytes, now_ms: u64) -> bool {
-    Value::decode(stored).is_some_and(|value| value.is_expired(now_ms))
+    Value::decode(stored.clone()).is_some_and(|value| value.is_expired(now_ms))
 }

@@ -35,22 +35,27 @@ impl Direction {
     }
 }
 
-/// One run read in one direction; starts within the range on its own side and may overrun it on the other.
-pub(super) type Cursor = Box<dyn Iterator<Item = Result<RunEntry>> + Send>;
-
 /// A stack of runs, newest first, that can be opened in either direction.
 pub(super) trait Runs: Send + 'static {
+    /// One run read in one direction; it starts within the range on its own side and may overrun it on the other.
+    type Cursor: Iterator<Item = Result<RunEntry>> + Send;
+
     /// Cursors, newest run first. Forward ones start at `low`, backward ones at `high`.
-    fn open(&self, low: &Bound<Bytes>, high: &Bound<Bytes>, direction: Direction) -> Vec<Cursor>;
+    fn open(
+        &self,
+        low: &Bound<Bytes>,
+        high: &Bound<Bytes>,
+        direction: Direction,
+    ) -> Vec<Self::Cursor>;
 }
 
 /// The live pairs of a key range over a stack of runs.
-pub(super) struct RunRange<R> {
+pub(super) struct RunRange<R: Runs> {
     runs: R,
     low: Bound<Bytes>,
     high: Bound<Bytes>,
-    front: Option<NewestWins>,
-    back: Option<NewestWins>,
+    front: Option<NewestWins<R::Cursor>>,
+    back: Option<NewestWins<R::Cursor>>,
     /// Set at the end and after an error: a reader that ignores an error must not get half a range as a whole one.
     finished: bool,
 }
@@ -130,27 +135,27 @@ impl<R: Runs> DoubleEndedIterator for RunRange<R> {
 }
 
 /// Merges runs in one direction: of the entries that share a key only the newest run's comes out. Tombstones do too.
-pub(super) struct NewestWins {
+pub(super) struct NewestWins<C> {
     direction: Direction,
-    runs: Vec<Head>,
+    runs: Vec<Head<C>>,
     primed: bool,
 }
 
-struct Head {
-    cursor: Cursor,
+struct Head<C> {
+    cursor: C,
     entry: Option<RunEntry>,
 }
 
-impl Head {
+impl<C: Iterator<Item = Result<RunEntry>>> Head<C> {
     fn fill(&mut self) -> Result<()> {
         self.entry = self.cursor.next().transpose()?;
         Ok(())
     }
 }
 
-impl NewestWins {
+impl<C: Iterator<Item = Result<RunEntry>>> NewestWins<C> {
     /// Merges cursors that stand newest first.
-    pub(super) fn new(cursors: Vec<Cursor>, direction: Direction) -> Self {
+    pub(super) fn new(cursors: Vec<C>, direction: Direction) -> Self {
         let runs = cursors.into_iter().map(|cursor| Head {
             cursor,
             entry: None,
@@ -186,20 +191,20 @@ impl NewestWins {
 
     /// The key of the next entry, tombstones included.
     fn peek(&mut self) -> Result<Option<&Bytes>> {
-        self.prime()?;
-        Ok(self
-            .first()
-            .and_then(|index| self.runs[index].entry.as_ref())
-            .map(|(key, _)| key))
+        if let [run] = self.runs.as_mut_slice() {
+            if run.entry.is_none() {
+                run.fill()?;
+            }
+        } else {
+            self.prime()?;
+        }
+        let first = self.first();
+        let entry = first.and_then(|index| self.runs[index].entry.as_ref());
+        Ok(entry.map(|(key, _)| key))
     }
 
     fn advance(&mut self) -> Result<Option<RunEntry>> {
         self.prime()?;
-        if let [run] = self.runs.as_mut_slice() {
-            let entry = run.entry.take();
-            run.fill()?;
-            return Ok(entry);
-        }
         let Some(first) = self.first() else {
             return Ok(None);
         };
@@ -215,10 +220,17 @@ impl NewestWins {
     }
 }
 
-impl Iterator for NewestWins {
+impl<C: Iterator<Item = Result<RunEntry>>> Iterator for NewestWins<C> {
     type Item = Result<RunEntry>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        // A single run needs no merging, nor reading ahead: this is the usual state, and what makes scans quick in it.
+        if let [run] = self.runs.as_mut_slice() {
+            return match run.entry.take() {
+                Some(entry) => Some(Ok(entry)),
+                None => run.cursor.next(),
+            };
+        }
         self.advance().transpose()
     }
 }

@@ -42,7 +42,7 @@ impl CompactionFilter for Filter {
         if self.dropped.covers(item.key()) {
             return Ok(Verdict::Destroy);
         }
-        let value = Value::decode(&item.value()?.into());
+        let value = Value::decode(item.value()?.into());
         // A value that can't be decoded is kept: whoever reads it reports it.
         Ok(match value {
             Some(value) if value.is_expired(self.now_ms) => Verdict::Remove,

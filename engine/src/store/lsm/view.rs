@@ -13,7 +13,7 @@ use super::{
     super::{
         PairIterator, RunEntry, StoreView,
         prefixes::PrefixSet,
-        runs::{Cursor, Direction, NewestWins, RunRange, Runs},
+        runs::{Direction, NewestWins, RunRange, Runs},
     },
     integrity::{Place, check_file, guarded},
 };
@@ -93,13 +93,9 @@ impl View {
         for table in self.tables() {
             check_file(node, table)?;
         }
-        let cursors = self.shared.runs.iter().map(|run| -> Cursor {
+        let cursors = self.shared.runs.iter().map(|run| {
             let tables = run.tables.clone();
-            Box::new(
-                tables
-                    .into_iter()
-                    .flat_map(move |table| Scan::of(node, table)),
-            )
+            tables.into_iter().flat_map(move |table| Scan::of(node, table))
         });
         let mut live = 0;
         for entry in NewestWins::new(cursors.collect(), Direction::Forward) {
@@ -148,7 +144,14 @@ impl StoreView for View {
 }
 
 impl Runs for View {
-    fn open(&self, low: &Bound<Bytes>, high: &Bound<Bytes>, direction: Direction) -> Vec<Cursor> {
+    type Cursor = RunCursor;
+
+    fn open(
+        &self,
+        low: &Bound<Bytes>,
+        high: &Bound<Bytes>,
+        direction: Direction,
+    ) -> Vec<RunCursor> {
         let open = |run| self.cursor(run, low, high, direction);
         (0..self.shared.runs.len()).filter_map(open).collect()
     }
@@ -162,7 +165,7 @@ impl View {
         low: &Bound<Bytes>,
         high: &Bound<Bytes>,
         direction: Direction,
-    ) -> Option<Cursor> {
+    ) -> Option<RunCursor> {
         let tables = &self.shared.runs[run].tables;
         let first = match low {
             Bound::Unbounded => 0,
@@ -181,21 +184,21 @@ impl View {
             Direction::Forward => low.clone(),
             Direction::Backward => high.clone(),
         };
-        Some(Box::new(RunCursor {
+        Some(RunCursor {
             view: self.clone(),
             run,
             left: first..end,
             direction,
             bound: bound.map(Slice::from),
             table: None,
-        }))
+        })
     }
 }
 
 type TableCursor = Box<dyn DoubleEndedIterator<Item = lsm_tree::Result<InternalValue>> + Send>;
 
 /// Reads the tables of a run one after the other.
-struct RunCursor {
+pub(super) struct RunCursor {
     view: View,
     run: usize,
     /// Tables that are not opened yet.
