@@ -226,9 +226,11 @@ impl Merge {
         while let Some(&first) = self.heap.first() {
             let (key, value) = self.pop()?;
             // Older versions of the key stand right behind it, in sources that come later in the list.
-            while self.heap.first().is_some_and(|next| {
-                next.compare_numbers(&first).is_eq() && *self.key(next) == key
-            }) {
+            while self
+                .heap
+                .first()
+                .is_some_and(|next| next.compare_numbers(&first).is_eq() && *self.key(next) == key)
+            {
                 self.pop()?;
             }
             if let Some(value) = value.filter(|value| !value.is_expired(self.now_ms)) {

@@ -95,7 +95,9 @@ impl View {
         }
         let cursors = self.shared.runs.iter().map(|run| {
             let tables = run.tables.clone();
-            tables.into_iter().flat_map(move |table| Scan::of(node, table))
+            tables
+                .into_iter()
+                .flat_map(move |table| Scan::of(node, table))
         });
         let mut live = 0;
         for entry in NewestWins::new(cursors.collect(), Direction::Forward) {

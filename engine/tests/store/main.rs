@@ -1,0 +1,54 @@
+//! Every store against the contract of `Store`, against a naive model, and against damaged files.
+
+mod conformance;
+mod corruption;
+mod differential;
+mod lsm;
+
+use bytes::Bytes;
+use mailring_engine::{
+    error::Result,
+    ids::NodeId,
+    store::{
+        PairIterator, RunEntry, Store, StoreFactory, StoredPair,
+        lsm::{Layout, LsmFactory, LsmOptions},
+        memory::MemoryFactory,
+    },
+};
+use std::{path::Path, sync::Arc};
+
+const NODE: NodeId = NodeId(3);
+
+/// Blocks of a few keys, so that small trees have many of them.
+fn small_blocks() -> LsmOptions {
+    LsmOptions::new(1 << 20, 16).layout(Layout {
+        block_bytes: 256,
+        restart_interval: 3,
+        ..Layout::default()
+    })
+}
+
+fn open_lsm(folder: &Path) -> Result<Arc<dyn Store>> {
+    LsmFactory::new(small_blocks()).open(NODE, folder)
+}
+
+fn open_memory(folder: &Path) -> Result<Arc<dyn Store>> {
+    MemoryFactory::default().open(NODE, folder)
+}
+
+fn entry(key: &[u8], value: Option<&[u8]>) -> RunEntry {
+    (
+        Bytes::copy_from_slice(key),
+        value.map(Bytes::copy_from_slice),
+    )
+}
+
+/// Ingests a run given as key and value.
+fn ingest(store: &dyn Store, run: &[(&[u8], Option<&[u8]>)]) {
+    let mut run = run.iter().map(|(key, value)| entry(key, *value));
+    store.ingest(&mut run).unwrap();
+}
+
+fn collect(pairs: PairIterator) -> Vec<StoredPair> {
+    pairs.collect::<Result<_>>().unwrap()
+}
