@@ -1,1 +1,77 @@
-//! mailring
+//! An embeddable, sharded, transactional key-value store in which every part is an actor.
+//!
+//! ```
+//! use mailring::{Mailring, Result};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<()> {
+//! # let directory = tempfile::tempdir().unwrap();
+//! # let directory = directory.path();
+//! let db = Mailring::builder(directory).nodes(4).open().await?;
+//! let users = db.keyspace("users").await?;
+//!
+//! users.put("{ada}:name", "Ada Lovelace").await?;
+//! users.add("{ada}:visits", 1).await?;
+//!
+//! assert_eq!(users.get("{ada}:name").await?.as_deref(), Some(&b"Ada Lovelace"[..]));
+//! assert_eq!(users.prefix("{ada}").count().await?, 2);
+//! db.shutdown().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The handle [`Mailring`] is cheap to clone and can be used from any thread, with or without an async runtime: calls
+//! need no actix `System` and no tokio runtime around them. Plain threads use [`Keyspace::blocking`].
+//!
+//! Behind it, each storage node is an actor that owns the keys of its arcs of a consistent-hash ring, one journal actor
+//! puts all commits into one order and forces them in groups, a checkpointer turns what is in memory into sorted runs,
+//! and a supervisor restarts what panics. Reads need no message at all. ARCHITECTURE.md tells the whole story.
+
+mod admission;
+mod backup;
+mod batch;
+mod blocking;
+mod budget;
+mod builder;
+mod checkpointer;
+mod clock;
+mod engine;
+mod guard;
+mod journal;
+mod journal_io;
+mod keyspace;
+mod mailring;
+mod message;
+mod open;
+mod router;
+mod scan;
+mod snapshot;
+mod stats;
+mod storage_node;
+mod supervisor;
+mod switchboard;
+mod system;
+mod telemetry;
+mod verify;
+mod watch;
+
+pub use backup::Backup;
+pub use batch::{Batch, MAX_BATCH_BYTES, MAX_BATCH_KEYS};
+pub use blocking::{BlockingKeyspace, BlockingMailring};
+pub use builder::{Builder, Durability};
+pub use keyspace::{CompareAndSet, Keyspace};
+pub use mailring::Mailring;
+pub use mailring_engine::{
+    Error, Result,
+    ids::{Lsn, NodeId},
+    restart::RestartPolicy,
+    store::StoreStats,
+    value::{MAX_KEY_BYTES, MAX_VALUE_BYTES},
+};
+pub use scan::Scan;
+pub use snapshot::Snapshot;
+pub use stats::{NodeState, NodeStats, Stats};
+#[doc(hidden)]
+pub use switchboard::{FaultHook, FaultSite};
+pub use verify::Verification;
+pub use watch::{Watch, WatchEvent};

@@ -35,7 +35,10 @@ use std::{
     cmp::Ordering,
     fmt,
     ops::Bound,
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Release},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Release},
+    },
 };
 
 /// Steps to a neighbour that a scan takes before it searches from the top: a search costs about as many misses.
@@ -46,17 +49,32 @@ pub struct Generation {
     versions: SkipMap<StoredKey, Option<Value>>,
     bytes: AtomicUsize,
     last_lsn: AtomicU64,
+    /// Bytes of all generations that share this gauge, for the memory budget of the engine.
+    gauge: Arc<AtomicUsize>,
 }
 
 impl Generation {
     /// An empty generation.
     #[must_use]
     pub fn new() -> Self {
+        Self::with_gauge(Arc::default())
+    }
+
+    /// An empty generation whose bytes count in `gauge` for as long as anybody holds it.
+    #[must_use]
+    pub fn with_gauge(gauge: Arc<AtomicUsize>) -> Self {
         Self {
             versions: SkipMap::new(),
             bytes: AtomicUsize::new(0),
             last_lsn: AtomicU64::new(0),
+            gauge,
         }
+    }
+
+    /// An empty generation on the same gauge.
+    #[must_use]
+    pub fn successor(&self) -> Self {
+        Self::with_gauge(Arc::clone(&self.gauge))
     }
 
     /// Adds the version that the commit at `lsn` gives a key. Only the node that owns the generation may call this.
@@ -73,6 +91,7 @@ impl Generation {
         let key = StoredKey(VersionKey::new(KeyBytes::Owned(write.key.clone()), lsn));
         self.versions.get_or_insert(key, write.value.clone());
         self.bytes.fetch_add(write.weight(), Release);
+        self.gauge.fetch_add(write.weight(), Release);
         self.last_lsn.store(lsn.0, Release);
     }
 
@@ -256,6 +275,12 @@ impl Generation {
     fn last_before(&self, key: &[u8]) -> Option<Entry<'_, StoredKey, Option<Value>>> {
         let newest = VersionKey::new(KeyBytes::Borrowed(key), Lsn(u64::MAX));
         self.versions.upper_bound(Bound::Excluded(&newest))
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        self.gauge.fetch_sub(*self.bytes.get_mut(), Release);
     }
 }
 

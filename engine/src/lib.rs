@@ -7,18 +7,25 @@
 #![warn(clippy::iter_over_hash_type)]
 
 pub mod cache;
+pub mod checkpoint;
 pub mod disk;
 pub mod error;
 pub mod generation;
+pub mod generation_source;
 pub mod ids;
 pub mod journal;
 pub mod keyspaces;
 pub mod manifest;
+pub mod participant;
+pub mod rebuild;
 pub mod restart;
 pub mod ring;
+pub mod run;
 pub mod scan;
+pub mod sequencer;
 pub mod store;
 pub mod value;
+pub mod view;
 mod wire;
 
 pub use error::{Error, Result};

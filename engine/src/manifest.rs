@@ -17,9 +17,11 @@
 //! else the file is of a newer format, whatever its version says. A section comes once.
 
 use crate::{
+    checkpoint::Catalogue,
     disk::Disk,
     error::{Error, Result},
     ids::{Epoch, Incarnation, KeyspaceId, Lsn, NodeId},
+    keyspaces::Keyspaces,
     wire::{Reader, put_bytes, put_varint},
 };
 use std::{collections::BTreeSet, io, path::PathBuf};
@@ -97,6 +99,59 @@ pub struct NodeProgress {
 }
 
 impl Manifest {
+    /// Takes in a checkpoint: the trees are complete up to `complete` (by node number), and the journal's records up to
+    /// `through` add up to `catalogue`.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the nodes are not those of the manifest.
+    pub fn record_checkpoint(&mut self, complete: &[Lsn], through: Lsn, catalogue: &Catalogue) {
+        assert_eq!(
+            complete.len(),
+            self.progress.len(),
+            "a checkpoint covers every node"
+        );
+        for (progress, (complete, incarnation)) in self
+            .progress
+            .iter_mut()
+            .zip(complete.iter().zip(&catalogue.incarnations))
+        {
+            progress.complete = *complete;
+            progress.incarnation = *incarnation;
+        }
+        self.last_lsn = self.last_lsn.max(through);
+        self.next_keyspace = catalogue.keyspaces.next_id();
+        self.keyspaces = catalogue
+            .keyspaces
+            .iter()
+            .map(|(name, id)| KeyspaceName {
+                id,
+                name: name.to_owned(),
+            })
+            .collect();
+    }
+
+    /// The catalogue of keyspaces that was saved.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::CorruptManifest`] if names or numbers contradict each other.
+    pub fn keyspaces(&self, disk: &dyn Disk) -> Result<Keyspaces> {
+        let mut by_id: Vec<_> = self.keyspaces.iter().collect();
+        by_id.sort_by_key(|keyspace| keyspace.id);
+        let mut keyspaces = Keyspaces::new();
+        for keyspace in by_id {
+            keyspaces
+                .install_create(keyspace.id, &keyspace.name)
+                .map_err(|error| Error::CorruptManifest {
+                    file: disk.path(MANIFEST_FILE),
+                    reason: error.to_string(),
+                })?;
+        }
+        keyspaces.reserve_below(self.next_keyspace);
+        Ok(keyspaces)
+    }
+
     /// Reads the manifest; `None` if the directory has none.
     ///
     /// # Errors

@@ -72,3 +72,9 @@ pub use writer::{Group, Journal, JournalOptions, JournalStats};
 
 #[cfg(doc)]
 use crate::error::Error;
+
+/// Bytes that a group with so large a payload takes in its segment.
+#[must_use]
+pub fn frame_bytes(payload_bytes: usize) -> u64 {
+    frame::frame_bytes(payload_bytes as u64)
+}

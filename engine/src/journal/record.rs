@@ -130,6 +130,23 @@ pub fn encode_commit(
     });
 }
 
+/// At least as many bytes as [`encode_commit`] appends for these writes.
+#[must_use]
+pub fn commit_bytes_bound(writes: &[Write]) -> usize {
+    /// Length, kind, LSN, node, incarnation and count, each at its longest.
+    const AROUND_BYTES: usize = 48;
+    /// Two lengths, a flag and an expiry, each at its longest.
+    const AROUND_WRITE_BYTES: usize = 40;
+    let writes_bytes: usize = writes
+        .iter()
+        .map(|write| {
+            let value = write.value.as_ref().map_or(0, |value| value.bytes.len());
+            write.key.len() + value + AROUND_WRITE_BYTES
+        })
+        .sum();
+    AROUND_BYTES + writes_bytes
+}
+
 /// Appends a record.
 ///
 /// # Panics

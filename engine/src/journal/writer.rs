@@ -301,12 +301,27 @@ impl Journal {
 
     /// What the next segment must be, if none is prepared or under way. Prepare it on another thread and give the
     /// outcome to [`Journal::add_spare`].
-    pub fn spare_request(&mut self) -> Option<SpareRequest> {
-        if self.spare.is_some() || self.spare_is_under_way || self.broken.is_some() {
+    /// A spare that has no room for a group of `payload_bytes` counts as none.
+    pub fn spare_request(&mut self, payload_bytes: u64) -> Option<SpareRequest> {
+        let is_ready = self.spare_room().is_some_and(|room| room >= payload_bytes);
+        if is_ready || self.spare_is_under_way || self.broken.is_some() {
             return None;
         }
         self.spare_is_under_way = true;
-        Some(self.request(0))
+        Some(self.request(HEADER_BYTES + frame::frame_bytes(payload_bytes) + SEAL_BYTES))
+    }
+
+    /// Payload bytes of the largest group that still fits into the active segment.
+    #[must_use]
+    pub fn room(&self) -> u64 {
+        room(self.active.bytes.saturating_sub(self.position))
+    }
+
+    /// Payload bytes of the largest group that fits into the spare segment, if one is ready.
+    #[must_use]
+    pub fn spare_room(&self) -> Option<u64> {
+        let spare = self.spare.as_ref()?;
+        Some(room(spare.bytes - HEADER_BYTES))
     }
 
     /// Takes what became of a [`SpareRequest`].
@@ -319,7 +334,11 @@ impl Journal {
         self.spare_is_under_way = false;
         self.writable()?;
         let spare = outcome?;
-        if spare.id() > self.active.header.id && self.spare.is_none() {
+        let is_larger = |old: &Arc<Segment>| spare.bytes() > old.bytes;
+        if spare.id() > self.active.header.id && self.spare.as_ref().is_none_or(is_larger) {
+            if let Some(too_small) = self.spare.take() {
+                self.retire(&too_small).map_err(|error| self.fail(&error))?;
+            }
             let published = spare
                 .publish(&*self.disk)
                 .map_err(|error| self.fail(&error))?;
@@ -590,4 +609,10 @@ fn leftover_spares(disk: &dyn Disk, names: &[String], segment_bytes: u64) -> Res
         }
     }
     Ok(kept)
+}
+
+/// The largest payload whose frame, and a seal behind it, take at most so many bytes.
+fn room(bytes: u64) -> u64 {
+    let around = SEAL_BYTES + frame::frame_bytes(0);
+    bytes.saturating_sub(around) / 8 * 8
 }

@@ -1,0 +1,164 @@
+//! Backup: a consistent copy, written through the same trees and manifest as any directory.
+
+use crate::{
+    engine::{Engine, Pinned},
+    open::{lock, tree_folder},
+    scan::merge_node,
+};
+use mailring_engine::{
+    Error, Result,
+    checkpoint::Catalogue,
+    disk::{DirectoryDisk, Disk},
+    ids::{Incarnation, Lsn},
+    journal::{Journal, JournalOptions},
+    manifest::{Manifest, NodeProgress, NodeSettings},
+    store::{
+        RunEntry, StoreFactory,
+        lsm::{LsmFactory, LsmOptions},
+    },
+    value::split_qualified,
+};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// What a backup holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backup {
+    /// Where it is.
+    pub directory: PathBuf,
+    /// The LSN whose state it holds.
+    pub lsn: Lsn,
+    /// Its keys.
+    pub keys: u64,
+    /// Bytes of its keys and values.
+    pub bytes: u64,
+}
+
+pub(crate) async fn backup(engine: &Arc<Engine>, directory: &Path) -> Result<Backup> {
+    let catalogue = engine.describe().await?;
+    let engine = Arc::clone(engine);
+    let directory = directory.to_owned();
+    let (reply, answer) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name("mailring-backup".into())
+        .spawn(move || {
+            let _ = reply.send(write(&engine, &catalogue, directory));
+        })
+        .map_err(|error| Error::io("starting the backup thread", &error))?;
+    answer.await.unwrap_or(Err(Error::Closed))
+}
+
+fn write(engine: &Engine, catalogue: &Catalogue, directory: PathBuf) -> Result<Backup> {
+    let io = |what: &str| {
+        let context = format!("{what} {}", directory.display());
+        move |error: std::io::Error| Error::io(context.clone(), &error)
+    };
+    fs::create_dir_all(&directory).map_err(io("creating"))?;
+    if fs::read_dir(&directory)
+        .map_err(io("reading"))?
+        .next()
+        .is_some()
+    {
+        return Err(Error::InvalidOption {
+            option: "backup directory",
+            value: directory.display().to_string(),
+            reason: "it must not exist or be empty",
+        });
+    }
+    let _lock = lock(&directory)?;
+    let pinned = engine.pin()?;
+    let factory = LsmFactory::new(LsmOptions::new(1 << 20, 16));
+    let (mut keys, mut bytes) = (0, 0);
+    for table in &engine.switchboard.tables {
+        let node = table.node();
+        let store = factory.open(node, &tree_folder(&directory, node))?;
+        let mut run = NodeRun {
+            merge: merge_node(&pinned, node),
+            catalogue,
+            keys: 0,
+            bytes: 0,
+            failure: None,
+        };
+        store.ingest(&mut run)?;
+        if let Some(error) = run.failure {
+            return Err(error);
+        }
+        keys += run.keys;
+        bytes += run.bytes;
+    }
+    let disk: Arc<dyn Disk> = Arc::new(DirectoryDisk::new(&directory).map_err(io("opening"))?);
+    Journal::create(Arc::clone(&disk), JournalOptions::default(), pinned.at)?.close()?;
+    // The manifest comes last: a directory without one is no copy.
+    manifest(engine, &pinned, catalogue).save(&*disk)?;
+    Ok(Backup {
+        lsn: pinned.at,
+        keys,
+        bytes,
+        directory,
+    })
+}
+
+fn manifest(engine: &Engine, pinned: &Pinned, catalogue: &Catalogue) -> Manifest {
+    let routes = engine.switchboard.routes.load();
+    let nodes = routes.ring.nodes();
+    let mut manifest = Manifest {
+        arc_bits: u8::try_from(routes.ring.arc_bits()).expect("a ring has few arc bits"),
+        nodes: nodes
+            .iter()
+            .map(|(node, weight)| NodeSettings {
+                node: *node,
+                weight: *weight,
+            })
+            .collect(),
+        progress: nodes
+            .iter()
+            .map(|(node, _)| NodeProgress {
+                node: *node,
+                complete: pinned.at,
+                incarnation: Incarnation(0),
+            })
+            .collect(),
+        epoch: routes.ring.epoch(),
+        openings: 1,
+        clean_shutdown: true,
+        ..Manifest::default()
+    };
+    let complete = vec![pinned.at; nodes.len()];
+    manifest.record_checkpoint(&complete, pinned.at, catalogue);
+    manifest
+}
+
+/// All live pairs of a node as a sorted run; ends early at the first error, which it keeps.
+struct NodeRun<'a> {
+    merge: mailring_engine::scan::Merge,
+    catalogue: &'a Catalogue,
+    keys: u64,
+    bytes: u64,
+    failure: Option<Error>,
+}
+
+impl Iterator for NodeRun<'_> {
+    type Item = RunEntry;
+
+    fn next(&mut self) -> Option<RunEntry> {
+        loop {
+            match self.merge.next()? {
+                Ok((key, value)) => {
+                    if !self.catalogue.keyspaces.contains(split_qualified(&key).0) {
+                        continue;
+                    }
+                    self.keys += 1;
+                    self.bytes += (key.len() + value.bytes.len()) as u64;
+                    return Some((key, Some(value.encode())));
+                }
+                Err(error) => {
+                    self.failure = Some(error);
+                    return None;
+                }
+            }
+        }
+    }
+}

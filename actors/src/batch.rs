@@ -1,0 +1,179 @@
+//! Writes that are handed over together.
+
+use crate::{
+    Keyspace,
+    engine::{Engine, check_value, weight},
+    keyspace::expires_at_ms,
+};
+use bytes::Bytes;
+use mailring_engine::{
+    Error, Result,
+    participant::Operation,
+    value::{Value, Write, qualify},
+};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
+
+/// Keys that one batch may write.
+pub const MAX_BATCH_KEYS: usize = 100_000;
+/// Bytes of keys and values that one batch may write (32 MiB).
+pub const MAX_BATCH_BYTES: usize = 32 << 20;
+
+/// Writes to any keyspaces, handed over together by [`Batch::commit`]. Of several writes to one key the last counts.
+#[derive(Debug)]
+#[must_use = "a batch writes nothing until `commit`"]
+pub struct Batch {
+    engine: Arc<Engine>,
+    writes: Vec<(u16, Write)>,
+    places: HashMap<Bytes, usize>,
+    bytes: usize,
+    /// The first thing that was wrong; told by `commit`.
+    refused: Option<Error>,
+}
+
+impl Batch {
+    pub(crate) fn new(engine: Arc<Engine>) -> Self {
+        Self {
+            engine,
+            writes: Vec::new(),
+            places: HashMap::new(),
+            bytes: 0,
+            refused: None,
+        }
+    }
+
+    /// Sets the value of a key.
+    pub fn put(
+        &mut self,
+        keyspace: &Keyspace,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+    ) -> &mut Self {
+        self.push(keyspace, key.as_ref(), Some((value.as_ref(), 0)))
+    }
+
+    /// Sets the value of a key that disappears after `time_to_live`.
+    pub fn put_with_ttl(
+        &mut self,
+        keyspace: &Keyspace,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        time_to_live: Duration,
+    ) -> &mut Self {
+        let expiry = expires_at_ms(time_to_live);
+        self.push(keyspace, key.as_ref(), Some((value.as_ref(), expiry)))
+    }
+
+    /// Removes a key.
+    pub fn delete(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> &mut Self {
+        self.push(keyspace, key.as_ref(), None)
+    }
+
+    /// Number of keys that the batch writes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.writes.len()
+    }
+
+    /// Whether the batch writes nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.writes.is_empty()
+    }
+
+    fn push(&mut self, keyspace: &Keyspace, key: &[u8], value: Option<(&[u8], u64)>) -> &mut Self {
+        if self.refused.is_none() {
+            if let Err(error) = self.try_push(keyspace, key, value) {
+                self.refused = Some(error);
+            }
+        }
+        self
+    }
+
+    fn try_push(
+        &mut self,
+        keyspace: &Keyspace,
+        key: &[u8],
+        value: Option<(&[u8], u64)>,
+    ) -> Result<()> {
+        keyspace.check(key)?;
+        let bytes = value.map_or(&[][..], |(bytes, _)| bytes);
+        check_value(bytes)?;
+        self.bytes += key.len() + bytes.len();
+        let too_large = |len, limit, unit| Err(Error::BatchTooLarge { len, limit, unit });
+        if self.bytes > MAX_BATCH_BYTES {
+            return too_large(self.bytes, MAX_BATCH_BYTES, "bytes");
+        }
+        if self.writes.len() >= MAX_BATCH_KEYS {
+            return too_large(self.writes.len() + 1, MAX_BATCH_KEYS, "keys");
+        }
+        let write = Write {
+            key: qualify(keyspace.state.id, key),
+            value: value.map(|(bytes, expires_at_ms)| Value {
+                bytes: Bytes::copy_from_slice(bytes),
+                expires_at_ms,
+            }),
+        };
+        let place = self.places.entry(write.key.clone());
+        let next = self.writes.len();
+        match *place.or_insert(next) {
+            place if place == next => self.writes.push((self.engine.owner(key).0, write)),
+            place => self.writes[place].1 = write,
+        }
+        Ok(())
+    }
+
+    /// Writes the batch. What goes to one node is written atomically; the batch as a whole is not atomic yet: after an
+    /// error, or a crash, some nodes may have their part and others not. Keys with a common `{tag}` are on one node.
+    ///
+    /// # Errors
+    ///
+    /// What was wrong with the first bad key or value, or `BatchTooLarge`: nothing was written. Otherwise as
+    /// [`Keyspace::put`], for the part of any node.
+    pub async fn commit(self) -> Result<()> {
+        if let Some(error) = self.refused {
+            return Err(error);
+        }
+        let mut parts: BTreeMap<u16, Vec<Write>> = BTreeMap::new();
+        for (node, write) in self.writes {
+            parts.entry(node).or_default().push(write);
+        }
+        let engine = &self.engine;
+        let mut running: Vec<_> = parts
+            .into_iter()
+            .map(|(node, writes)| {
+                let weight = weight(&writes);
+                let node = mailring_engine::ids::NodeId(node);
+                Some(Box::pin(engine.write(
+                    node,
+                    Operation::Write(writes),
+                    weight,
+                )))
+            })
+            .collect();
+        let mut outcome = Ok(());
+        std::future::poll_fn(|context| {
+            for slot in &mut running {
+                if let Some(part) = slot
+                    && let Poll::Ready(result) = part.as_mut().poll(context)
+                {
+                    *slot = None;
+                    if let (Err(error), true) = (result, outcome.is_ok()) {
+                        outcome = Err(error);
+                    }
+                }
+            }
+            if running.iter().all(Option::is_none) {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+        outcome
+    }
+}

@@ -1,0 +1,286 @@
+//! The builder: every setting, its default and its limits.
+
+use crate::{Mailring, open, switchboard::FaultHook};
+use mailring_engine::{Error, Result, restart::RestartPolicy, ring::recommended_arc_bits};
+use std::{path::PathBuf, time::Duration};
+
+const MIB: usize = 1 << 20;
+
+/// When a write counts as done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// Once it is forced to the medium (`fdatasync`). Nothing that was answered is ever lost. The default.
+    #[default]
+    Always,
+    /// Once it is written to the file; a force follows at least this often. A crash of the process loses nothing, a
+    /// crash of the machine at most what was answered in the last interval.
+    Interval(Duration),
+    /// Once it is written to the file; the operating system forces it when it likes, and a shutdown does. A crash of
+    /// the process loses nothing, a crash of the machine may lose any number of the newest writes.
+    None,
+}
+
+/// Where an engine keeps its data.
+#[derive(Debug, Clone)]
+pub(crate) enum Place {
+    Directory(PathBuf),
+    Memory,
+}
+
+/// Settings of an engine; see [`Mailring::builder`] and [`Mailring::memory`].
+#[derive(Clone)]
+#[must_use = "a builder does nothing until `open`"]
+pub struct Builder {
+    pub(crate) place: Place,
+    pub(crate) weights: Option<Vec<u32>>,
+    pub(crate) arc_bits: Option<u32>,
+    pub(crate) durability: Durability,
+    pub(crate) memory_budget: usize,
+    pub(crate) cache_bytes: Option<usize>,
+    pub(crate) mailbox_capacity: usize,
+    pub(crate) checkpoint_bytes: Option<usize>,
+    pub(crate) segment_bytes: u64,
+    pub(crate) deadline: Duration,
+    pub(crate) restart_policy: RestartPolicy,
+    pub(crate) arbiters: usize,
+    pub(crate) watch_capacity: usize,
+    pub(crate) fault_hook: Option<FaultHook>,
+}
+
+impl std::fmt::Debug for Builder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Builder")
+            .field("place", &self.place)
+            .field("weights", &self.weights)
+            .field("durability", &self.durability)
+            .field("memory_budget", &self.memory_budget)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Builder {
+    pub(crate) fn new(place: Place) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            place,
+            weights: None,
+            arc_bits: None,
+            durability: Durability::default(),
+            memory_budget: 512 * MIB,
+            cache_bytes: None,
+            mailbox_capacity: 8192,
+            checkpoint_bytes: None,
+            segment_bytes: 32 * MIB as u64,
+            deadline: Duration::from_secs(5),
+            restart_policy: RestartPolicy::default(),
+            arbiters: (cores / 2).max(1),
+            watch_capacity: 1024,
+            fault_hook: None,
+        }
+    }
+
+    /// Number of storage nodes, of equal weight. Fixed when the directory is created; default 4.
+    pub fn nodes(self, nodes: u16) -> Self {
+        self.weights(vec![1; usize::from(nodes)])
+    }
+
+    /// One storage node for each weight; a node owns its share of the keys within 1 %. Fixed when the directory is
+    /// created.
+    pub fn weights(mut self, weights: impl Into<Vec<u32>>) -> Self {
+        self.weights = Some(weights.into());
+        self
+    }
+
+    /// Cuts the ring into 2^`bits` equal arcs. Fixed when the directory is created; the default suits the weights.
+    pub fn arc_bits(mut self, bits: u32) -> Self {
+        self.arc_bits = Some(bits);
+        self
+    }
+
+    /// When a write counts as done; default [`Durability::Always`].
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// Bytes that generations, caches and requests under way may take together; at least 32 MiB, default 512 MiB.
+    /// Writers are slowed, and in the end wait, before it is exceeded.
+    pub fn memory_budget(mut self, bytes: usize) -> Self {
+        self.memory_budget = bytes;
+        self
+    }
+
+    /// Bytes of the caches, out of the memory budget; default half of it.
+    pub fn cache_bytes(mut self, bytes: usize) -> Self {
+        self.cache_bytes = Some(bytes);
+        self
+    }
+
+    /// Requests that may wait at one node; beyond, calls answer `Overloaded`. Default 8,192.
+    pub fn mailbox_capacity(mut self, requests: usize) -> Self {
+        self.mailbox_capacity = requests;
+        self
+    }
+
+    /// Bytes of writes in memory at which a checkpoint begins; bounds what is read back after a crash. Default: a
+    /// quarter of what the budget leaves for generations.
+    pub fn checkpoint_bytes(mut self, bytes: usize) -> Self {
+        self.checkpoint_bytes = Some(bytes);
+        self
+    }
+
+    /// Size of a journal segment, at least 1 MiB; default 32 MiB. The first segments of a directory are smaller.
+    pub fn segment_bytes(mut self, bytes: u64) -> Self {
+        self.segment_bytes = bytes;
+        self
+    }
+
+    /// How long a write may wait before the journal has admitted it; default 5 s.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// How often and how soon a node that panicked is restarted; default 5 restarts a minute.
+    pub fn restart_policy(mut self, policy: RestartPolicy) -> Self {
+        self.restart_policy = policy;
+        self
+    }
+
+    /// Threads on which the actors run; default half of the cores.
+    pub fn arbiters(mut self, threads: usize) -> Self {
+        self.arbiters = threads;
+        self
+    }
+
+    /// Groups of changes that a watch may lie behind before it misses some; default 1,024.
+    pub fn watch_capacity(mut self, groups: usize) -> Self {
+        self.watch_capacity = groups;
+        self
+    }
+
+    /// Calls `hook` before and after every message is handled; a panic of the hook is a panic of the handler.
+    #[doc(hidden)]
+    pub fn fault_hook(mut self, hook: FaultHook) -> Self {
+        self.fault_hook = Some(hook);
+        self
+    }
+
+    /// Opens the engine: creates the directory, or recovers it. Runs on a thread of its own, so that an executor is
+    /// not blocked. Dropping the future lets the opening finish and closes the engine again.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidOption`, `SettingsMismatch`, `DirectoryInUse`, `NewerFormat`, `CorruptManifest`, `CorruptJournal`,
+    /// `CorruptTree`, `DiskFull` and `Io`.
+    pub async fn open(self) -> Result<Mailring> {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        std::thread::Builder::new()
+            .name("mailring-open".into())
+            .spawn(move || {
+                let _ = reply.send(self.open_blocking());
+            })
+            .map_err(|error| Error::io("starting the opening thread", &error))?;
+        answer.await.unwrap_or(Err(Error::Closed))
+    }
+
+    /// [`Builder::open`] for plain threads.
+    ///
+    /// # Errors
+    ///
+    /// As [`Builder::open`].
+    pub fn open_blocking(self) -> Result<Mailring> {
+        self.check()?;
+        open::open(self)
+    }
+
+    fn check(&self) -> Result<()> {
+        let refuse = |option, value: String, reason| {
+            Err(Error::InvalidOption {
+                option,
+                value,
+                reason,
+            })
+        };
+        if self.memory_budget < 32 * MIB {
+            return refuse(
+                "memory_budget",
+                self.memory_budget.to_string(),
+                "at least 32 MiB are needed",
+            );
+        }
+        if self.cache_share() > self.memory_budget / 4 * 3 {
+            return refuse(
+                "cache_bytes",
+                self.cache_share().to_string(),
+                "the cache may take three quarters of the memory budget",
+            );
+        }
+        if self.mailbox_capacity == 0 {
+            return refuse(
+                "mailbox_capacity",
+                "0".into(),
+                "a node needs room for at least one request",
+            );
+        }
+        if self.arbiters == 0 || self.arbiters > 256 {
+            return refuse(
+                "arbiters",
+                self.arbiters.to_string(),
+                "1 to 256 threads are possible",
+            );
+        }
+        if self.watch_capacity == 0 {
+            return refuse(
+                "watch_capacity",
+                "0".into(),
+                "a watch needs room for at least one group",
+            );
+        }
+        if self.segment_bytes < MIB as u64 || self.segment_bytes > 1 << 32 {
+            return refuse(
+                "segment_bytes",
+                self.segment_bytes.to_string(),
+                "1 MiB to 4 GiB are possible",
+            );
+        }
+        if self.checkpoint_share() > self.generations_share() {
+            return refuse(
+                "checkpoint_bytes",
+                self.checkpoint_share().to_string(),
+                "a checkpoint must begin before the generations' part of the memory budget is full",
+            );
+        }
+        Ok(())
+    }
+
+    pub(crate) fn cache_share(&self) -> usize {
+        self.cache_bytes.unwrap_or(self.memory_budget / 2)
+    }
+
+    /// The blocks of the trees get a fifth of the cache; rows, which save the tree altogether, the rest.
+    pub(crate) fn block_cache_share(&self) -> usize {
+        self.cache_share() / 5
+    }
+
+    pub(crate) fn row_cache_share(&self) -> usize {
+        self.cache_share() - self.block_cache_share()
+    }
+
+    pub(crate) fn in_flight_share(&self) -> usize {
+        self.memory_budget / 8
+    }
+
+    pub(crate) fn generations_share(&self) -> usize {
+        self.memory_budget - self.cache_share() - self.in_flight_share()
+    }
+
+    pub(crate) fn checkpoint_share(&self) -> usize {
+        self.checkpoint_bytes
+            .unwrap_or(self.generations_share() / 4)
+    }
+
+    pub(crate) fn arc_bits_for(&self, nodes: usize) -> u32 {
+        self.arc_bits.unwrap_or_else(|| recommended_arc_bits(nodes))
+    }
+}

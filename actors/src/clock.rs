@@ -1,0 +1,76 @@
+//! Time for the state machines, and a tick that does not wait behind a mailbox.
+//!
+//! An actor's own timers run only when its mailbox is drained, so they are late exactly when time matters. The tick
+//! comes from a thread of its own instead, and never queues up: an actor that has not handled the last tick gets none.
+
+use crate::switchboard::Switchboard;
+use mailring_engine::ids::Time;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+/// How often the clock ticks.
+pub(crate) const TICK: Duration = Duration::from_millis(10);
+
+/// The monotonic clock of one engine.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clock {
+    opened: Instant,
+}
+
+impl Clock {
+    pub(crate) fn start() -> Self {
+        Self {
+            opened: Instant::now(),
+        }
+    }
+
+    pub(crate) fn now(&self) -> Time {
+        Time::default().after(self.opened.elapsed())
+    }
+
+    pub(crate) fn in_future(&self, duration: Duration) -> Time {
+        self.now().after(duration)
+    }
+}
+
+/// Milliseconds since the Unix epoch: the time of expiry is the only wall-clock time in the engine.
+pub(crate) fn wall_clock_ms() -> u64 {
+    let since_epoch = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Whether an actor still has a tick before it.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct TickSlot(Arc<AtomicBool>);
+
+impl TickSlot {
+    /// Claims the slot; the sender sends a tick if this returns true.
+    pub(crate) fn claim(&self) -> bool {
+        !self.0.swap(true, Ordering::AcqRel)
+    }
+
+    /// Frees the slot, when the tick is being handled.
+    pub(crate) fn free(&self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+/// Ticks until `stop` is disconnected.
+pub(crate) fn run(switchboard: &Switchboard, stop: &crossbeam_channel::Receiver<()>) {
+    use crossbeam_channel::RecvTimeoutError::Timeout;
+    let mut ticks = 0u64;
+    while stop.recv_timeout(TICK) == Err(Timeout) {
+        switchboard.tick();
+        ticks += 1;
+        if ticks.is_multiple_of(100) {
+            switchboard.publish_gauges();
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! What stands behind every handle: the shared state, the threads, and the way of a write into a mailbox.
+
+use crate::{
+    admission::Admission,
+    clock::wall_clock_ms,
+    journal::{Describe, KeyspaceRequest, Subscribe, Subscription},
+    message::Ask,
+    open::Threads,
+    router::Route,
+    storage_node::{Reply, Request},
+    switchboard::Switchboard,
+};
+use mailring_engine::{
+    Error, Result,
+    checkpoint::Catalogue,
+    ids::{KeyspaceId, Lsn, NodeId},
+    participant::{Answer, Operation},
+    value::{KEYSPACE_PREFIX_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES, Value, Write},
+    view::NodeView,
+};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::sync::oneshot;
+
+/// A keyspace that some handle has opened.
+#[derive(Debug)]
+pub(crate) struct KeyspaceState {
+    pub(crate) id: KeyspaceId,
+    pub(crate) name: String,
+    pub(crate) dropped: AtomicBool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Engine {
+    pub(crate) switchboard: Arc<Switchboard>,
+    pub(crate) deadline: Duration,
+    pub(crate) keyspaces: Mutex<BTreeMap<String, Arc<KeyspaceState>>>,
+    pub(crate) threads: Mutex<Option<Threads>>,
+    pub(crate) closed: AtomicBool,
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // Without a last checkpoint: what is acknowledged is in the journal, and opening reads it back.
+        if let Some(threads) = self.take_threads() {
+            threads.stop();
+        }
+    }
+}
+
+/// All views of all nodes that show the state at one LSN.
+#[derive(Debug)]
+pub(crate) struct Pinned {
+    pub(crate) at: Lsn,
+    pub(crate) views: Vec<Arc<NodeView>>,
+}
+
+impl Engine {
+    pub(crate) fn take_threads(&self) -> Option<Threads> {
+        self.threads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+
+    pub(crate) fn check_open(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::Closed);
+        }
+        Ok(())
+    }
+
+    /// Reads a key at the visible LSN. `key` is the caller's, `qualified` the same with its keyspace.
+    pub(crate) fn get(&self, key: &[u8], qualified: &[u8]) -> Result<Option<Value>> {
+        self.check_open()?;
+        let switchboard = &self.switchboard;
+        let routes = switchboard.routes.load();
+        let route = routes.owner(key);
+        switchboard.telemetry.node(route.node).read();
+        let value = route
+            .table
+            .get(&switchboard.visible, &switchboard.cache, qualified)?;
+        Ok(value.filter(is_live))
+    }
+
+    /// Pins the state at the visible LSN. The views are loaded after the LSN, so they have everything up to it; where
+    /// a checkpoint has moved a tree past it meanwhile, a newer LSN is taken.
+    pub(crate) fn pin(&self) -> Result<Pinned> {
+        self.check_open()?;
+        let switchboard = &self.switchboard;
+        loop {
+            let at = switchboard.visible.load();
+            for table in &switchboard.tables {
+                table.check_up()?;
+            }
+            let views: Vec<_> = switchboard
+                .tables
+                .iter()
+                .map(|table| table.view())
+                .collect();
+            if views.iter().all(|view| view.complete <= at) {
+                return Ok(Pinned { at, views });
+            }
+        }
+    }
+
+    /// The node that owns a key.
+    pub(crate) fn owner(&self, key: &[u8]) -> NodeId {
+        self.switchboard.routes.load().owner(key).node
+    }
+
+    /// Sends an operation to a node and waits for its durable, visible answer.
+    pub(crate) async fn write(
+        &self,
+        node: NodeId,
+        operation: Operation,
+        weight: usize,
+    ) -> Result<Answer> {
+        self.check_open()?;
+        let switchboard = &self.switchboard;
+        if let Some(error) = switchboard.read_only.get() {
+            return Err(Error::ReadOnly {
+                reason: error.to_string(),
+            });
+        }
+        let started = Instant::now();
+        let deadline = switchboard.clock.in_future(self.deadline);
+        let permit = switchboard.budget.admit(weight, deadline).await?;
+        let (reply, answer) = oneshot::channel();
+        {
+            let routes = switchboard.routes.load();
+            let Route { queue, table, .. } = &routes.nodes[usize::from(node.0)];
+            table.check_up()?;
+            let admission = Admission::new(permit, queue)?;
+            switchboard.node(node).do_send(Ask {
+                message: Request {
+                    operation,
+                    deadline,
+                },
+                reply: Reply::new(reply, admission),
+            });
+        }
+        let answer = answer.await.unwrap_or_else(|_| {
+            self.check_open()?;
+            Err(Error::Unknown {
+                reason: format!("node {node} stopped before it answered"),
+            })
+        });
+        switchboard.telemetry.node(node).written(started.elapsed());
+        answer
+    }
+
+    pub(crate) async fn create_or_drop_keyspace(
+        &self,
+        message: KeyspaceRequest,
+    ) -> Result<KeyspaceId> {
+        self.check_open()?;
+        let (reply, answer) = oneshot::channel();
+        self.switchboard.journal().do_send(Ask { message, reply });
+        answer.await.unwrap_or(Err(Error::Closed))
+    }
+
+    pub(crate) async fn describe(&self) -> Result<Catalogue> {
+        self.check_open()?;
+        let (reply, answer) = oneshot::channel();
+        self.switchboard.journal().do_send(Ask {
+            message: Describe,
+            reply,
+        });
+        answer.await.map_err(|_| Error::Closed)
+    }
+
+    pub(crate) async fn subscribe(&self) -> Result<Subscription> {
+        self.check_open()?;
+        let (reply, answer) = oneshot::channel();
+        self.switchboard.journal().do_send(Ask {
+            message: Subscribe,
+            reply,
+        });
+        answer.await.map_err(|_| Error::Closed)
+    }
+
+    pub(crate) async fn checkpoint(&self) -> Result<Lsn> {
+        self.check_open()?;
+        self.checkpoint_while_closing().await
+    }
+
+    pub(crate) async fn checkpoint_while_closing(&self) -> Result<Lsn> {
+        let (reply, answer) = oneshot::channel();
+        self.switchboard.checkpointer().do_send(Ask {
+            message: crate::checkpointer::CheckpointNow,
+            reply,
+        });
+        answer.await.unwrap_or(Err(Error::Closed))
+    }
+}
+
+/// Whether a value has not expired yet.
+pub(crate) fn is_live(value: &Value) -> bool {
+    value.expires_at_ms == 0 || !value.is_expired(wall_clock_ms())
+}
+
+pub(crate) fn check_key(key: &[u8]) -> Result<()> {
+    match key.len() {
+        0 => Err(Error::EmptyKey),
+        len if len > MAX_KEY_BYTES => Err(Error::KeyTooLarge {
+            len,
+            limit: MAX_KEY_BYTES,
+        }),
+        _ => Ok(()),
+    }
+}
+
+pub(crate) fn check_value(value: &[u8]) -> Result<()> {
+    if value.len() > MAX_VALUE_BYTES {
+        return Err(Error::ValueTooLarge {
+            len: value.len(),
+            limit: MAX_VALUE_BYTES,
+        });
+    }
+    Ok(())
+}
+
+/// The weight of a request, for the memory budget.
+pub(crate) fn weight(writes: &[Write]) -> usize {
+    writes.iter().map(Write::weight).sum()
+}
+
+/// A caller's key with its keyspace before it, on the stack where it is short: a read allocates nothing for its key.
+pub(crate) enum QualifiedKey {
+    Short([u8; SHORT_BYTES], usize),
+    Long(bytes::Bytes),
+}
+
+const SHORT_BYTES: usize = 128;
+
+impl QualifiedKey {
+    #[inline]
+    pub(crate) fn new(keyspace: KeyspaceId, key: &[u8]) -> Self {
+        let len = KEYSPACE_PREFIX_BYTES + key.len();
+        if len > SHORT_BYTES {
+            return Self::Long(mailring_engine::value::qualify(keyspace, key));
+        }
+        let mut short = [0; SHORT_BYTES];
+        short[..KEYSPACE_PREFIX_BYTES].copy_from_slice(&keyspace.0.to_be_bytes());
+        short[KEYSPACE_PREFIX_BYTES..len].copy_from_slice(key);
+        Self::Short(short, len)
+    }
+
+    #[inline]
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Short(bytes, len) => &bytes[..*len],
+            Self::Long(bytes) => bytes,
+        }
+    }
+}

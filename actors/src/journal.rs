@@ -1,0 +1,292 @@
+//! The journal's actor: carries messages between the nodes, its [`Sequencer`] and the thread that writes and forces.
+//!
+//! A panic in here is a crash of the directory: who knows what was half told. Everything turns read-only until the
+//! engine is opened again, which recovers from the files.
+
+use crate::{
+    guard::guarded,
+    journal_io::{IoRequest, JournalFile, SegmentRequest},
+    message::{Ask, Deliver, Tick},
+    switchboard::{FaultSite, Switchboard},
+};
+use actix::{Actor, AsyncContext, Context, Handler};
+use crossbeam_channel::Sender;
+use mailring_engine::{
+    Error, Result,
+    checkpoint::{Catalogue, CheckpointMessage},
+    ids::{KeyspaceId, Lsn, RequestId},
+    participant::NodeMessage,
+    sequencer::{Change, JournalEffect, JournalMessage, Sequencer},
+};
+use slab::Slab;
+use std::{collections::VecDeque, sync::Arc};
+use tokio::sync::{broadcast, oneshot};
+
+/// What a handle asks of the journal.
+#[derive(Debug)]
+pub(crate) enum KeyspaceRequest {
+    Create(String),
+    Drop(String),
+}
+
+/// A handle asks for all changes from now on.
+#[derive(Debug)]
+pub(crate) struct Subscribe;
+
+/// A handle asks for the keyspaces as they are now.
+#[derive(Debug)]
+pub(crate) struct Describe;
+
+/// Where a watch begins, and its stream.
+pub(crate) type Subscription = (Lsn, broadcast::Receiver<Arc<Vec<Change>>>);
+
+pub(crate) struct JournalActor {
+    machine: Sequencer,
+    switchboard: Arc<Switchboard>,
+    file: Arc<JournalFile>,
+    io: Sender<IoRequest>,
+    segments: Sender<SegmentRequest>,
+    replies: Slab<oneshot::Sender<Result<KeyspaceId>>>,
+    watchers: broadcast::Sender<Arc<Vec<Change>>>,
+    cut_scheduled: bool,
+    dead: bool,
+}
+
+impl JournalActor {
+    pub(crate) fn new(
+        machine: Sequencer,
+        switchboard: Arc<Switchboard>,
+        file: Arc<JournalFile>,
+        io: Sender<IoRequest>,
+        segments: Sender<SegmentRequest>,
+        watch_capacity: usize,
+    ) -> Self {
+        Self {
+            machine,
+            switchboard,
+            file,
+            io,
+            segments,
+            replies: Slab::new(),
+            watchers: broadcast::Sender::new(watch_capacity),
+            cut_scheduled: false,
+            dead: false,
+        }
+    }
+
+    fn step(&mut self, message: JournalMessage, ctx: &mut Context<Self>) {
+        let mut queue = VecDeque::from([message]);
+        while let Some(message) = queue.pop_front() {
+            if self.dead {
+                return;
+            }
+            if matches!(message, JournalMessage::Append(_)) && !self.cut_scheduled {
+                self.cut_scheduled = true;
+                ctx.notify(Deliver(JournalMessage::Cut));
+            }
+            let kind = kind(&message);
+            let now = self.switchboard.clock.now();
+            let result = guarded(|| {
+                let mut effects = Vec::new();
+                self.fault(kind, false);
+                self.machine.handle(now, message, &mut effects);
+                self.fault(kind, true);
+                effects
+            });
+            match result {
+                Ok(effects) => {
+                    for effect in effects {
+                        queue.extend(self.carry_out(effect));
+                    }
+                }
+                Err(reason) => self.die(&reason),
+            }
+        }
+    }
+
+    fn fault(&self, message: &str, handled: bool) {
+        self.switchboard.fault(FaultSite {
+            actor: "journal",
+            node: None,
+            message,
+            handled,
+        });
+    }
+
+    fn die(&mut self, reason: &str) {
+        self.dead = true;
+        let error = Error::ReadOnly {
+            reason: format!("the journal panicked: {reason}"),
+        };
+        for reply in self.replies.drain() {
+            let _ = reply.send(Err(Error::Unknown {
+                reason: error.to_string(),
+            }));
+        }
+        self.turn_read_only(error);
+    }
+
+    fn turn_read_only(&self, error: Error) {
+        tracing::error!(%error, "the engine is read-only");
+        let _ = self.switchboard.read_only.set(error.clone());
+        self.switchboard
+            .to_all_nodes(|| NodeMessage::ReadOnly(error.clone()));
+        self.switchboard
+            .checkpointer()
+            .do_send(crate::checkpointer::ReadOnly(error));
+    }
+
+    /// Does what the machine wants; a lone group is forced in place and comes back as a message.
+    fn carry_out(&mut self, effect: JournalEffect) -> Option<JournalMessage> {
+        let switchboard = &self.switchboard;
+        match effect {
+            JournalEffect::Write(group) if group.lone => {
+                return Some(self.file.write(group, &switchboard.telemetry));
+            }
+            JournalEffect::Write(group) => self.to_io(IoRequest::Write(group)),
+            JournalEffect::PrepareSpare { at_least } => {
+                let _ = self.segments.send(SegmentRequest { at_least });
+            }
+            JournalEffect::Resolve(node, resolve) => {
+                switchboard.to_node(node, NodeMessage::Resolve(resolve));
+            }
+            JournalEffect::Freeze(node, lsn) => {
+                switchboard.to_node(node, NodeMessage::Freeze(lsn));
+            }
+            JournalEffect::Fenced(node, incarnation, through) => switchboard.to_node(
+                node,
+                NodeMessage::Fenced {
+                    incarnation,
+                    through,
+                },
+            ),
+            JournalEffect::Visible(lsn, nodes) => {
+                switchboard.visible.publish(lsn);
+                for node in nodes {
+                    switchboard.to_node(node, NodeMessage::Visible(lsn));
+                }
+            }
+            JournalEffect::Changes(changes) => {
+                if self.watchers.send(Arc::new(changes)).is_err() {
+                    return Some(JournalMessage::Watch(false));
+                }
+            }
+            JournalEffect::MarkReached(lsn, catalogue) => {
+                switchboard.to_checkpointer(CheckpointMessage::MarkReached(lsn, catalogue));
+            }
+            JournalEffect::Answer(request, result) => self.answer(request, result),
+            JournalEffect::ReadOnly(error) => self.turn_read_only(error),
+        }
+        None
+    }
+
+    fn to_io(&self, request: IoRequest) {
+        // The thread lives as long as the journal: it ends when this sender is dropped.
+        let _ = self.io.send(request);
+    }
+
+    fn answer(&mut self, request: RequestId, result: Result<KeyspaceId>) {
+        let key = usize::try_from(request.0).expect("request numbers are slab keys");
+        let _ = self.replies.remove(key).send(result);
+    }
+}
+
+impl Actor for JournalActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(usize::MAX >> 4);
+    }
+}
+
+impl Handler<Deliver<JournalMessage>> for JournalActor {
+    type Result = ();
+
+    fn handle(&mut self, Deliver(message): Deliver<JournalMessage>, ctx: &mut Self::Context) {
+        if matches!(message, JournalMessage::Cut) {
+            self.cut_scheduled = false;
+        }
+        self.step(message, ctx);
+    }
+}
+
+impl Handler<Ask<KeyspaceRequest, oneshot::Sender<Result<KeyspaceId>>>> for JournalActor {
+    type Result = ();
+
+    fn handle(
+        &mut self,
+        ask: Ask<KeyspaceRequest, oneshot::Sender<Result<KeyspaceId>>>,
+        ctx: &mut Self::Context,
+    ) {
+        if self.dead {
+            let error = self.switchboard.read_only.get().cloned();
+            let _ = ask.reply.send(Err(error.unwrap_or(Error::Closed)));
+            return;
+        }
+        let request = RequestId(self.replies.insert(ask.reply) as u64);
+        let message = match ask.message {
+            KeyspaceRequest::Create(name) => JournalMessage::CreateKeyspace { request, name },
+            KeyspaceRequest::Drop(name) => JournalMessage::DropKeyspace { request, name },
+        };
+        self.step(message, ctx);
+    }
+}
+
+impl Handler<Ask<Subscribe, oneshot::Sender<Subscription>>> for JournalActor {
+    type Result = ();
+
+    fn handle(
+        &mut self,
+        ask: Ask<Subscribe, oneshot::Sender<Subscription>>,
+        ctx: &mut Self::Context,
+    ) {
+        let receiver = self.watchers.subscribe();
+        self.step(JournalMessage::Watch(true), ctx);
+        let _ = ask.reply.send((self.machine.last_lsn(), receiver));
+    }
+}
+
+impl Handler<Ask<Describe, oneshot::Sender<Catalogue>>> for JournalActor {
+    type Result = ();
+
+    fn handle(&mut self, ask: Ask<Describe, oneshot::Sender<Catalogue>>, _: &mut Self::Context) {
+        let _ = ask.reply.send(self.machine.catalogue());
+    }
+}
+
+impl Handler<Tick> for JournalActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Tick, ctx: &mut Self::Context) {
+        self.switchboard.journal_tick.free();
+        if self.dead {
+            return;
+        }
+        let now = self.switchboard.clock.now();
+        self.to_io(IoRequest::ForceIfDue(now));
+        let mut effects = Vec::new();
+        self.machine.handle_timeout(now, &mut effects);
+        for effect in effects {
+            if let Some(message) = self.carry_out(effect) {
+                self.step(message, ctx);
+            }
+        }
+    }
+}
+
+fn kind(message: &JournalMessage) -> &'static str {
+    match message {
+        JournalMessage::Append(_) => "Append",
+        JournalMessage::Cut => "Cut",
+        JournalMessage::Persisted { .. } => "Persisted",
+        JournalMessage::Failed(_) => "Failed",
+        JournalMessage::Spare(_) => "Spare",
+        JournalMessage::Installed { .. } => "Installed",
+        JournalMessage::Fence { .. } => "Fence",
+        JournalMessage::Down { .. } => "Down",
+        JournalMessage::Mark => "Mark",
+        JournalMessage::CreateKeyspace { .. } => "CreateKeyspace",
+        JournalMessage::DropKeyspace { .. } => "DropKeyspace",
+        JournalMessage::Watch(_) => "Watch",
+    }
+}

@@ -1,0 +1,251 @@
+//! The handle.
+
+use crate::{
+    Backup, Batch, Builder, Keyspace, Snapshot, Stats, Verification, backup,
+    builder::Place,
+    engine::{Engine, KeyspaceState},
+    journal::KeyspaceRequest,
+    stats::{NodeState, NodeStats},
+};
+use mailring_engine::{Error, Result, ids::Lsn};
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+/// A running engine. Cheap to clone; all clones are the same engine, and it may be used from any thread, inside or
+/// outside of any async runtime. The engine stops when the last clone, and everything made from it, is dropped.
+#[derive(Debug, Clone)]
+pub struct Mailring {
+    pub(crate) engine: Arc<Engine>,
+}
+
+impl Mailring {
+    /// Settings of an engine that keeps its data in `directory`.
+    pub fn builder(directory: impl Into<PathBuf>) -> Builder {
+        Builder::new(Place::Directory(directory.into()))
+    }
+
+    /// Settings of an engine that keeps its data in memory and forgets it when it is dropped.
+    pub fn memory() -> Builder {
+        Builder::new(Place::Memory)
+    }
+
+    /// Opens a keyspace, and creates it if it is not there. Names have 1 to 255 bytes of UTF-8 without control
+    /// characters; an engine holds up to 4,096 keyspaces.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidKeyspaceName`, and to create it `ReadOnly`, `DiskFull`, `Unknown`; `Closed`.
+    pub async fn keyspace(&self, name: &str) -> Result<Keyspace> {
+        if let Some(state) = self.known(name) {
+            return Ok(Keyspace::new(Arc::clone(&self.engine), state));
+        }
+        let id = self
+            .engine
+            .create_or_drop_keyspace(KeyspaceRequest::Create(name.to_owned()))
+            .await?;
+        let mut known = self.lock_keyspaces();
+        let state = known.entry(name.to_owned()).or_insert_with(|| {
+            Arc::new(KeyspaceState {
+                id,
+                name: name.to_owned(),
+                dropped: AtomicBool::new(false),
+            })
+        });
+        Ok(Keyspace::new(Arc::clone(&self.engine), Arc::clone(state)))
+    }
+
+    /// The names of all keyspaces, in order.
+    ///
+    /// # Errors
+    ///
+    /// `Closed`.
+    pub async fn keyspaces(&self) -> Result<Vec<String>> {
+        let catalogue = self.engine.describe().await?;
+        Ok(catalogue
+            .keyspaces
+            .iter()
+            .map(|(name, _)| name.to_owned())
+            .collect())
+    }
+
+    /// Drops a keyspace and all of its keys. Handles of it answer `KeyspaceNotFound` from then on; a new keyspace of
+    /// the same name begins empty. Disk space is given back by later checkpoints.
+    ///
+    /// # Errors
+    ///
+    /// `KeyspaceNotFound`, `ReadOnly`, `DiskFull`, `Unknown`, `Closed`.
+    pub async fn drop_keyspace(&self, name: &str) -> Result<()> {
+        let id = self
+            .engine
+            .create_or_drop_keyspace(KeyspaceRequest::Drop(name.to_owned()))
+            .await?;
+        if let Some(state) = self.lock_keyspaces().remove(name) {
+            state.dropped.store(true, Ordering::Release);
+        }
+        let prefix = id.0.to_be_bytes();
+        self.engine.switchboard.cache.remove_prefix(&prefix);
+        for store in &self.engine.switchboard.stores {
+            store.drop_prefix(&prefix)?;
+        }
+        Ok(())
+    }
+
+    /// A batch of writes to any keyspaces.
+    #[must_use]
+    pub fn batch(&self) -> Batch {
+        Batch::new(Arc::clone(&self.engine))
+    }
+
+    /// A consistent view of all keyspaces over all nodes, as of now, for as long as it is held. It costs the memory of
+    /// the generations it holds, and waits for nobody; nobody waits for it.
+    ///
+    /// # Errors
+    ///
+    /// `NodeDown` if any node is down, `Closed`.
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        Ok(Snapshot::new(Arc::clone(&self.engine), self.engine.pin()?))
+    }
+
+    /// Writes everything that is only in memory and in the journal into the trees, compacts them as far as is due, and
+    /// lets the journal forget it. Answers the LSN up to which the trees are complete. Happens by itself as well.
+    ///
+    /// # Errors
+    ///
+    /// `ReadOnly`, `DiskFull`, `CorruptTree`, `Io`, `Closed`.
+    pub async fn checkpoint(&self) -> Result<Lsn> {
+        self.engine.checkpoint().await
+    }
+
+    /// Writes a consistent copy of everything visible now into `directory`, which must not exist or be empty, while
+    /// the engine serves. The copy is a directory like any other: open it with [`Mailring::builder`].
+    ///
+    /// # Errors
+    ///
+    /// `Io`, `DiskFull`, `CorruptTree`, `NodeDown`, `Closed`; an in-memory engine can be backed up as well.
+    pub async fn backup(&self, directory: impl AsRef<Path>) -> Result<Backup> {
+        backup::backup(&self.engine, directory.as_ref()).await
+    }
+
+    /// Reads everything and checks it: every block of every tree against its checksum, every value's form, and that
+    /// every key is where the ring says. The engine serves meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// The first thing found wrong: `CorruptTree`, `CorruptJournal`, `NodeDown`, `Io`; `Closed`.
+    pub async fn verify(&self) -> Result<Verification> {
+        crate::verify::verify_online(&self.engine).await
+    }
+
+    /// Checks a directory that no engine has open, without changing it. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// As [`Mailring::verify`], and `DirectoryInUse`, `CorruptManifest`, `NewerFormat`.
+    pub fn verify_directory(directory: impl AsRef<Path>) -> Result<Verification> {
+        crate::verify::verify_offline(directory.as_ref())
+    }
+
+    /// Figures as of now.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let switchboard = &self.engine.switchboard;
+        let [
+            journal_groups,
+            journal_records,
+            journal_forces,
+            journal_bytes,
+            checkpoints,
+        ] = switchboard.telemetry.totals();
+        let routes = switchboard.routes.load();
+        let nodes = routes
+            .nodes
+            .iter()
+            .zip(&switchboard.stores)
+            .map(|(route, store)| {
+                let figures = switchboard.telemetry.node(route.node);
+                let view = route.table.view();
+                NodeStats {
+                    node: route.node,
+                    state: if route.table.is_down() {
+                        NodeState::Down
+                    } else {
+                        route.state
+                    },
+                    last_failure: route.last_failure.clone(),
+                    restarts: route.restarts,
+                    queue_depth: route.queue.depth(),
+                    reads: figures.reads_total(),
+                    writes: figures.writes_total(),
+                    generation_bytes: view.generations().map(|g| g.bytes()).sum(),
+                    complete_lsn: view.complete,
+                    tree: store.stats(),
+                }
+            })
+            .collect();
+        Stats {
+            nodes,
+            visible_lsn: switchboard.visible.load(),
+            journal_groups,
+            journal_records,
+            journal_forces,
+            journal_bytes,
+            checkpoints,
+            generation_bytes: switchboard.budget.generation_bytes(),
+            in_flight_bytes: switchboard.budget.in_flight_bytes(),
+            cache_bytes: switchboard.cache.bytes(),
+            read_only: switchboard.read_only.get().cloned(),
+            disk_full: switchboard
+                .space_error
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
+        }
+    }
+
+    /// Makes a last checkpoint, so that opening again is quick, and stops all actors and threads. Other clones answer
+    /// `Closed` from then on. An engine that is read-only stops without the checkpoint. Dropping the future leaves the
+    /// engine closed; its threads then stop with the last clone.
+    ///
+    /// # Errors
+    ///
+    /// What the last checkpoint reports; the engine is stopped all the same, and nothing acknowledged is lost.
+    pub async fn shutdown(&self) -> Result<()> {
+        if self.engine.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let outcome = match self.engine.switchboard.read_only.get() {
+            Some(_) => Ok(()),
+            None => self.engine.checkpoint_while_closing().await.map(|_| ()),
+        };
+        let Some(threads) = self.engine.take_threads() else {
+            return outcome;
+        };
+        let clean = outcome.is_ok() && self.engine.switchboard.read_only.get().is_none();
+        let (reply, stopped) = tokio::sync::oneshot::channel();
+        std::thread::Builder::new()
+            .name("mailring-stop".into())
+            .spawn(move || {
+                let _ = reply.send(threads.stop_cleanly(clean));
+            })
+            .map_err(|error| Error::io("starting the stopping thread", &error))?;
+        outcome.and(stopped.await.unwrap_or(Ok(())))
+    }
+
+    fn known(&self, name: &str) -> Option<Arc<KeyspaceState>> {
+        self.lock_keyspaces().get(name).cloned()
+    }
+
+    fn lock_keyspaces(
+        &self,
+    ) -> std::sync::MutexGuard<'_, std::collections::BTreeMap<String, Arc<KeyspaceState>>> {
+        self.engine
+            .keyspaces
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,72 @@
+//! What `stats()` tells.
+
+use mailring_engine::{
+    Error,
+    ids::{Lsn, NodeId},
+    store::StoreStats,
+};
+
+/// How a node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeState {
+    /// It serves, and has never panicked since the engine was opened.
+    Serving,
+    /// It serves, or is about to, after a restart.
+    Restarted,
+    /// It died more often than its restart intensity allows, or can't be read back. Its keys answer `NodeDown`.
+    Down,
+}
+
+/// Figures of one node.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeStats {
+    /// Its number.
+    pub node: NodeId,
+    /// How it is.
+    pub state: NodeState,
+    /// Why it last restarted or went down.
+    pub last_failure: Option<String>,
+    /// Restarts since the engine was opened.
+    pub restarts: u64,
+    /// Requests not answered yet.
+    pub queue_depth: usize,
+    /// Point reads answered.
+    pub reads: u64,
+    /// Writes answered.
+    pub writes: u64,
+    /// Bytes in memory that are not in the tree yet.
+    pub generation_bytes: usize,
+    /// The tree is complete up to this LSN.
+    pub complete_lsn: Lsn,
+    /// The tree.
+    pub tree: StoreStats,
+}
+
+/// Figures of the engine, from `stats()`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stats {
+    /// The nodes, by number.
+    pub nodes: Vec<NodeStats>,
+    /// Everything up to here is durable and visible.
+    pub visible_lsn: Lsn,
+    /// Groups written to the journal.
+    pub journal_groups: u64,
+    /// Records written to the journal.
+    pub journal_records: u64,
+    /// Forces (`fdatasync`) of the journal.
+    pub journal_forces: u64,
+    /// Bytes of records written to the journal.
+    pub journal_bytes: u64,
+    /// Checkpoints since the engine was opened.
+    pub checkpoints: u64,
+    /// Bytes of all generations, pinned ones included.
+    pub generation_bytes: usize,
+    /// Bytes of requests under way.
+    pub in_flight_bytes: usize,
+    /// Bytes of the row cache.
+    pub cache_bytes: usize,
+    /// Set once the engine refuses writes until it is reopened.
+    pub read_only: Option<Error>,
+    /// Set while the disk has no room for the journal.
+    pub disk_full: Option<Error>,
+}

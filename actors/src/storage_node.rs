@@ -1,0 +1,277 @@
+//! The actor of a storage node: carries messages to and from its [`Participant`].
+//!
+//! A panic while a message is handled ends that life of the node, not the actor: the unwind is caught, the effects of
+//! the broken step are dropped, the caller is answered, and the participant starts a new life when the supervisor says
+//! so. The mailbox survives; what it holds is handled or stashed by the new life.
+
+use crate::{
+    admission::Admission,
+    guard::guarded,
+    message::{Ask, Deliver},
+    supervisor::{Broken, Panicked},
+    switchboard::{FaultSite, Switchboard},
+};
+use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, Supervised};
+use mailring_engine::{
+    Error, Result,
+    generation::Generation,
+    ids::{Incarnation, Lsn, NodeId, RequestId, Time},
+    journal::JournalReader,
+    participant::{Answer, NodeEffect, NodeMessage, Operation, Participant},
+    rebuild::rebuild_node,
+};
+use slab::Slab;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// A client's operation and its deadline.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) operation: Operation,
+    pub(crate) deadline: Time,
+}
+
+/// Where the answer to a request goes, and what the request holds until then.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    sender: oneshot::Sender<Result<Answer>>,
+    _admission: Admission,
+}
+
+impl Reply {
+    pub(crate) fn new(sender: oneshot::Sender<Result<Answer>>, admission: Admission) -> Self {
+        Self {
+            sender,
+            _admission: admission,
+        }
+    }
+}
+
+/// From the supervisor: the back-off is over.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Resume;
+
+pub(crate) struct StorageNode {
+    node: NodeId,
+    machine: Participant,
+    switchboard: Arc<Switchboard>,
+    journal: JournalReader,
+    replies: Slab<Reply>,
+    effects: Vec<NodeEffect>,
+    /// What the new life will say once the supervisor lets it.
+    held: Option<Vec<NodeEffect>>,
+}
+
+impl StorageNode {
+    pub(crate) fn new(
+        machine: Participant,
+        switchboard: Arc<Switchboard>,
+        journal: JournalReader,
+    ) -> Self {
+        Self {
+            node: machine.node(),
+            machine,
+            switchboard,
+            journal,
+            replies: Slab::new(),
+            effects: Vec::new(),
+            held: None,
+        }
+    }
+
+    /// Hands one message to the machine and carries out what it wants.
+    fn step(&mut self, message: NodeMessage, ctx: &mut Context<Self>) {
+        let mut effects = std::mem::take(&mut self.effects);
+        let kind = kind(&message);
+        let current = match &message {
+            NodeMessage::Request { id, .. } => Some(*id),
+            _ => None,
+        };
+        let now = self.switchboard.clock.now();
+        let result = guarded(|| {
+            self.fault(kind, false);
+            self.machine.handle(now, message, &mut effects);
+            self.fault(kind, true);
+        });
+        match result {
+            Ok(()) => {
+                for effect in effects.drain(..) {
+                    self.carry_out(effect, ctx);
+                }
+                self.effects = effects;
+            }
+            Err(reason) => self.die(&reason, current, ctx),
+        }
+    }
+
+    fn fault(&self, message: &str, handled: bool) {
+        self.switchboard.fault(FaultSite {
+            actor: "node",
+            node: Some(self.node),
+            message,
+            handled,
+        });
+    }
+
+    fn carry_out(&mut self, effect: NodeEffect, ctx: &mut Context<Self>) {
+        match effect {
+            NodeEffect::Journal(message) => self.switchboard.to_journal(message),
+            NodeEffect::Answer(id, result) => self.answer(id, result),
+            NodeEffect::ScheduleFlush => ctx.notify(Deliver(NodeMessage::Flush)),
+            NodeEffect::Frozen { through, ready } => self.switchboard.to_checkpointer(
+                mailring_engine::checkpoint::CheckpointMessage::Frozen {
+                    node: self.node,
+                    through,
+                    ready,
+                },
+            ),
+            NodeEffect::Rebuild {
+                incarnation,
+                after,
+                through,
+            } => self.rebuild(incarnation, after, through),
+            NodeEffect::Broken(error) => self.switchboard.supervisor().do_send(Broken {
+                node: self.node,
+                error,
+            }),
+        }
+    }
+
+    fn answer(&mut self, id: RequestId, result: Result<Answer>) {
+        let key = usize::try_from(id.0).expect("request numbers are slab keys");
+        // The caller may have gone: then nobody wants to know.
+        let _ = self.replies.remove(key).sender.send(result);
+    }
+
+    /// Ends this life: answers whom no life will answer, and leaves the rest to the next one.
+    fn die(&mut self, reason: &str, current: Option<RequestId>, ctx: &mut Context<Self>) {
+        let node = self.node;
+        tracing::error!(%node, reason, "a storage node panicked; it restarts");
+        self.switchboard.telemetry.node(node).restarts.increment(1);
+        let mut held = Vec::new();
+        self.machine.restart(&mut held);
+        self.held = Some(held);
+        let orphans: Vec<RequestId> = self
+            .replies
+            .iter()
+            .map(|(key, _)| RequestId(key as u64))
+            .filter(|id| !self.machine.owes(*id))
+            .collect();
+        for id in orphans {
+            let error = if current == Some(id) {
+                Error::NodeRestarted { node }
+            } else {
+                Error::Unknown {
+                    reason: format!("node {node} restarted while it was answering"),
+                }
+            };
+            self.answer(id, Err(error));
+        }
+        self.switchboard.supervisor().do_send(Panicked {
+            node,
+            reason: reason.to_owned(),
+        });
+        ctx.stop();
+    }
+
+    /// Reads the generation back from the journal on a thread of its own: other actors share this one's.
+    fn rebuild(&self, incarnation: Incarnation, after: Lsn, through: Lsn) {
+        let journal = self.journal.clone();
+        let switchboard = Arc::clone(&self.switchboard);
+        let node = self.node;
+        let spawned = std::thread::Builder::new()
+            .name(format!("mailring-rebuild-{node}"))
+            .spawn(move || {
+                let generation = Arc::new(Generation::with_gauge(Arc::clone(
+                    &switchboard.budget.generations,
+                )));
+                let result = rebuild_node(&journal, node, after, through, &generation);
+                switchboard.to_node(
+                    node,
+                    NodeMessage::Rebuilt {
+                        incarnation,
+                        through,
+                        generation: result.map(|()| generation),
+                    },
+                );
+            });
+        if let Err(error) = spawned {
+            self.switchboard.supervisor().do_send(Broken {
+                node,
+                error: Error::io("starting the thread that rebuilds a node", &error),
+            });
+        }
+    }
+}
+
+impl Actor for StorageNode {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        // Handles bound the number of their requests themselves; messages between actors are few and always pass.
+        ctx.set_mailbox_capacity(usize::MAX >> 4);
+    }
+}
+
+impl Supervised for StorageNode {
+    fn restarting(&mut self, _: &mut Self::Context) {
+        // A message to oneself that was queued in the old context is gone, and so was its effect: the new life has
+        // nothing to flush.
+        tracing::warn!(node = %self.node, "storage node restarts");
+    }
+}
+
+impl Handler<Ask<Request, Reply>> for StorageNode {
+    type Result = ();
+
+    fn handle(&mut self, ask: Ask<Request, Reply>, ctx: &mut Self::Context) {
+        let id = RequestId(self.replies.insert(ask.reply) as u64);
+        let Request {
+            operation,
+            deadline,
+        } = ask.message;
+        self.step(
+            NodeMessage::Request {
+                id,
+                deadline,
+                operation,
+            },
+            ctx,
+        );
+    }
+}
+
+impl Handler<Deliver<NodeMessage>> for StorageNode {
+    type Result = ();
+
+    fn handle(&mut self, Deliver(message): Deliver<NodeMessage>, ctx: &mut Self::Context) {
+        self.step(message, ctx);
+    }
+}
+
+impl Handler<Resume> for StorageNode {
+    type Result = ();
+
+    fn handle(&mut self, _: Resume, ctx: &mut Self::Context) {
+        for effect in self.held.take().unwrap_or_default() {
+            self.carry_out(effect, ctx);
+        }
+    }
+}
+
+/// The name of a message's kind, for the fault hook.
+fn kind(message: &NodeMessage) -> &'static str {
+    match message {
+        NodeMessage::Request { .. } => "Request",
+        NodeMessage::Flush => "Flush",
+        NodeMessage::Resolve(_) => "Resolve",
+        NodeMessage::Visible(_) => "Visible",
+        NodeMessage::Freeze(_) => "Freeze",
+        NodeMessage::Flushed { .. } => "Flushed",
+        NodeMessage::Fenced { .. } => "Fenced",
+        NodeMessage::Rebuilt { .. } => "Rebuilt",
+        NodeMessage::ReadOnly(_) => "ReadOnly",
+        NodeMessage::GoDown => "GoDown",
+    }
+}

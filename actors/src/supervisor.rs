@@ -1,0 +1,93 @@
+//! The supervisor: decides when a storage node may start a new life, and when it has died too often.
+
+use crate::{router::NodeStatus, storage_node::Resume, switchboard::Switchboard};
+use actix::{Actor, AsyncContext, Context, Handler, Message};
+use mailring_engine::{
+    Error,
+    ids::NodeId,
+    participant::NodeMessage,
+    restart::{Restarts, Verdict},
+};
+use std::{
+    collections::hash_map::RandomState,
+    hash::{BuildHasher, Hasher},
+    sync::Arc,
+    time::Duration,
+};
+
+/// From a node: a handler of its panicked.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Panicked {
+    pub(crate) node: NodeId,
+    pub(crate) reason: String,
+}
+
+/// From a node: it can't be brought back.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Broken {
+    pub(crate) node: NodeId,
+    pub(crate) error: Error,
+}
+
+pub(crate) struct Supervisor {
+    restarts: Vec<Restarts>,
+    switchboard: Arc<Switchboard>,
+}
+
+impl Supervisor {
+    pub(crate) fn new(restarts: Vec<Restarts>, switchboard: Arc<Switchboard>) -> Self {
+        Self {
+            restarts,
+            switchboard,
+        }
+    }
+
+    fn take_down(&self, node: NodeId, reason: String) {
+        tracing::error!(%node, reason, "a storage node is down");
+        self.switchboard.tables[usize::from(node.0)].set_down();
+        self.switchboard.to_node(node, NodeMessage::GoDown);
+        self.report(node, crate::stats::NodeState::Down, Some(reason));
+    }
+
+    fn report(&self, node: NodeId, state: crate::stats::NodeState, reason: Option<String>) {
+        self.switchboard.router().do_send(NodeStatus {
+            node,
+            state,
+            reason,
+        });
+    }
+}
+
+impl Actor for Supervisor {
+    type Context = Context<Self>;
+}
+
+impl Handler<Panicked> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, Panicked { node, reason }: Panicked, ctx: &mut Self::Context) {
+        let now = self.switchboard.clock.now();
+        // A hasher's random keys are all the randomness that a jitter needs.
+        let jitter = RandomState::new().build_hasher().finish();
+        match self.restarts[usize::from(node.0)].handle_panic(now, jitter) {
+            Verdict::Restart { at } => {
+                self.report(node, crate::stats::NodeState::Restarted, Some(reason));
+                let back_off = Duration::from_nanos(at.0.saturating_sub(now.0));
+                ctx.run_later(back_off, move |supervisor, _| {
+                    supervisor.switchboard.node(node).do_send(Resume);
+                });
+            }
+            Verdict::Down => self.take_down(node, reason),
+        }
+    }
+}
+
+impl Handler<Broken> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, Broken { node, error }: Broken, _: &mut Self::Context) {
+        self.take_down(node, error.to_string());
+    }
+}

@@ -1,0 +1,170 @@
+//! Who can be reached, and what everybody shares: the addresses of the actors and the published state.
+
+use crate::{
+    budget::Budget,
+    checkpointer::Checkpointer,
+    clock::{Clock, TickSlot, wall_clock_ms},
+    journal::JournalActor,
+    message::{Deliver, Tick},
+    router::{Router, Routes},
+    storage_node::StorageNode,
+    supervisor::Supervisor,
+    telemetry::Telemetry,
+};
+use actix::Addr;
+use arc_swap::ArcSwap;
+use mailring_engine::{
+    Error,
+    cache::RowCache,
+    checkpoint::CheckpointMessage,
+    ids::NodeId,
+    participant::NodeMessage,
+    sequencer::JournalMessage,
+    store::Store,
+    view::{NodeTable, Visible},
+};
+use std::sync::{
+    Arc, Mutex, OnceLock, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
+
+/// Where a panic can be injected: before or after a message of some kind is handled.
+pub type FaultHook = Arc<dyn Fn(&FaultSite<'_>) + Send + Sync>;
+
+/// A place at which the fault hook is called. Only tests set one.
+#[derive(Debug, Clone, Copy)]
+pub struct FaultSite<'a> {
+    /// The actor: `"node"`, `"journal"` or `"checkpointer"`.
+    pub actor: &'a str,
+    /// The node's number, for a node.
+    pub node: Option<NodeId>,
+    /// The kind of message.
+    pub message: &'a str,
+    /// Whether the message has been handled and its effects are about to leave.
+    pub handled: bool,
+}
+
+/// The addresses of all actors. Each is cloned from one sender: actix grants every sender a slot of its own.
+pub(crate) struct Addresses {
+    pub(crate) nodes: Vec<Addr<StorageNode>>,
+    pub(crate) journal: Addr<JournalActor>,
+    pub(crate) checkpointer: Addr<Checkpointer>,
+    pub(crate) supervisor: Addr<Supervisor>,
+    pub(crate) router: Addr<Router>,
+}
+
+/// What every actor and every handle shares.
+pub(crate) struct Switchboard {
+    pub(crate) clock: Clock,
+    pub(crate) visible: Visible,
+    pub(crate) cache: Arc<RowCache>,
+    pub(crate) tables: Vec<Arc<NodeTable>>,
+    pub(crate) stores: Vec<Arc<dyn Store>>,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) routes: ArcSwap<Routes>,
+    pub(crate) telemetry: Telemetry,
+    pub(crate) fault_hook: Option<FaultHook>,
+    pub(crate) read_only: OnceLock<Error>,
+    pub(crate) space_error: Mutex<Option<Error>>,
+    pub(crate) addresses: OnceLock<Addresses>,
+    /// Milliseconds since the Unix epoch, kept current for the stores, which have no clock.
+    pub(crate) now_ms: Arc<AtomicU64>,
+    pub(crate) journal_tick: TickSlot,
+    pub(crate) checkpoint_tick: TickSlot,
+}
+
+impl std::fmt::Debug for Switchboard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Switchboard")
+            .field("nodes", &self.tables.len())
+            .field("visible", &self.visible)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Switchboard {
+    fn addresses(&self) -> &Addresses {
+        self.addresses
+            .get()
+            .expect("actors send only after all of them have started")
+    }
+
+    pub(crate) fn to_node(&self, node: NodeId, message: NodeMessage) {
+        self.addresses().nodes[usize::from(node.0)].do_send(Deliver(message));
+    }
+
+    pub(crate) fn to_all_nodes(&self, message: impl Fn() -> NodeMessage) {
+        for node in &self.addresses().nodes {
+            node.do_send(Deliver(message()));
+        }
+    }
+
+    pub(crate) fn to_journal(&self, message: JournalMessage) {
+        self.addresses().journal.do_send(Deliver(message));
+    }
+
+    pub(crate) fn to_checkpointer(&self, message: CheckpointMessage) {
+        self.addresses().checkpointer.do_send(Deliver(message));
+    }
+
+    pub(crate) fn node(&self, node: NodeId) -> &Addr<StorageNode> {
+        &self.addresses().nodes[usize::from(node.0)]
+    }
+
+    pub(crate) fn journal(&self) -> &Addr<JournalActor> {
+        &self.addresses().journal
+    }
+
+    pub(crate) fn checkpointer(&self) -> &Addr<Checkpointer> {
+        &self.addresses().checkpointer
+    }
+
+    pub(crate) fn supervisor(&self) -> &Addr<Supervisor> {
+        &self.addresses().supervisor
+    }
+
+    pub(crate) fn router(&self) -> &Addr<Router> {
+        &self.addresses().router
+    }
+
+    pub(crate) fn set_space_error(&self, error: Option<Error>) {
+        *self
+            .space_error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = error;
+    }
+
+    /// Calls the fault hook, which may panic.
+    pub(crate) fn fault(&self, site: FaultSite<'_>) {
+        if let Some(hook) = &self.fault_hook {
+            hook(&site);
+        }
+    }
+
+    /// Wakes whoever waits for time or for memory.
+    pub(crate) fn tick(&self) {
+        self.now_ms.store(wall_clock_ms(), Ordering::Relaxed);
+        let Some(addresses) = self.addresses.get() else {
+            return;
+        };
+        if self.journal_tick.claim() {
+            addresses.journal.do_send(Tick);
+        }
+        if self.checkpoint_tick.claim() {
+            addresses.checkpointer.do_send(Tick);
+        }
+        self.budget.tick();
+    }
+
+    /// Weight of the generations that take writes.
+    pub(crate) fn active_bytes(&self) -> u64 {
+        self.tables
+            .iter()
+            .map(|table| table.view().active.bytes() as u64)
+            .sum()
+    }
+
+    pub(crate) fn publish_gauges(&self) {
+        self.telemetry.publish_gauges(self);
+    }
+}

@@ -1,0 +1,266 @@
+//! Every figure of the engine: its name, what it says, and its unit. This file is the list.
+//!
+//! Figures go to whatever recorder of the `metrics` crate is installed when the engine is opened. Without one they cost
+//! next to nothing.
+
+use crate::switchboard::Switchboard;
+use mailring_engine::ids::NodeId;
+use metrics::{
+    Counter, Gauge, Histogram, Unit, describe_counter, describe_gauge, describe_histogram,
+};
+use std::{
+    cell::Cell,
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    time::Duration,
+};
+
+const NODE_READS: &str = "mailring_node_reads_total";
+const NODE_WRITES: &str = "mailring_node_writes_total";
+const NODE_WRITE_SECONDS: &str = "mailring_node_write_seconds";
+const NODE_QUEUE: &str = "mailring_node_queue_depth";
+const NODE_RESTARTS: &str = "mailring_node_restarts_total";
+const NODE_GENERATION_BYTES: &str = "mailring_node_generation_bytes";
+const JOURNAL_GROUP_RECORDS: &str = "mailring_journal_group_records";
+const JOURNAL_BYTES: &str = "mailring_journal_bytes_total";
+const JOURNAL_FORCE_SECONDS: &str = "mailring_journal_force_seconds";
+const CHECKPOINT_BYTES: &str = "mailring_checkpoint_bytes_total";
+const CHECKPOINT_SECONDS: &str = "mailring_checkpoint_seconds";
+const CHECKPOINT_LAG_BYTES: &str = "mailring_checkpoint_lag_bytes";
+const CACHE_BYTES: &str = "mailring_cache_bytes";
+const MEMORY_BYTES: &str = "mailring_memory_bytes";
+const VISIBLE_LSN: &str = "mailring_visible_lsn";
+
+fn describe() {
+    describe_counter!(
+        NODE_READS,
+        Unit::Count,
+        "Point reads a node's table has answered"
+    );
+    describe_counter!(
+        NODE_WRITES,
+        Unit::Count,
+        "Requests to write that a node has answered"
+    );
+    describe_histogram!(
+        NODE_WRITE_SECONDS,
+        Unit::Seconds,
+        "From a write's call to its durable, visible answer"
+    );
+    describe_gauge!(
+        NODE_QUEUE,
+        Unit::Count,
+        "Requests that a node has not answered yet"
+    );
+    describe_counter!(
+        NODE_RESTARTS,
+        Unit::Count,
+        "Panics after which a node began a new life"
+    );
+    describe_gauge!(
+        NODE_GENERATION_BYTES,
+        Unit::Bytes,
+        "Weight of the generation that takes a node's writes"
+    );
+    describe_histogram!(
+        JOURNAL_GROUP_RECORDS,
+        Unit::Count,
+        "Records that one force made durable together"
+    );
+    describe_counter!(
+        JOURNAL_BYTES,
+        Unit::Bytes,
+        "Bytes of records written to the journal"
+    );
+    describe_histogram!(
+        JOURNAL_FORCE_SECONDS,
+        Unit::Seconds,
+        "Time to write and force one group"
+    );
+    describe_counter!(
+        CHECKPOINT_BYTES,
+        Unit::Bytes,
+        "Bytes written to the trees by checkpoints"
+    );
+    describe_histogram!(
+        CHECKPOINT_SECONDS,
+        Unit::Seconds,
+        "Time to write one checkpoint's runs"
+    );
+    describe_gauge!(
+        CHECKPOINT_LAG_BYTES,
+        Unit::Bytes,
+        "Weight of all generations that no checkpoint has written yet"
+    );
+    describe_gauge!(CACHE_BYTES, Unit::Bytes, "Bytes of the row cache");
+    describe_gauge!(
+        MEMORY_BYTES,
+        Unit::Bytes,
+        "Bytes that count against the memory budget"
+    );
+    describe_gauge!(VISIBLE_LSN, Unit::Count, "The visible LSN");
+}
+
+/// The figures of one node.
+pub(crate) struct NodeFigures {
+    reads: Counter,
+    writes: Counter,
+    write_seconds: Histogram,
+    queue: Gauge,
+    generation_bytes: Gauge,
+    pub(crate) restarts: Counter,
+    /// Reads are counted by thread and gathered by the clock: one shared counter would cost more than a read.
+    read_stripes: [Stripe; STRIPES],
+    writes_total: AtomicU64,
+}
+
+const STRIPES: usize = 16;
+
+#[derive(Default)]
+#[repr(align(128))]
+struct Stripe(AtomicU64);
+
+thread_local! {
+    static STRIPE: Cell<usize> = const { Cell::new(usize::MAX) };
+}
+
+fn stripe() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    STRIPE.with(|stripe| {
+        if stripe.get() == usize::MAX {
+            stripe.set(NEXT.fetch_add(1, Relaxed) % STRIPES);
+        }
+        stripe.get()
+    })
+}
+
+impl NodeFigures {
+    fn new(node: usize) -> Self {
+        let label = [("node", node.to_string())];
+        Self {
+            reads: metrics::counter!(NODE_READS, &label),
+            writes: metrics::counter!(NODE_WRITES, &label),
+            write_seconds: metrics::histogram!(NODE_WRITE_SECONDS, &label),
+            queue: metrics::gauge!(NODE_QUEUE, &label),
+            generation_bytes: metrics::gauge!(NODE_GENERATION_BYTES, &label),
+            restarts: metrics::counter!(NODE_RESTARTS, &label),
+            read_stripes: std::array::from_fn(|_| Stripe::default()),
+            writes_total: AtomicU64::new(0),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn read(&self) {
+        self.read_stripes[stripe()].0.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn written(&self, took: Duration) {
+        self.writes_total.fetch_add(1, Relaxed);
+        self.writes.increment(1);
+        self.write_seconds.record(took.as_secs_f64());
+    }
+
+    pub(crate) fn reads_total(&self) -> u64 {
+        self.read_stripes
+            .iter()
+            .map(|stripe| stripe.0.load(Relaxed))
+            .sum()
+    }
+
+    pub(crate) fn writes_total(&self) -> u64 {
+        self.writes_total.load(Relaxed)
+    }
+}
+
+/// All figures of an engine.
+pub(crate) struct Telemetry {
+    nodes: Vec<NodeFigures>,
+    group_records: Histogram,
+    journal_bytes: Counter,
+    force_seconds: Histogram,
+    checkpoint_bytes: Counter,
+    checkpoint_seconds: Histogram,
+    checkpoint_lag: Gauge,
+    cache_bytes: Gauge,
+    memory_bytes: Gauge,
+    visible: Gauge,
+    groups_total: AtomicU64,
+    records_total: AtomicU64,
+    forces_total: AtomicU64,
+    journal_bytes_total: AtomicU64,
+    checkpoints_total: AtomicU64,
+}
+
+impl Telemetry {
+    pub(crate) fn new(nodes: usize) -> Self {
+        describe();
+        Self {
+            nodes: (0..nodes).map(NodeFigures::new).collect(),
+            group_records: metrics::histogram!(JOURNAL_GROUP_RECORDS),
+            journal_bytes: metrics::counter!(JOURNAL_BYTES),
+            force_seconds: metrics::histogram!(JOURNAL_FORCE_SECONDS),
+            checkpoint_bytes: metrics::counter!(CHECKPOINT_BYTES),
+            checkpoint_seconds: metrics::histogram!(CHECKPOINT_SECONDS),
+            checkpoint_lag: metrics::gauge!(CHECKPOINT_LAG_BYTES),
+            cache_bytes: metrics::gauge!(CACHE_BYTES),
+            memory_bytes: metrics::gauge!(MEMORY_BYTES),
+            visible: metrics::gauge!(VISIBLE_LSN),
+            groups_total: AtomicU64::new(0),
+            records_total: AtomicU64::new(0),
+            forces_total: AtomicU64::new(0),
+            journal_bytes_total: AtomicU64::new(0),
+            checkpoints_total: AtomicU64::new(0),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn node(&self, node: NodeId) -> &NodeFigures {
+        &self.nodes[usize::from(node.0)]
+    }
+
+    pub(crate) fn group_written(&self, records: usize, bytes: usize, took: Duration, forced: bool) {
+        self.groups_total.fetch_add(1, Relaxed);
+        self.records_total.fetch_add(records as u64, Relaxed);
+        self.forces_total.fetch_add(u64::from(forced), Relaxed);
+        self.journal_bytes_total.fetch_add(bytes as u64, Relaxed);
+        self.group_records.record(records as f64);
+        self.journal_bytes.increment(bytes as u64);
+        if forced {
+            self.force_seconds.record(took.as_secs_f64());
+        }
+    }
+
+    pub(crate) fn checkpoint_written(&self, bytes: u64, seconds: f64) {
+        self.checkpoints_total.fetch_add(1, Relaxed);
+        self.checkpoint_bytes.increment(bytes);
+        self.checkpoint_seconds.record(seconds);
+    }
+
+    /// Groups, records, forces, bytes of the journal, and checkpoints so far.
+    pub(crate) fn totals(&self) -> [u64; 5] {
+        [
+            self.groups_total.load(Relaxed),
+            self.records_total.load(Relaxed),
+            self.forces_total.load(Relaxed),
+            self.journal_bytes_total.load(Relaxed),
+            self.checkpoints_total.load(Relaxed),
+        ]
+    }
+
+    /// Publishes what is read off rather than counted. Called by the clock.
+    pub(crate) fn publish_gauges(&self, switchboard: &Switchboard) {
+        let routes = switchboard.routes.load();
+        for (figures, route) in self.nodes.iter().zip(&routes.nodes) {
+            figures.reads.absolute(figures.reads_total());
+            figures.queue.set(route.queue.depth() as f64);
+            let active = route.table.view().active.bytes();
+            figures.generation_bytes.set(active as f64);
+        }
+        let budget = &switchboard.budget;
+        let cached = switchboard.cache.bytes();
+        self.checkpoint_lag.set(budget.generation_bytes() as f64);
+        self.cache_bytes.set(cached as f64);
+        let memory = budget.generation_bytes() + budget.in_flight_bytes() + cached;
+        self.memory_bytes.set(memory as f64);
+        self.visible.set(switchboard.visible.load().0 as f64);
+    }
+}

@@ -1,0 +1,129 @@
+//! Verification: reading everything and checking it.
+
+use crate::{
+    engine::Engine,
+    open::{lock, ring_of, tree_folder},
+    scan::merge_node,
+};
+use mailring_engine::{
+    Error, Result,
+    disk::DirectoryDisk,
+    ids::{Lsn, NodeId},
+    journal,
+    manifest::Manifest,
+    ring::Ring,
+    store::{
+        Store, StoreFactory,
+        lsm::{LsmFactory, LsmOptions},
+    },
+    value::{Value, split_qualified},
+};
+use std::{ops::Bound, path::Path, sync::Arc};
+
+/// What a verification has read and found right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verification {
+    /// The LSN of the newest commit seen.
+    pub lsn: Lsn,
+    /// Keys in the trees, of whichever version.
+    pub tree_keys: u64,
+    /// Live keys seen at their owner (online), or stored keys (offline).
+    pub keys: u64,
+    /// Records in the journal (offline only: a running journal checks itself when it is opened).
+    pub journal_records: u64,
+}
+
+pub(crate) async fn verify_online(engine: &Arc<Engine>) -> Result<Verification> {
+    engine.check_open()?;
+    let engine = Arc::clone(engine);
+    let (reply, answer) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name("mailring-verify".into())
+        .spawn(move || {
+            let _ = reply.send(online(&engine));
+        })
+        .map_err(|error| Error::io("starting the verifying thread", &error))?;
+    answer.await.unwrap_or(Err(Error::Closed))
+}
+
+fn online(engine: &Engine) -> Result<Verification> {
+    let mut tree_keys = 0;
+    for store in &engine.switchboard.stores {
+        tree_keys += store.verify()?;
+    }
+    let pinned = engine.pin()?;
+    let routes = engine.switchboard.routes.load_full();
+    let mut keys = 0;
+    for table in &engine.switchboard.tables {
+        for pair in merge_node(&pinned, table.node()) {
+            let (key, _) = pair?;
+            check_owner(&routes.ring, table.node(), &key, Path::new("tree"))?;
+            keys += 1;
+        }
+    }
+    Ok(Verification {
+        lsn: pinned.at,
+        tree_keys,
+        keys,
+        journal_records: 0,
+    })
+}
+
+pub(crate) fn verify_offline(directory: &Path) -> Result<Verification> {
+    let _lock = lock(directory)?;
+    let disk = DirectoryDisk::new(directory)
+        .map_err(|error| Error::io(format!("opening {}", directory.display()), &error))?;
+    let Some(manifest) = Manifest::load(&disk)? else {
+        return Err(Error::CorruptManifest {
+            file: directory.join(mailring_engine::manifest::MANIFEST_FILE),
+            reason: "it is missing".into(),
+        });
+    };
+    let ring = ring_of(&manifest)?;
+    let report = journal::verify(&disk)?;
+    let factory = LsmFactory::new(LsmOptions::new(8 << 20, 64));
+    let (mut tree_keys, mut keys) = (0, 0);
+    for node in &manifest.nodes {
+        let folder = tree_folder(directory, node.node);
+        let store = factory.open(node.node, &folder)?;
+        tree_keys += store.verify()?;
+        keys += verify_places(&*store, &ring, node.node, &folder)?;
+    }
+    Ok(Verification {
+        lsn: report.last_lsn.max(manifest.last_lsn),
+        tree_keys,
+        keys,
+        journal_records: report.records,
+    })
+}
+
+/// Checks that every stored key is at its owner and has a value's form.
+fn verify_places(store: &dyn Store, ring: &Ring, node: NodeId, folder: &Path) -> Result<u64> {
+    let mut keys = 0;
+    for pair in store.view().range(Bound::Unbounded, Bound::Unbounded) {
+        let (key, stored) = pair?;
+        check_owner(ring, node, &key, folder)?;
+        if Value::decode(stored).is_none() {
+            return Err(Error::CorruptTree {
+                node,
+                file: folder.to_owned(),
+                reason: format!("the stored form of key {key:?} is no value"),
+            });
+        }
+        keys += 1;
+    }
+    Ok(keys)
+}
+
+fn check_owner(ring: &Ring, node: NodeId, key: &[u8], file: &Path) -> Result<()> {
+    let (_, user_key) = split_qualified(key);
+    let owner = ring.owner(user_key);
+    if owner == node {
+        return Ok(());
+    }
+    Err(Error::CorruptTree {
+        node,
+        file: file.to_owned(),
+        reason: format!("key {} belongs to node {owner}", user_key.escape_ascii()),
+    })
+}

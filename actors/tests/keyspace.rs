@@ -1,0 +1,160 @@
+//! What a keyspace promises, over a directory and in memory.
+
+use mailring::{CompareAndSet, Error, Mailring, Result};
+use std::time::Duration;
+
+fn engines() -> Vec<(tempfile::TempDir, Mailring)> {
+    let directory = tempfile::tempdir().unwrap();
+    let on_disk = Mailring::builder(directory.path()).open_blocking().unwrap();
+    let in_memory = Mailring::memory().open_blocking().unwrap();
+    vec![
+        (directory, on_disk),
+        (tempfile::tempdir().unwrap(), in_memory),
+    ]
+}
+
+#[tokio::test]
+async fn what_was_put_is_read_and_what_was_deleted_is_not() -> Result<()> {
+    for (_directory, db) in engines() {
+        let ks = db.keyspace("ks").await?;
+        for number in 0..500u32 {
+            ks.put(number.to_be_bytes(), format!("value {number}"))
+                .await?;
+        }
+        db.checkpoint().await?;
+        for number in (0..500u32).step_by(2) {
+            ks.delete(number.to_be_bytes()).await?;
+        }
+        for number in 0..500u32 {
+            let expected = (number % 2 == 1).then(|| format!("value {number}").into());
+            assert_eq!(
+                ks.get(number.to_be_bytes()).await?,
+                expected,
+                "key {number}"
+            );
+        }
+        assert_eq!(ks.scan::<&[u8]>(..).count().await?, 250);
+        db.checkpoint().await?;
+        assert_eq!(ks.scan::<&[u8]>(..).count().await?, 250);
+        let reversed = ks.scan::<&[u8]>(..).reverse().limit(2).collect().await?;
+        assert_eq!(reversed[0].0[..], 499u32.to_be_bytes());
+        assert_eq!(reversed[1].0[..], 497u32.to_be_bytes());
+        db.shutdown().await?;
+        assert_eq!(ks.get(b"x").await, Err(Error::Closed));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn counters_of_many_tasks_add_up_and_compare_and_set_excludes() -> Result<()> {
+    for (_directory, db) in engines() {
+        let ks = db.keyspace("counters").await?;
+        let tasks: Vec<_> = (0..16)
+            .map(|_| {
+                let ks = ks.clone();
+                tokio::spawn(async move {
+                    for _ in 0..25 {
+                        ks.add("hot", 2).await.unwrap();
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        assert_eq!(ks.add("hot", 0).await?, 16 * 25 * 2);
+        assert!(matches!(
+            ks.compare_and_set("new", None, Some(b"1")).await?,
+            CompareAndSet::Swapped(_)
+        ));
+        assert_eq!(
+            ks.compare_and_set("new", None, Some(b"2")).await?,
+            CompareAndSet::Mismatch(Some("1".into()))
+        );
+        let updated = ks
+            .update("new", |old| Some([old.unwrap_or_default(), b"!"].concat()))
+            .await?;
+        assert_eq!(updated.as_deref(), Some(&b"1!"[..]));
+        assert_eq!(ks.add("new", 1).await, Err(Error::NotACounter { len: 2 }));
+        ks.add("edge", i64::MAX).await?;
+        assert!(matches!(
+            ks.add("edge", 1).await,
+            Err(Error::CounterOverflow { .. })
+        ));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_value_with_time_to_live_expires_and_is_gone_after_a_checkpoint() -> Result<()> {
+    for (_directory, db) in engines() {
+        let ks = db.keyspace("ttl").await?;
+        ks.put_with_ttl("gone", "v", Duration::ZERO).await?;
+        ks.put_with_ttl("stays", "v", Duration::from_secs(3600))
+            .await?;
+        assert_eq!(ks.get("gone").await?, None);
+        assert!(ks.contains("stays").await?);
+        db.checkpoint().await?;
+        assert_eq!(ks.scan::<&[u8]>(..).count().await?, 1);
+        assert!(matches!(
+            ks.compare_and_set("gone", None, Some(b"back")).await?,
+            CompareAndSet::Swapped(_)
+        ));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn reopening_finds_everything_with_and_without_a_shutdown() -> Result<()> {
+    let directory = tempfile::tempdir().unwrap();
+    for round in 0..6u32 {
+        let db = Mailring::builder(directory.path()).open().await?;
+        let ks = db.keyspace("ks").await?;
+        for old in 0..round {
+            for number in 0..50u32 {
+                let key = [old.to_be_bytes(), number.to_be_bytes()].concat();
+                assert_eq!(
+                    ks.get(&key).await?.as_deref(),
+                    Some(&key[..]),
+                    "{old} {number}"
+                );
+            }
+        }
+        for number in 0..50u32 {
+            let key = [round.to_be_bytes(), number.to_be_bytes()].concat();
+            ks.put(&key, &key).await?;
+        }
+        if round % 3 == 1 {
+            db.checkpoint().await?;
+        }
+        if round % 2 == 0 {
+            db.shutdown().await?;
+        }
+    }
+    assert!(Mailring::verify_directory(directory.path())?.tree_keys > 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_dropped_keyspace_is_empty_when_it_is_created_again() -> Result<()> {
+    let directory = tempfile::tempdir().unwrap();
+    let db = Mailring::builder(directory.path()).open().await?;
+    let ks = db.keyspace("ks").await?;
+    ks.put("key", "value").await?;
+    db.checkpoint().await?;
+    ks.put("other", "value").await?;
+    db.drop_keyspace("ks").await?;
+    assert!(matches!(
+        ks.get("key").await,
+        Err(Error::KeyspaceNotFound { .. })
+    ));
+    assert_eq!(db.keyspaces().await?, Vec::<String>::new());
+    let again = db.keyspace("ks").await?;
+    assert_eq!(again.get("key").await?, None);
+    assert_eq!(again.scan::<&[u8]>(..).count().await?, 0);
+    db.shutdown().await?;
+    let db = Mailring::builder(directory.path()).open().await?;
+    assert_eq!(db.keyspaces().await?, ["ks"]);
+    assert_eq!(db.keyspace("ks").await?.scan::<&[u8]>(..).count().await?, 0);
+    Ok(())
+}

@@ -1,0 +1,314 @@
+//! The checkpointer's thinking: when frozen generations become sorted runs, and what the journal may forget.
+//!
+//! ```text
+//!  Mark ─▶ journal ─▶ every node: Freeze(L) ─▶ Frozen(L)    ┐
+//!            └──────▶ MarkReached(L): all up to L is visible ┴─▶ Write(L, nodes) ─▶ Written ─▶ Flushed(L) to each node
+//!                                                              Save(manifest) ─▶ Saved ─▶ Release(lowest complete LSN)
+//! ```
+//!
+//! Invariants:
+//! - A run is written only when everything in it is visible: the tree never holds what a crash could take back.
+//! - The journal releases an LSN only after a forced manifest says that every node's tree is complete past it.
+//! - One checkpoint at a time; requests that arrive meanwhile share the next one.
+//!
+//! A node that is recovering sits a checkpoint out: its complete LSN stays, and with it the journal it still needs.
+
+use crate::{
+    error::{Error, Result},
+    ids::{Incarnation, Lsn, NodeId, RequestId},
+    keyspaces::Keyspaces,
+};
+
+/// What the journal's records up to a mark add up to, besides the keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Catalogue {
+    /// The keyspaces.
+    pub keyspaces: Keyspaces,
+    /// The lives of the nodes, by node number.
+    pub incarnations: Vec<Incarnation>,
+}
+
+/// What arrives at the checkpointer.
+#[derive(Debug)]
+pub enum CheckpointMessage {
+    /// From the clock: bytes in all active generations now.
+    Tick {
+        /// Weight of the generations that take writes.
+        active_bytes: u64,
+    },
+    /// From a handle: make a checkpoint, compaction included, and answer.
+    Request(RequestId),
+    /// From a node: frozen at the mark, or not able to.
+    Frozen {
+        /// The node.
+        node: NodeId,
+        /// The mark.
+        through: Lsn,
+        /// Whether it has frozen.
+        ready: bool,
+    },
+    /// From the journal: everything up to the mark is visible.
+    MarkReached(Lsn, Catalogue),
+    /// From the worker: how each node's run went.
+    Written(Vec<(NodeId, Result<()>)>),
+    /// From the worker: the manifest is forced, or not.
+    Saved(Result<()>),
+    /// From the worker: compaction is done as far as it was due.
+    Maintained(Result<()>),
+}
+
+/// What the checkpointer wants done, in order.
+#[derive(Debug, PartialEq, Eq)]
+pub enum CheckpointEffect {
+    /// Send to the journal.
+    Mark,
+    /// Have the worker write the generations frozen at the mark into these nodes' trees.
+    Write {
+        /// The mark.
+        through: Lsn,
+        /// The nodes.
+        nodes: Vec<NodeId>,
+        /// The keyspaces that existed at the mark; keys of others are left out.
+        keyspaces: Keyspaces,
+    },
+    /// Tell a node that its tree is complete.
+    Flushed(NodeId, Lsn),
+    /// Have the worker save the manifest: the trees' complete LSNs by node number, and the catalogue at the mark.
+    Save {
+        /// By node number.
+        complete: Vec<Lsn>,
+        /// The mark.
+        through: Lsn,
+        /// What the journal knew at the mark.
+        catalogue: Catalogue,
+    },
+    /// Let the journal forget everything up to here.
+    Release(Lsn),
+    /// Have the worker compact the trees as far as is due.
+    Maintain,
+    /// Answer a request with the LSN that is in the trees.
+    Answer(RequestId, Result<Lsn>),
+    /// A tree could not be written: reported, and tried again at the next checkpoint.
+    Failed(NodeId, Error),
+}
+
+#[derive(Debug)]
+enum Phase {
+    Idle,
+    Marked {
+        frozen: Vec<Option<bool>>,
+        reached: Option<(Lsn, Catalogue)>,
+    },
+    Writing {
+        through: Lsn,
+        catalogue: Catalogue,
+    },
+    Saving {
+        through: Lsn,
+    },
+    Maintaining {
+        through: Lsn,
+        outcome: Result<()>,
+    },
+}
+
+/// The checkpointer's state machine.
+#[derive(Debug)]
+pub struct Checkpoint {
+    threshold_bytes: u64,
+    complete: Vec<Lsn>,
+    phase: Phase,
+    serving: Vec<RequestId>,
+    queued: Vec<RequestId>,
+    failure: Option<Error>,
+    /// Whether enough has accumulated for another checkpoint after the present one.
+    due: bool,
+    /// Compactions asked for and not reported yet.
+    compacting: usize,
+}
+
+impl Checkpoint {
+    /// A checkpointer whose trees are complete up to `complete`, by node number; a checkpoint is due when active
+    /// generations weigh `threshold_bytes`.
+    #[must_use]
+    pub fn new(threshold_bytes: u64, complete: Vec<Lsn>) -> Self {
+        Self {
+            threshold_bytes,
+            complete,
+            phase: Phase::Idle,
+            serving: Vec::new(),
+            queued: Vec::new(),
+            failure: None,
+            due: false,
+            compacting: 0,
+        }
+    }
+
+    /// The trees' complete LSNs, by node number.
+    #[must_use]
+    pub fn complete(&self) -> &[Lsn] {
+        &self.complete
+    }
+
+    /// Takes one message.
+    pub fn handle(&mut self, message: CheckpointMessage, out: &mut Vec<CheckpointEffect>) {
+        match message {
+            CheckpointMessage::Tick { active_bytes } => {
+                self.due = active_bytes >= self.threshold_bytes;
+                self.begin(out);
+            }
+            CheckpointMessage::Request(request) => {
+                self.queued.push(request);
+                self.begin(out);
+            }
+            CheckpointMessage::Frozen { node, ready, .. } => {
+                if let Phase::Marked { frozen, .. } = &mut self.phase {
+                    frozen[usize::from(node.0)] = Some(ready);
+                }
+                self.write(out);
+            }
+            CheckpointMessage::MarkReached(lsn, catalogue) => {
+                if let Phase::Marked { reached, .. } = &mut self.phase {
+                    *reached = Some((lsn, catalogue));
+                }
+                self.write(out);
+            }
+            CheckpointMessage::Written(results) => self.written(results, out),
+            CheckpointMessage::Saved(result) => self.saved(result, out),
+            CheckpointMessage::Maintained(result) => self.maintained(result, out),
+        }
+    }
+
+    /// The engine turned read-only: marks are not reached any more.
+    pub fn fail(&mut self, error: &Error, out: &mut Vec<CheckpointEffect>) {
+        self.failure = Some(error.clone());
+        if matches!(self.phase, Phase::Idle | Phase::Marked { .. }) {
+            self.phase = Phase::Idle;
+            self.queued.append(&mut self.serving);
+        }
+        for request in self.queued.drain(..) {
+            out.push(CheckpointEffect::Answer(request, Err(read_only(error))));
+        }
+    }
+
+    fn begin(&mut self, out: &mut Vec<CheckpointEffect>) {
+        if !matches!(self.phase, Phase::Idle) || (!self.due && self.queued.is_empty()) {
+            return;
+        }
+        if let Some(error) = &self.failure {
+            for request in self.queued.drain(..) {
+                out.push(CheckpointEffect::Answer(request, Err(read_only(error))));
+            }
+            return;
+        }
+        self.due = false;
+        self.serving = std::mem::take(&mut self.queued);
+        self.phase = Phase::Marked {
+            frozen: vec![None; self.complete.len()],
+            reached: None,
+        };
+        out.push(CheckpointEffect::Mark);
+    }
+
+    fn write(&mut self, out: &mut Vec<CheckpointEffect>) {
+        let Phase::Marked {
+            frozen,
+            reached: Some((through, catalogue)),
+        } = &self.phase
+        else {
+            return;
+        };
+        if frozen.iter().any(Option::is_none) {
+            return;
+        }
+        let (through, catalogue) = (*through, catalogue.clone());
+        let nodes = (0u16..)
+            .zip(frozen)
+            .filter(|(_, ready)| **ready == Some(true))
+            .map(|(node, _)| NodeId(node))
+            .collect();
+        out.push(CheckpointEffect::Write {
+            through,
+            nodes,
+            keyspaces: catalogue.keyspaces.clone(),
+        });
+        self.phase = Phase::Writing { through, catalogue };
+    }
+
+    fn written(&mut self, results: Vec<(NodeId, Result<()>)>, out: &mut Vec<CheckpointEffect>) {
+        let phase = std::mem::replace(&mut self.phase, Phase::Idle);
+        let Phase::Writing { through, catalogue } = phase else {
+            panic!("the worker wrote runs that nobody asked for");
+        };
+        let mut outcome = Ok(());
+        for (node, result) in results {
+            match result {
+                Ok(()) => {
+                    let complete = &mut self.complete[usize::from(node.0)];
+                    *complete = through.max(*complete);
+                    out.push(CheckpointEffect::Flushed(node, through));
+                }
+                Err(error) => {
+                    out.push(CheckpointEffect::Failed(node, error.clone()));
+                    outcome = Err(error);
+                }
+            }
+        }
+        if let Err(error) = outcome {
+            for request in self.serving.drain(..) {
+                out.push(CheckpointEffect::Answer(request, Err(error.clone())));
+            }
+        }
+        self.phase = Phase::Saving { through };
+        out.push(CheckpointEffect::Save {
+            complete: self.complete.clone(),
+            through,
+            catalogue,
+        });
+    }
+
+    fn saved(&mut self, result: Result<()>, out: &mut Vec<CheckpointEffect>) {
+        let Phase::Saving { through } = self.phase else {
+            panic!("the worker saved a manifest that nobody asked for");
+        };
+        if result.is_ok() {
+            let lowest = self.complete.iter().min().copied().unwrap_or(through);
+            out.push(CheckpointEffect::Release(lowest));
+        }
+        self.compacting += 1;
+        if self.serving.is_empty() {
+            // Compaction goes on beside the next checkpoint: writes must not wait for it.
+            self.phase = Phase::Idle;
+            out.push(CheckpointEffect::Maintain);
+            self.begin(out);
+        } else {
+            self.phase = Phase::Maintaining {
+                through,
+                outcome: result,
+            };
+            out.push(CheckpointEffect::Maintain);
+        }
+    }
+
+    fn maintained(&mut self, result: Result<()>, out: &mut Vec<CheckpointEffect>) {
+        self.compacting -= 1;
+        if self.compacting > 0 {
+            return;
+        }
+        let Phase::Maintaining { through, outcome } = &self.phase else {
+            return;
+        };
+        let answer = outcome.clone().and(result).map(|()| *through);
+        for request in self.serving.drain(..) {
+            out.push(CheckpointEffect::Answer(request, answer.clone()));
+        }
+        self.phase = Phase::Idle;
+        self.begin(out);
+    }
+}
+
+fn read_only(error: &Error) -> Error {
+    Error::ReadOnly {
+        reason: error.to_string(),
+    }
+}

@@ -1,0 +1,710 @@
+//! A storage node's thinking: it alone admits writes to the keys of its arcs.
+//!
+//! The life of a write of one node:
+//!
+//! ```text
+//!  handle ── Request ──▶ stage: validate, chain on what is staged ── ScheduleFlush
+//!            Flush ────▶ Append(batch) ──▶ journal
+//!            Resolve ──▶ install at the LSN ── Installed ──▶ journal
+//!            Visible ──▶ Answer
+//! ```
+//!
+//! Read-modify-write of one key (`add`, compare-and-set) is computed here, on the newest staged or installed value, so
+//! that a hot key is not limited to one commit a force. What was computed from a value that is not visible yet is
+//! answered only when that value is visible, and is refused if the journal refuses that value.
+//!
+//! Invariants:
+//! - Commits reach the journal in the order in which they were staged, and are installed in LSN order.
+//! - `in_flight` holds every unanswered request in that order; a prefix of it has LSNs. A request is answered once.
+//! - After a refusal nothing staged before it survives: `chain` counts refusals, and answers to older chains are void.
+//! - A node that recovers touches no generation: its table is rebuilt from the tree and the journal.
+
+use crate::{
+    cache::RowCache,
+    error::{Error, Result},
+    generation::Generation,
+    ids::{Incarnation, Lsn, NodeId, RequestId, Time},
+    sequencer::{Append, JournalMessage, Resolve, StagedCommit},
+    store::StoreView,
+    value::{Value, Write},
+    view::{Frozen, NodeTable, NodeView},
+};
+use bytes::Bytes;
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+/// What a caller asks of a node. Holds data only, so that it can travel to a node on another machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Operation {
+    /// Write these keys together, at most one write a key.
+    Write(Vec<Write>),
+    /// Add to a counter; an absent or expired key counts as 0.
+    Add {
+        /// The qualified key.
+        key: Bytes,
+        /// What to add.
+        delta: i64,
+        /// The caller's wall clock in milliseconds since the Unix epoch, to tell whether a value has expired.
+        now_ms: u64,
+    },
+    /// Replace the value if it is the expected one.
+    CompareAndSet {
+        /// The qualified key.
+        key: Bytes,
+        /// The expected value; `None` expects the key to be absent.
+        expected: Option<Bytes>,
+        /// The new value; `None` removes the key.
+        new: Option<Value>,
+        /// The caller's wall clock in milliseconds since the Unix epoch.
+        now_ms: u64,
+    },
+}
+
+/// How a node answers an [`Operation`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// The write is durable and visible at this LSN.
+    Written(Lsn),
+    /// The counter has this value since this LSN.
+    Counter(Lsn, i64),
+    /// The value was not the expected one but this.
+    Mismatch(Option<Bytes>),
+}
+
+/// What arrives at a node.
+#[derive(Debug)]
+pub enum NodeMessage {
+    /// From a handle. The caller may vanish; the request is carried out all the same.
+    Request {
+        /// Whom to answer.
+        id: RequestId,
+        /// When the caller stops waiting.
+        deadline: Time,
+        /// What to do.
+        operation: Operation,
+    },
+    /// From the node's own shell at the end of a mailbox round: hand the batch to the journal.
+    Flush,
+    /// From the journal: the fate of the oldest unresolved batch.
+    Resolve(Resolve),
+    /// From the journal: everything up to here is visible.
+    Visible(Lsn),
+    /// From the journal, in line with the batches: freeze the generation; it holds everything up to this LSN.
+    Freeze(Lsn),
+    /// From the checkpointer: the tree holds everything up to `through`.
+    Flushed {
+        /// The tree's new complete LSN.
+        through: Lsn,
+    },
+    /// From the journal: all that earlier lives had accepted is at most `through`.
+    Fenced {
+        /// The life that was announced.
+        incarnation: Incarnation,
+        /// The last LSN that can concern an earlier life.
+        through: Lsn,
+    },
+    /// From the shell: the generation was rebuilt from the journal, from the tree's complete LSN to `through`.
+    Rebuilt {
+        /// The life that asked for it.
+        incarnation: Incarnation,
+        /// The last LSN replayed.
+        through: Lsn,
+        /// The versions, or why they can't be read back.
+        generation: Result<Arc<Generation>>,
+    },
+    /// From the journal: nothing becomes durable any more.
+    ReadOnly(Error),
+    /// From the supervisor: the node died too often.
+    GoDown,
+}
+
+/// What a node wants done, in order.
+#[derive(Debug)]
+pub enum NodeEffect {
+    /// Send to the journal.
+    Journal(JournalMessage),
+    /// Answer a request.
+    Answer(RequestId, Result<Answer>),
+    /// Send [`NodeMessage::Flush`] to this node behind what is queued now.
+    ScheduleFlush,
+    /// Tell the checkpointer: the node froze at this LSN, or could not (it is recovering).
+    Frozen {
+        /// The mark.
+        through: Lsn,
+        /// Whether there is a frozen state to write.
+        ready: bool,
+    },
+    /// Rebuild a generation from the journal, LSN `after` (excluded) to `through`, then send [`NodeMessage::Rebuilt`].
+    Rebuild {
+        /// The life that asks.
+        incarnation: Incarnation,
+        /// The tree's complete LSN.
+        after: Lsn,
+        /// The last LSN to replay.
+        through: Lsn,
+    },
+    /// The node can't serve: its journal can't be read back.
+    Broken(Error),
+}
+
+/// A request that is not answered yet.
+#[derive(Debug)]
+struct InFlight {
+    id: RequestId,
+    /// Whether the request is a commit of its own, or only waits for the commit before it.
+    commits: bool,
+    lsn: Option<Lsn>,
+    /// The answer but for its LSN.
+    answer: Outcome,
+}
+
+#[derive(Debug)]
+enum Outcome {
+    Written,
+    Counter(i64),
+    Mismatch(Option<Bytes>),
+}
+
+/// The newest staged state of a key, and which commit staged it.
+#[derive(Debug)]
+struct Staged {
+    commit: u64,
+    value: Option<Value>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Serving,
+    /// Waiting for `Fenced` and `Rebuilt`; requests wait in line.
+    Recovering {
+        stash: VecDeque<(RequestId, Time, Operation)>,
+    },
+    ReadOnly(Error),
+    Down,
+}
+
+/// A storage node's state machine.
+#[derive(Debug)]
+pub struct Participant {
+    incarnation: Incarnation,
+    table: Arc<NodeTable>,
+    cache: Arc<RowCache>,
+    tree: TreeSource,
+    phase: Phase,
+    chain: u64,
+    batch: Vec<StagedCommit>,
+    /// Batches at the journal, oldest first.
+    sent: VecDeque<Vec<StagedCommit>>,
+    staged: HashMap<Bytes, Staged>,
+    /// Commits staged and commits installed in this life: the difference is staged now.
+    staged_commits: u64,
+    installed_commits: u64,
+    in_flight: VecDeque<InFlight>,
+    /// How many at the front of `in_flight` have an LSN.
+    resolved: usize,
+    last_lsn: Lsn,
+    visible: Lsn,
+    stash_limit: usize,
+}
+
+/// Gives the tree's present state when a checkpoint has changed it.
+pub struct TreeSource(pub Box<dyn Fn() -> Arc<dyn StoreView> + Send>);
+
+impl std::fmt::Debug for TreeSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TreeSource")
+    }
+}
+
+impl Participant {
+    /// A node that serves `table`, everything of which is visible at `visible`.
+    /// At most `stash_limit` requests wait while it recovers.
+    #[must_use]
+    pub fn new(
+        incarnation: Incarnation,
+        table: Arc<NodeTable>,
+        cache: Arc<RowCache>,
+        tree: TreeSource,
+        visible: Lsn,
+        stash_limit: usize,
+    ) -> Self {
+        Self {
+            incarnation,
+            table,
+            cache,
+            tree,
+            phase: Phase::Serving,
+            chain: 0,
+            batch: Vec::new(),
+            sent: VecDeque::new(),
+            staged: HashMap::new(),
+            staged_commits: 0,
+            installed_commits: 0,
+            in_flight: VecDeque::new(),
+            resolved: 0,
+            last_lsn: visible,
+            visible,
+            stash_limit,
+        }
+    }
+
+    /// The node's number.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.table.node()
+    }
+
+    /// The present life.
+    #[must_use]
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// Whether the request will still be answered by this machine.
+    #[must_use]
+    pub fn owes(&self, id: RequestId) -> bool {
+        self.in_flight.iter().any(|entry| entry.id == id)
+            || matches!(&self.phase, Phase::Recovering { stash } if stash.iter().any(|(stashed, ..)| *stashed == id))
+    }
+
+    /// Takes one message.
+    pub fn handle(&mut self, now: Time, message: NodeMessage, out: &mut Vec<NodeEffect>) {
+        match message {
+            NodeMessage::Request {
+                id,
+                deadline,
+                operation,
+            } => self.request(now, id, deadline, operation, out),
+            NodeMessage::Flush => self.flush(out),
+            NodeMessage::Resolve(resolve) => self.resolve(resolve, out),
+            NodeMessage::Visible(lsn) => self.answer_through(lsn, out),
+            NodeMessage::Freeze(lsn) => self.freeze(lsn, out),
+            NodeMessage::Flushed { through } => self.flushed(through),
+            NodeMessage::Fenced {
+                incarnation,
+                through,
+            } => self.fenced(incarnation, through, out),
+            NodeMessage::Rebuilt {
+                incarnation,
+                through,
+                generation,
+            } => self.rebuilt(now, incarnation, through, generation, out),
+            NodeMessage::ReadOnly(error) => self.read_only(&error, out),
+            NodeMessage::GoDown => self.go_down(out),
+        }
+    }
+
+    /// Begins a new life after a panic: gives up what is staged, and asks the journal where the old life ended.
+    /// Requests whose fate the journal knows are answered by it; the others are refused once it has said so.
+    pub fn restart(&mut self, out: &mut Vec<NodeEffect>) {
+        if matches!(self.phase, Phase::Down | Phase::ReadOnly(_)) {
+            return;
+        }
+        self.incarnation = self.incarnation.next();
+        self.chain = 0;
+        self.batch.clear();
+        self.sent.clear();
+        self.staged.clear();
+        self.staged_commits = 0;
+        self.installed_commits = 0;
+        let stash = match std::mem::replace(&mut self.phase, Phase::Serving) {
+            Phase::Recovering { stash } => stash,
+            Phase::Serving | Phase::ReadOnly(_) | Phase::Down => VecDeque::new(),
+        };
+        self.phase = Phase::Recovering { stash };
+        out.push(NodeEffect::Journal(JournalMessage::Fence {
+            node: self.node(),
+            incarnation: self.incarnation,
+        }));
+    }
+
+    fn request(
+        &mut self,
+        now: Time,
+        id: RequestId,
+        deadline: Time,
+        operation: Operation,
+        out: &mut Vec<NodeEffect>,
+    ) {
+        let refusal = match &mut self.phase {
+            Phase::Serving if deadline <= now => Error::DeadlineExceeded,
+            Phase::Serving => match self.stage(id, deadline, operation, out) {
+                Ok(()) => return,
+                Err(error) => error,
+            },
+            Phase::Recovering { stash } if stash.len() < self.stash_limit => {
+                stash.push_back((id, deadline, operation));
+                return;
+            }
+            Phase::Recovering { .. } => Error::Overloaded {
+                what: "the queue of a restarting node",
+            },
+            Phase::ReadOnly(error) => Error::ReadOnly {
+                reason: error.to_string(),
+            },
+            Phase::Down => Error::NodeDown { node: self.node() },
+        };
+        out.push(NodeEffect::Answer(id, Err(refusal)));
+    }
+
+    fn stage(
+        &mut self,
+        id: RequestId,
+        deadline: Time,
+        operation: Operation,
+        out: &mut Vec<NodeEffect>,
+    ) -> Result<()> {
+        let (writes, answer) = match operation {
+            Operation::Write(writes) => (writes, Outcome::Written),
+            Operation::Add { key, delta, now_ms } => {
+                let before = self.newest(&key, now_ms)?;
+                let expires_at_ms = before.as_ref().map_or(0, |value| value.expires_at_ms);
+                let sum = add(before.as_ref(), delta)?;
+                let value = Value {
+                    bytes: Bytes::copy_from_slice(&sum.to_le_bytes()),
+                    expires_at_ms,
+                };
+                let write = Write {
+                    key,
+                    value: Some(value),
+                };
+                (vec![write], Outcome::Counter(sum))
+            }
+            Operation::CompareAndSet {
+                key,
+                expected,
+                new,
+                now_ms,
+            } => {
+                let current = self.newest(&key, now_ms)?.map(|value| value.bytes);
+                if current != expected {
+                    self.push_in_flight(id, Outcome::Mismatch(current), out);
+                    return Ok(());
+                }
+                (vec![Write { key, value: new }], Outcome::Written)
+            }
+        };
+        self.staged_commits += 1;
+        for write in &writes {
+            let staged = Staged {
+                commit: self.staged_commits,
+                value: write.value.clone(),
+            };
+            self.staged.insert(write.key.clone(), staged);
+        }
+        if self.batch.is_empty() {
+            out.push(NodeEffect::ScheduleFlush);
+        }
+        self.batch.push(StagedCommit {
+            deadline,
+            writes: writes.into(),
+        });
+        self.in_flight.push_back(InFlight {
+            id,
+            commits: true,
+            lsn: None,
+            answer,
+        });
+        Ok(())
+    }
+
+    /// Puts an answer in line that must not go out before what it was computed from is visible.
+    fn push_in_flight(&mut self, id: RequestId, answer: Outcome, out: &mut Vec<NodeEffect>) {
+        let behind_unresolved = self.resolved < self.in_flight.len();
+        self.in_flight.push_back(InFlight {
+            id,
+            commits: false,
+            lsn: (!behind_unresolved).then_some(self.last_lsn),
+            answer,
+        });
+        if !behind_unresolved {
+            self.resolved += 1;
+            self.answer_through(self.visible, out);
+        }
+    }
+
+    /// The newest staged or installed value that has not expired.
+    fn newest(&self, key: &Bytes, now_ms: u64) -> Result<Option<Value>> {
+        let newest = match self.staged.get(key) {
+            Some(staged) => staged.value.clone(),
+            None => self.table.newest(key)?,
+        };
+        Ok(newest.filter(|value| !value.is_expired(now_ms)))
+    }
+
+    fn flush(&mut self, out: &mut Vec<NodeEffect>) {
+        if self.batch.is_empty() {
+            return;
+        }
+        let commits = std::mem::take(&mut self.batch);
+        self.sent.push_back(commits.clone());
+        out.push(NodeEffect::Journal(JournalMessage::Append(Append {
+            node: self.node(),
+            incarnation: self.incarnation,
+            chain: self.chain,
+            commits,
+        })));
+    }
+
+    fn resolve(&mut self, resolve: Resolve, out: &mut Vec<NodeEffect>) {
+        let earlier_life = resolve.incarnation < self.incarnation;
+        if !earlier_life && resolve.chain < self.chain {
+            return;
+        }
+        match resolve.outcome {
+            Ok(first) => {
+                self.give_lsns(first, resolve.commits);
+                if !earlier_life {
+                    self.install(first, out);
+                }
+            }
+            Err(error) => self.refuse_staged(&error, out),
+        }
+    }
+
+    /// Gives LSNs to the oldest unresolved commits, and to the answers that wait for them.
+    fn give_lsns(&mut self, first: Lsn, commits: usize) {
+        let mut next = first;
+        let mut left = commits;
+        while let Some(entry) = self.in_flight.get_mut(self.resolved) {
+            if entry.commits {
+                if left == 0 {
+                    break;
+                }
+                left -= 1;
+                self.last_lsn = next;
+                next = next.next();
+            }
+            entry.lsn = Some(self.last_lsn);
+            self.resolved += 1;
+        }
+        assert_eq!(
+            left,
+            0,
+            "the journal resolved more commits than node {} had sent",
+            self.table.node()
+        );
+    }
+
+    fn install(&mut self, first: Lsn, out: &mut Vec<NodeEffect>) {
+        let batch = self
+            .sent
+            .pop_front()
+            .expect("the journal resolves only what was sent");
+        let mut lsn = first;
+        for commit in &batch {
+            self.installed_commits += 1;
+            for write in commit.writes.iter() {
+                self.table.install(&self.cache, lsn, write);
+                if let Some(staged) = self.staged.get(&write.key)
+                    && staged.commit == self.installed_commits
+                {
+                    self.staged.remove(&write.key);
+                }
+            }
+            lsn = lsn.next();
+        }
+        out.push(NodeEffect::Journal(JournalMessage::Installed {
+            node: self.node(),
+            incarnation: self.incarnation,
+            through: self.last_lsn,
+        }));
+    }
+
+    /// Refuses everything that has no LSN yet: it may have been computed from what the journal refused.
+    fn refuse_staged(&mut self, error: &Error, out: &mut Vec<NodeEffect>) {
+        self.chain += 1;
+        self.batch.clear();
+        self.sent.clear();
+        self.staged.clear();
+        self.installed_commits = self.staged_commits;
+        for entry in self.in_flight.drain(self.resolved..) {
+            out.push(NodeEffect::Answer(entry.id, Err(error.clone())));
+        }
+    }
+
+    fn answer_through(&mut self, visible: Lsn, out: &mut Vec<NodeEffect>) {
+        self.visible = self.visible.max(visible);
+        while let Some(InFlight { lsn: Some(lsn), .. }) = self.in_flight.front() {
+            let lsn = *lsn;
+            if lsn > self.visible {
+                break;
+            }
+            let entry = self.in_flight.pop_front().expect("it has a front");
+            self.resolved -= 1;
+            let answer = match entry.answer {
+                Outcome::Written => Answer::Written(lsn),
+                Outcome::Counter(value) => Answer::Counter(lsn, value),
+                Outcome::Mismatch(current) => Answer::Mismatch(current),
+            };
+            out.push(NodeEffect::Answer(entry.id, Ok(answer)));
+        }
+    }
+
+    fn freeze(&mut self, through: Lsn, out: &mut Vec<NodeEffect>) {
+        let ready = matches!(self.phase, Phase::Serving);
+        if ready {
+            let view = self.table.view();
+            if !view.active.is_empty() {
+                let mut frozen = vec![Frozen {
+                    through,
+                    generation: Arc::clone(&view.active),
+                }];
+                frozen.extend(view.frozen.iter().cloned());
+                self.table.publish(NodeView {
+                    active: Arc::new(view.active.successor()),
+                    frozen,
+                    tree: Arc::clone(&view.tree),
+                    complete: view.complete,
+                });
+            }
+        }
+        out.push(NodeEffect::Frozen { through, ready });
+    }
+
+    fn flushed(&mut self, through: Lsn) {
+        let view = self.table.view();
+        self.table.publish(NodeView {
+            active: Arc::clone(&view.active),
+            frozen: view
+                .frozen
+                .iter()
+                .filter(|frozen| frozen.through > through)
+                .cloned()
+                .collect(),
+            tree: (self.tree.0)(),
+            complete: view.complete.max(through),
+        });
+    }
+
+    fn fenced(&mut self, incarnation: Incarnation, through: Lsn, out: &mut Vec<NodeEffect>) {
+        if incarnation != self.incarnation {
+            return;
+        }
+        // The journal is first in, first out: what it has not resolved by now it will refuse.
+        let node = self.node();
+        for entry in self.in_flight.drain(self.resolved..) {
+            out.push(NodeEffect::Answer(
+                entry.id,
+                Err(Error::NodeRestarted { node }),
+            ));
+        }
+        if matches!(self.phase, Phase::Recovering { .. }) {
+            out.push(NodeEffect::Rebuild {
+                incarnation,
+                after: self.table.view().complete,
+                through,
+            });
+        }
+    }
+
+    fn rebuilt(
+        &mut self,
+        now: Time,
+        incarnation: Incarnation,
+        through: Lsn,
+        generation: Result<Arc<Generation>>,
+        out: &mut Vec<NodeEffect>,
+    ) {
+        if incarnation != self.incarnation || !matches!(self.phase, Phase::Recovering { .. }) {
+            return;
+        }
+        let generation = match generation {
+            Ok(generation) => generation,
+            Err(error) => {
+                out.push(NodeEffect::Broken(error));
+                return;
+            }
+        };
+        let view = self.table.view();
+        self.table.publish(NodeView {
+            active: Arc::new(generation.successor()),
+            frozen: vec![Frozen {
+                through,
+                generation: Arc::clone(&generation),
+            }],
+            tree: (self.tree.0)(),
+            complete: view.complete,
+        });
+        // The old life may have died between the generation and the cache.
+        for (key, lsn, value) in generation.newest_versions() {
+            self.cache.update(&key, lsn, value.as_ref());
+        }
+        self.last_lsn = self.last_lsn.max(through);
+        out.push(NodeEffect::Journal(JournalMessage::Installed {
+            node: self.node(),
+            incarnation,
+            through,
+        }));
+        let Phase::Recovering { stash } = std::mem::replace(&mut self.phase, Phase::Serving) else {
+            unreachable!("checked above");
+        };
+        for (id, deadline, operation) in stash {
+            self.request(now, id, deadline, operation, out);
+        }
+    }
+
+    fn read_only(&mut self, error: &Error, out: &mut Vec<NodeEffect>) {
+        self.refuse_staged(
+            &Error::ReadOnly {
+                reason: error.to_string(),
+            },
+            out,
+        );
+        self.resolved = 0;
+        for entry in std::mem::take(&mut self.in_flight) {
+            let error = Error::Unknown {
+                reason: error.to_string(),
+            };
+            out.push(NodeEffect::Answer(entry.id, Err(error)));
+        }
+        match std::mem::replace(&mut self.phase, Phase::ReadOnly(error.clone())) {
+            Phase::Recovering { stash } => {
+                for (id, ..) in stash {
+                    let error = Error::ReadOnly {
+                        reason: error.to_string(),
+                    };
+                    out.push(NodeEffect::Answer(id, Err(error)));
+                }
+            }
+            Phase::Down => self.phase = Phase::Down,
+            Phase::Serving | Phase::ReadOnly(_) => {}
+        }
+    }
+
+    fn go_down(&mut self, out: &mut Vec<NodeEffect>) {
+        self.table.set_down();
+        let node = self.node();
+        if let Phase::Recovering { stash } = std::mem::replace(&mut self.phase, Phase::Down) {
+            for (id, ..) in stash {
+                out.push(NodeEffect::Answer(id, Err(Error::NodeDown { node })));
+            }
+        }
+        // What has an LSN is in the journal and becomes durable without this node; what has none can't be told apart
+        // from what the journal is about to accept.
+        for entry in self.in_flight.drain(self.resolved..) {
+            let error = Error::Unknown {
+                reason: format!("node {node} went down"),
+            };
+            out.push(NodeEffect::Answer(entry.id, Err(error)));
+        }
+        out.push(NodeEffect::Journal(JournalMessage::Down { node }));
+    }
+}
+
+fn add(before: Option<&Value>, delta: i64) -> Result<i64> {
+    let current = match before {
+        None => 0,
+        Some(value) => {
+            let bytes: [u8; 8] = value.bytes[..].try_into().map_err(|_| Error::NotACounter {
+                len: value.bytes.len(),
+            })?;
+            i64::from_le_bytes(bytes)
+        }
+    };
+    current
+        .checked_add(delta)
+        .ok_or(Error::CounterOverflow { current, delta })
+}

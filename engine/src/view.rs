@@ -1,0 +1,304 @@
+//! What a node shows its readers, and how they read it without a message.
+//!
+//! A node publishes a [`NodeView`]: its generations, newest first, and its tree at one moment. The view is immutable
+//! but for the active generation, which only grows. A reader
+//!
+//! 1. loads the visible LSN `S`,
+//! 2. looks into the row cache, which holds the newest installed version of the keys it holds,
+//! 3. loads the view, and takes the newest version at most `S` from the generations, else the tree's.
+//!
+//! `S` comes first: every commit up to `S` was installed before `S` was published, so a view loaded later has it. The
+//! tree of the view is complete up to `complete`; a checkpoint between the first and the third step can have moved that
+//! past `S`, and then the reader starts again with a newer `S` (`complete` never passes the visible LSN).
+//!
+//! A reader that needs `S` for long (a snapshot, a scan) keeps the view: nothing is freed under it, and nothing waits.
+
+use crate::{
+    cache::{Lookup, RowCache},
+    error::{Error, Result},
+    generation::Generation,
+    generation_source::GenerationSource,
+    ids::{Lsn, NodeId},
+    scan::{Source, StoreSource},
+    store::{StoreView, runs::Direction},
+    value::Value,
+};
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use std::{
+    ops::Bound,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+/// The visible LSN, shared by everybody in the process. Only the journal raises it.
+#[derive(Debug, Default)]
+pub struct Visible(AtomicU64);
+
+impl Visible {
+    /// Starts at `lsn`.
+    #[must_use]
+    pub fn new(lsn: Lsn) -> Self {
+        Self(AtomicU64::new(lsn.0))
+    }
+
+    /// The highest LSN up to which every commit is durable and installed.
+    #[must_use]
+    pub fn load(&self) -> Lsn {
+        Lsn(self.0.load(Ordering::Acquire))
+    }
+
+    /// Raises it. Everything up to `lsn` must be installed: the release pairs with the acquire of [`Visible::load`].
+    ///
+    /// # Panics
+    ///
+    /// Panics when it would fall: a reader could then see less than before.
+    pub fn publish(&self, lsn: Lsn) {
+        let before = self.0.swap(lsn.0, Ordering::AcqRel);
+        assert!(
+            before <= lsn.0,
+            "the visible LSN fell from {before} to {lsn}"
+        );
+    }
+}
+
+/// A generation that takes no more writes, on its way to the tree.
+#[derive(Debug, Clone)]
+pub struct Frozen {
+    /// Everything of the node up to this LSN is in this or an older generation, or in the tree.
+    pub through: Lsn,
+    /// The versions.
+    pub generation: Arc<Generation>,
+}
+
+/// A node's data as published to readers.
+#[derive(Clone)]
+pub struct NodeView {
+    /// Takes the node's writes.
+    pub active: Arc<Generation>,
+    /// On their way to the tree, newest first.
+    pub frozen: Vec<Frozen>,
+    /// The tree at one moment.
+    pub tree: Arc<dyn StoreView>,
+    /// The tree holds the newest version up to this LSN of every key.
+    pub complete: Lsn,
+}
+
+impl std::fmt::Debug for NodeView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeView")
+            .field("active", &self.active.len())
+            .field("frozen", &self.frozen.len())
+            .field("complete", &self.complete)
+            .finish_non_exhaustive()
+    }
+}
+
+impl NodeView {
+    /// The generations, newest first.
+    pub fn generations(&self) -> impl Iterator<Item = &Arc<Generation>> {
+        std::iter::once(&self.active).chain(self.frozen.iter().map(|frozen| &frozen.generation))
+    }
+
+    /// The newest version at most `at` in the generations: `Some((lsn, None))` is a tombstone.
+    #[must_use]
+    pub fn in_generations(&self, key: &[u8], at: Lsn) -> Option<(Lsn, Option<Value>)> {
+        self.generations()
+            .find_map(|generation| generation.newest(key, at))
+    }
+
+    /// The value that the tree holds.
+    ///
+    /// # Errors
+    ///
+    /// What the store reports, or [`Error::CorruptTree`] if the stored bytes are no value.
+    pub fn in_tree(&self, node: NodeId, key: &[u8]) -> Result<Option<Value>> {
+        let Some(stored) = self.tree.get(key)? else {
+            return Ok(None);
+        };
+        match Value::decode(stored) {
+            Some(value) => Ok(Some(value)),
+            None => Err(Error::CorruptTree {
+                node,
+                file: "tree".into(),
+                reason: format!("the stored form of key {key:02x?} is no value"),
+            }),
+        }
+    }
+
+    /// What a scan at `at` merges for this node, newest first. Sources of a view need not be read to the end.
+    #[must_use]
+    pub fn sources(
+        &self,
+        low: &Bound<Bytes>,
+        high: &Bound<Bytes>,
+        at: Lsn,
+        direction: Direction,
+    ) -> Vec<Box<dyn Source>> {
+        let mut sources: Vec<Box<dyn Source>> = Vec::with_capacity(2);
+        for generation in self
+            .generations()
+            .filter(|generation| !generation.is_empty())
+        {
+            sources.push(Box::new(GenerationSource::new(
+                Arc::clone(generation),
+                low.clone(),
+                high.clone(),
+                at,
+                direction,
+            )));
+        }
+        let low = low.as_ref().map(|key| &key[..]);
+        let high = high.as_ref().map(|key| &key[..]);
+        sources.push(Box::new(StoreSource::new(
+            self.tree.range(low, high),
+            direction,
+        )));
+        sources
+    }
+
+    /// The newest version at most `at`, wherever it is. The caller has checked that `complete ≤ at`.
+    ///
+    /// # Errors
+    ///
+    /// As [`NodeView::in_tree`].
+    pub fn get(&self, node: NodeId, key: &[u8], at: Lsn) -> Result<Option<Value>> {
+        match self.in_generations(key, at) {
+            Some((_, value)) => Ok(value),
+            None => self.in_tree(node, key),
+        }
+    }
+}
+
+/// What one node shares with its readers.
+#[derive(Debug)]
+pub struct NodeTable {
+    node: NodeId,
+    view: ArcSwap<NodeView>,
+    down: AtomicBool,
+}
+
+impl NodeTable {
+    /// A table that shows `view`.
+    #[must_use]
+    pub fn new(node: NodeId, view: NodeView) -> Self {
+        Self {
+            node,
+            view: ArcSwap::from_pointee(view),
+            down: AtomicBool::new(false),
+        }
+    }
+
+    /// The node's number.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// The current view, for as long as the caller keeps it.
+    #[must_use]
+    pub fn view(&self) -> Arc<NodeView> {
+        self.view.load_full()
+    }
+
+    /// Shows another view. Only the node itself does this.
+    pub fn publish(&self, view: NodeView) {
+        self.view.store(Arc::new(view));
+    }
+
+    /// Answers `NodeDown` from here on. This comes before the visible LSN may pass what the node has not installed.
+    pub fn set_down(&self) {
+        self.down.store(true, Ordering::Release);
+    }
+
+    /// Whether the node is down.
+    #[must_use]
+    pub fn is_down(&self) -> bool {
+        self.down.load(Ordering::Acquire)
+    }
+
+    /// Fails if the node is down.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NodeDown`].
+    pub fn check_up(&self) -> Result<()> {
+        if self.is_down() {
+            return Err(Error::NodeDown { node: self.node });
+        }
+        Ok(())
+    }
+
+    /// The newest visible value of a key, expired ones included. Never waits; a cold read blocks for the tree's I/O.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NodeDown`], and what the store reports.
+    pub fn get(&self, visible: &Visible, cache: &RowCache, key: &[u8]) -> Result<Option<Value>> {
+        loop {
+            let at = visible.load();
+            self.check_up()?;
+            match cache.get(key, at) {
+                Lookup::Hit(_, value) => return Ok(value),
+                Lookup::Miss => {}
+                Lookup::TooNew => return self.get_past_cache(at, key),
+            }
+            let view = self.view.load();
+            if view.complete > at {
+                continue;
+            }
+            let (lsn, value) = match view.in_generations(key, at) {
+                Some(found) => found,
+                None => (view.complete, view.in_tree(self.node, key)?),
+            };
+            let row_key = Bytes::copy_from_slice(key);
+            cache.fill(&row_key, lsn, value.as_ref(), || {
+                self.is_newest(&view, key, lsn)
+            });
+            return Ok(value);
+        }
+    }
+
+    fn get_past_cache(&self, mut at: Lsn, key: &[u8]) -> Result<Option<Value>> {
+        let view = self.view.load();
+        // A view whose tree has passed `at` shows a visible state all the same, only a newer one than `at`.
+        at = at.max(view.complete);
+        view.get(self.node, key, at)
+    }
+
+    /// Whether nothing newer than `lsn` was installed for the key. Evaluated while the cache holds the key's shard: an
+    /// install that this does not see yet updates the cache after us.
+    fn is_newest(&self, view: &Arc<NodeView>, key: &[u8], lsn: Lsn) -> bool {
+        let current = self.view.load();
+        Arc::ptr_eq(&current, view)
+            && current
+                .in_generations(key, Lsn(u64::MAX))
+                .is_none_or(|(newest, _)| newest <= lsn)
+    }
+
+    /// The newest installed version of a key, visible or not: what the node itself chains on.
+    ///
+    /// # Errors
+    ///
+    /// What the store reports.
+    pub fn newest(&self, key: &[u8]) -> Result<Option<Value>> {
+        self.view.load().get(self.node, key, Lsn(u64::MAX))
+    }
+
+    /// Installs one version: first into the generation, then into the cache (see [`NodeTable::get`]).
+    pub fn install(&self, cache: &RowCache, lsn: Lsn, write: &crate::value::Write) {
+        self.view.load().active.insert(lsn, write);
+        cache.update(&write.key, lsn, write.value.as_ref());
+    }
+
+    /// Looks a key up for a reader that holds `view` and reads at `at`.
+    ///
+    /// # Errors
+    ///
+    /// As [`NodeView::in_tree`].
+    pub fn get_in(&self, view: &NodeView, key: &Bytes, at: Lsn) -> Result<Option<Value>> {
+        view.get(self.node, key, at)
+    }
+}
