@@ -86,10 +86,10 @@ impl Batch {
     }
 
     fn push(&mut self, keyspace: &Keyspace, key: &[u8], value: Option<(&[u8], u64)>) -> &mut Self {
-        if self.refused.is_none() {
-            if let Err(error) = self.try_push(keyspace, key, value) {
-                self.refused = Some(error);
-            }
+        if self.refused.is_none()
+            && let Err(error) = self.try_push(keyspace, key, value)
+        {
+            self.refused = Some(error);
         }
         self
     }

@@ -96,7 +96,6 @@ impl Mailring {
     }
 
     /// A batch of writes to any keyspaces.
-    #[must_use]
     pub fn batch(&self) -> Batch {
         Batch::new(Arc::clone(&self.engine))
     }

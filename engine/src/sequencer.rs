@@ -438,11 +438,13 @@ impl Sequencer {
             .map(|commit| record::commit_bytes_bound(&commit.writes))
             .sum();
         if !self.has_room_for(bytes) {
-            if self.spare == Spare::Failed && self.open.records == 0 && self.in_flight.is_none() {
-                if let Some(error) = self.space_error.clone() {
-                    self.refuse(&append, error, out);
-                    return None;
-                }
+            if self.spare == Spare::Failed
+                && self.open.records == 0
+                && self.in_flight.is_none()
+                && let Some(error) = self.space_error.clone()
+            {
+                self.refuse(&append, error, out);
+                return None;
             }
             if self.spare == Spare::Failed {
                 self.request_spare(bytes as u64, out);
@@ -558,10 +560,11 @@ impl Sequencer {
             if let Some(append) = self.try_admit(now, append, out) {
                 self.waiting.push_front(append);
                 // A spare that is too small for the first in line gives way to a larger one.
-                if self.open.records == 0 && self.in_flight.is_none() {
-                    if let Spare::Ready(_) = self.spare {
-                        self.request_spare(self.needed_by_waiting(), out);
-                    }
+                if self.open.records == 0
+                    && self.in_flight.is_none()
+                    && matches!(self.spare, Spare::Ready(_))
+                {
+                    self.request_spare(self.needed_by_waiting(), out);
                 }
                 break;
             }
