@@ -83,7 +83,7 @@ impl Life {
                 7 => match under_way.take() {
                     Some(outcome) => journal.add_spare(outcome)?,
                     None => {
-                        under_way = journal.spare_request().map(|it| it.prepare(&*self.disk));
+                        under_way = journal.spare_request(0).map(|it| it.prepare(&*self.disk));
                     }
                 },
                 8 => {

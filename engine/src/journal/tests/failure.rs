@@ -14,7 +14,7 @@ fn check_read_only(fail: impl Fn(&SimulatedDisk), act: impl Fn(&mut Journal) -> 
         let mut journal = create(&disk);
         append_forced(&mut journal, 3);
         let spare = journal
-            .spare_request()
+            .spare_request(0)
             .expect("no spare is there")
             .prepare(&*disk);
         fail(&disk);
@@ -23,7 +23,7 @@ fn check_read_only(fail: impl Fn(&SimulatedDisk), act: impl Fn(&mut Journal) -> 
         assert!(is_read_only(journal.force()), "a force is never retried");
         assert!(is_read_only(journal.release(Lsn(3))));
         assert!(is_read_only(journal.add_spare(spare)));
-        assert!(journal.spare_request().is_none());
+        assert!(journal.spare_request(0).is_none());
         let mut last = Lsn(0);
         let reached = journal.reader().replay(Lsn(0), Lsn(3), &mut |found| {
             last = found.lsn;
@@ -95,7 +95,7 @@ fn a_full_disk_refuses_the_next_segment_and_clears_without_a_restart() {
     let before = journal.stats();
     assert!(before.last_lsn > Lsn(20), "{before:?}");
     let spare = journal
-        .spare_request()
+        .spare_request(0)
         .expect("no spare is there")
         .prepare(&*disk);
     let error = journal.add_spare(spare).expect_err("is full, too");
@@ -110,7 +110,10 @@ fn a_full_disk_refuses_the_next_segment_and_clears_without_a_restart() {
 
     disk.set_capacity(None);
     append_forced(&mut journal, 7);
-    let spare = journal.spare_request().expect("asks again").prepare(&*disk);
+    let spare = journal
+        .spare_request(0)
+        .expect("asks again")
+        .prepare(&*disk);
     journal.add_spare(spare).expect("has room");
     disk.crash(Survivors::Nothing);
     assert_eq!(open(&disk).1.last_lsn.0, before.last_lsn.0 + 8);

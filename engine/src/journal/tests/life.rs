@@ -11,7 +11,7 @@ fn fill(journal: &mut Journal, segments: usize) {
 }
 
 fn prepare_spare(journal: &mut Journal, disk: &dyn Disk) {
-    let request = journal.spare_request().expect("no spare is there");
+    let request = journal.spare_request(0).expect("no spare is there");
     journal
         .add_spare(request.prepare(disk))
         .expect("takes the spare");
@@ -95,12 +95,12 @@ fn segments_grow_to_the_standard_length() {
 fn a_spare_is_used_and_asked_for_once() {
     let disk = Arc::new(MemoryDisk::new());
     let mut journal = create(&disk);
-    let request = journal.spare_request().expect("no spare is there");
-    assert!(journal.spare_request().is_none(), "one is under way");
+    let request = journal.spare_request(0).expect("no spare is there");
+    assert!(journal.spare_request(0).is_none(), "one is under way");
     journal
         .add_spare(request.prepare(&*disk))
         .expect("takes the spare");
-    assert!(journal.spare_request().is_none(), "one is ready");
+    assert!(journal.spare_request(0).is_none(), "one is ready");
     let files = disk.list().expect("lists");
     fill(&mut journal, 2);
     assert_eq!(
@@ -108,7 +108,7 @@ fn a_spare_is_used_and_asked_for_once() {
         files,
         "nothing had to be allocated"
     );
-    assert!(journal.spare_request().is_some(), "it is used");
+    assert!(journal.spare_request(0).is_some(), "it is used");
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn a_spare_that_comes_too_late_is_used_for_a_later_segment() {
     let disk = Arc::new(MemoryDisk::new());
     let mut journal = create(&disk);
     let late = journal
-        .spare_request()
+        .spare_request(0)
         .expect("no spare is there")
         .prepare(&*disk);
     fill(&mut journal, 3);
@@ -265,7 +265,7 @@ fn a_replay_sees_what_is_written_while_the_journal_goes_on() {
         if found.is_empty() {
             fill(&mut journal, 5);
             journal.release(journal.stats().last_lsn)?;
-            if let Some(request) = journal.spare_request() {
+            if let Some(request) = journal.spare_request(0) {
                 journal.add_spare(request.prepare(&*disk))?;
             }
             for _ in 0..20 {
