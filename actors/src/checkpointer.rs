@@ -2,7 +2,7 @@
 
 use crate::{
     guard::guarded,
-    journal_io::IoRequest,
+    journal_io::{IoRequest, JournalFile},
     message::{Ask, Deliver, Tick},
     switchboard::{FaultSite, Switchboard},
 };
@@ -214,6 +214,7 @@ pub(crate) fn run_worker(
     jobs: &Receiver<Job>,
     mut manifest: Manifest,
     disk: &Arc<dyn Disk>,
+    journal: &JournalFile,
     switchboard: &Switchboard,
 ) {
     for job in jobs {
@@ -222,7 +223,13 @@ pub(crate) fn run_worker(
                 through,
                 nodes,
                 keyspaces,
-            } => CheckpointMessage::Written(write_runs(through, &nodes, &keyspaces, switchboard)),
+            } => CheckpointMessage::Written(write_runs(
+                through,
+                &nodes,
+                &keyspaces,
+                journal,
+                switchboard,
+            )),
             Job::Save {
                 complete,
                 through,
@@ -240,8 +247,16 @@ fn write_runs(
     through: Lsn,
     nodes: &[NodeId],
     keyspaces: &Keyspaces,
+    journal: &JournalFile,
     switchboard: &Switchboard,
 ) -> Vec<(NodeId, Result<()>)> {
+    // A tree must never be ahead of the journal on the medium. With `Durability::Always` this does nothing.
+    if let Err(error) = journal.force(switchboard.clock.now()) {
+        return nodes
+            .iter()
+            .map(|node| (*node, Err(error.clone())))
+            .collect();
+    }
     let started = Instant::now();
     let mut bytes = 0;
     let results = nodes

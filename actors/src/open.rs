@@ -595,9 +595,12 @@ fn start(
         }),
     )?;
     let worker_disk = Arc::clone(&disk);
+    let worker_file = Arc::clone(&file);
     spawn(
         "runs",
-        Box::new(move |board| checkpointer::run_worker(&jobs, manifest, &worker_disk, board)),
+        Box::new(move |board| {
+            checkpointer::run_worker(&jobs, manifest, &worker_disk, &worker_file, board);
+        }),
     )?;
     spawn(
         "compaction",
