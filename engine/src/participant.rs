@@ -24,7 +24,7 @@ use crate::{
     error::{Error, Result},
     generation::Generation,
     ids::{Incarnation, Lsn, NodeId, RequestId, Time},
-    sequencer::{Append, JournalMessage, Resolve, StagedCommit},
+    sequencer::{Append, JournalMessage, Resolve, StagedCommit, Writes},
     store::StoreView,
     value::{Value, Write},
     view::{Frozen, NodeTable, NodeView},
@@ -39,7 +39,7 @@ use std::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
     /// Write these keys together, at most one write a key.
-    Write(Vec<Write>),
+    Write(Writes),
     /// Add to a counter; an absent or expired key counts as 0.
     Add {
         /// The qualified key.
@@ -167,11 +167,31 @@ enum Outcome {
     Mismatch(Option<Bytes>),
 }
 
-/// The newest staged state of a key, and which commit staged it.
-#[derive(Debug)]
-struct Staged {
-    commit: u64,
-    value: Option<Value>,
+/// The newest staged state of each key that has one, and which commit staged it.
+#[derive(Debug, Default)]
+struct StagedKeys {
+    newest: HashMap<Bytes, (u64, Option<Value>)>,
+}
+
+impl StagedKeys {
+    fn add(&mut self, commit: u64, writes: &[Write]) {
+        for write in writes {
+            self.newest
+                .insert(write.key.clone(), (commit, write.value.clone()));
+        }
+    }
+
+    fn remove(&mut self, commit: u64, writes: &[Write]) {
+        for write in writes {
+            if self
+                .newest
+                .get(&write.key)
+                .is_some_and(|(by, _)| *by == commit)
+            {
+                self.newest.remove(&write.key);
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -197,7 +217,8 @@ pub struct Participant {
     batch: Vec<StagedCommit>,
     /// Batches at the journal, oldest first.
     sent: VecDeque<Vec<StagedCommit>>,
-    staged: HashMap<Bytes, Staged>,
+    /// Kept only from the first read-modify-write until nothing is staged: plain writes need none of it.
+    staged: Option<StagedKeys>,
     /// Commits staged and commits installed in this life: the difference is staged now.
     staged_commits: u64,
     installed_commits: u64,
@@ -239,7 +260,7 @@ impl Participant {
             chain: 0,
             batch: Vec::new(),
             sent: VecDeque::new(),
-            staged: HashMap::new(),
+            staged: None,
             staged_commits: 0,
             installed_commits: 0,
             in_flight: VecDeque::new(),
@@ -306,7 +327,7 @@ impl Participant {
         self.chain = 0;
         self.batch.clear();
         self.sent.clear();
-        self.staged.clear();
+        self.staged = None;
         self.staged_commits = 0;
         self.installed_commits = 0;
         let stash = match std::mem::replace(&mut self.phase, Phase::Serving) {
@@ -370,7 +391,7 @@ impl Participant {
                     key,
                     value: Some(value),
                 };
-                (vec![write], Outcome::Counter(sum))
+                (Writes::from([write]), Outcome::Counter(sum))
             }
             Operation::CompareAndSet {
                 key,
@@ -383,24 +404,17 @@ impl Participant {
                     self.push_in_flight(id, Outcome::Mismatch(current), out);
                     return Ok(());
                 }
-                (vec![Write { key, value: new }], Outcome::Written)
+                (Writes::from([Write { key, value: new }]), Outcome::Written)
             }
         };
         self.staged_commits += 1;
-        for write in &writes {
-            let staged = Staged {
-                commit: self.staged_commits,
-                value: write.value.clone(),
-            };
-            self.staged.insert(write.key.clone(), staged);
+        if let Some(staged) = &mut self.staged {
+            staged.add(self.staged_commits, &writes);
         }
         if self.batch.is_empty() {
             out.push(NodeEffect::ScheduleFlush);
         }
-        self.batch.push(StagedCommit {
-            deadline,
-            writes: writes.into(),
-        });
+        self.batch.push(StagedCommit { deadline, writes });
         self.in_flight.push_back(InFlight {
             id,
             commits: true,
@@ -426,9 +440,17 @@ impl Participant {
     }
 
     /// The newest staged or installed value that has not expired.
-    fn newest(&self, key: &Bytes, now_ms: u64) -> Result<Option<Value>> {
-        let newest = match self.staged.get(key) {
-            Some(staged) => staged.value.clone(),
+    fn newest(&mut self, key: &Bytes, now_ms: u64) -> Result<Option<Value>> {
+        let staged = self.staged.get_or_insert_with(|| {
+            let mut staged = StagedKeys::default();
+            let commits = self.sent.iter().flatten().chain(&self.batch);
+            for (number, commit) in (self.installed_commits + 1..).zip(commits) {
+                staged.add(number, &commit.writes);
+            }
+            staged
+        });
+        let newest = match staged.newest.get(key) {
+            Some((_, value)) => value.clone(),
             None => self.table.newest(key)?,
         };
         Ok(newest.filter(|value| !value.is_expired(now_ms)))
@@ -498,13 +520,14 @@ impl Participant {
             self.installed_commits += 1;
             for write in commit.writes.iter() {
                 self.table.install(&self.cache, lsn, write);
-                if let Some(staged) = self.staged.get(&write.key)
-                    && staged.commit == self.installed_commits
-                {
-                    self.staged.remove(&write.key);
-                }
+            }
+            if let Some(staged) = &mut self.staged {
+                staged.remove(self.installed_commits, &commit.writes);
             }
             lsn = lsn.next();
+        }
+        if self.installed_commits == self.staged_commits {
+            self.staged = None;
         }
         out.push(NodeEffect::Journal(JournalMessage::Installed {
             node: self.node(),
@@ -518,7 +541,7 @@ impl Participant {
         self.chain += 1;
         self.batch.clear();
         self.sent.clear();
-        self.staged.clear();
+        self.staged = None;
         self.installed_commits = self.staged_commits;
         for entry in self.in_flight.drain(self.resolved..) {
             out.push(NodeEffect::Answer(entry.id, Err(error.clone())));
