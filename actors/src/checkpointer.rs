@@ -7,7 +7,7 @@ use crate::{
     switchboard::{FaultSite, Switchboard},
 };
 use actix::{Actor, Context, Handler, Message};
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use mailring_engine::{
     Error, Result,
     checkpoint::{Catalogue, Checkpoint, CheckpointEffect, CheckpointMessage},
@@ -20,7 +20,10 @@ use mailring_engine::{
     sequencer::JournalMessage,
 };
 use slab::Slab;
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::sync::oneshot;
 
 /// A handle asks for a checkpoint.
@@ -282,16 +285,41 @@ fn write_runs(
     results
 }
 
-/// Compacts until the checkpointer is gone.
+/// How long nothing must have been written before the trees are merged for the sake of reading.
+const IDLE: Duration = Duration::from_millis(300);
+
+/// Compacts until the checkpointer is gone: after each checkpoint as far as is due, and once more when writing pauses,
+/// which a store takes as the time to merge everything.
 pub(crate) fn run_compaction(requests: &Receiver<Compact>, switchboard: &Switchboard) {
-    for Compact in requests {
-        let mut outcome = Ok(());
-        for store in &switchboard.stores {
-            if let Err(error) = store.maintain() {
-                tracing::error!(%error, "a tree could not be compacted");
-                outcome = Err(error);
+    while let Ok(Compact) = requests.recv() {
+        let outcome = compact(switchboard);
+        switchboard.to_checkpointer(CheckpointMessage::Maintained(outcome));
+        let mut last = switchboard.visible.load();
+        while requests.is_empty() {
+            match requests.recv_timeout(IDLE) {
+                Ok(Compact) => {
+                    let outcome = compact(switchboard);
+                    switchboard.to_checkpointer(CheckpointMessage::Maintained(outcome));
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) if switchboard.visible.load() == last => {
+                    // Told in the log; nobody waits for it.
+                    let _ = compact(switchboard);
+                    break;
+                }
+                Err(RecvTimeoutError::Timeout) => last = switchboard.visible.load(),
             }
         }
-        switchboard.to_checkpointer(CheckpointMessage::Maintained(outcome));
     }
+}
+
+fn compact(switchboard: &Switchboard) -> Result<()> {
+    let mut outcome = Ok(());
+    for store in &switchboard.stores {
+        if let Err(error) = store.maintain() {
+            tracing::error!(%error, "a tree could not be compacted");
+            outcome = Err(error);
+        }
+    }
+    outcome
 }
