@@ -2,7 +2,7 @@
 //! while a batch is being forced.
 
 use crate::{
-    IN_PART, Load, Place,
+    IN_PART, Place, Plan,
     failure::Failure,
     lines::{Line, Lines, NotTheSource},
     position::{Bookmark, Position},
@@ -41,18 +41,18 @@ struct Parcel {
     read_to: Position,
 }
 
-pub(crate) fn load(place: &Place, load: Load) -> Result<ExitCode, Failure> {
-    let recipe = Recipe::of(&load)?;
-    let (name, total_bytes, reader) = open_source(load.source.as_deref())?;
+pub(crate) fn load(place: &Place, plan: Plan) -> Result<ExitCode, Failure> {
+    let recipe = Recipe::of(&plan)?;
+    let (name, total_bytes, reader) = open_source(plan.source.as_deref())?;
     let db = Mailring::builder(&place.dir).open_blocking()?;
     let keyspace = db.blocking().keyspace(&place.keyspace)?.keyspace().clone();
-    let settings = format!("{recipe:?}");
+    let settings = recipe.to_string();
     let bookmark = Bookmark::open(&db, &place.keyspace, &name, settings)?;
-    if load.restart {
+    if plan.restart {
         bookmark.forget()?;
     }
     let begin = bookmark.load()?;
-    let longest = usize::try_from(load.max_line).unwrap_or(usize::MAX);
+    let longest = usize::try_from(plan.max_line).unwrap_or(usize::MAX);
     let mut lines = Lines::new(reader, longest);
     if let Some(begin) = &begin {
         let Position {
@@ -65,13 +65,13 @@ pub(crate) fn load(place: &Place, load: Load) -> Result<ExitCode, Failure> {
         found.map_err(|why| not_the_source(&name, begin, &why))?;
     }
     let begin = begin.unwrap_or_default();
-    let mut progress = Progress::new(total_bytes, load.report_every, &begin);
+    let mut progress = Progress::new(total_bytes, plan.report_every, &begin);
     let (sender, parcels) = sync_channel(QUEUED_BATCHES);
     let parser = Parser {
         lines,
         recipe,
-        batch: load.batch,
-        max_bad: load.max_bad,
+        batch: plan.batch,
+        max_bad: plan.max_bad,
         name,
         position: begin,
     };

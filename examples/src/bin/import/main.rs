@@ -55,7 +55,7 @@ enum Command {
         #[command(flatten)]
         place: Place,
         #[command(flatten)]
-        load: Load,
+        plan: Plan,
     },
     /// Print the value of a key; exit code 3 if it is not there.
     Get {
@@ -99,7 +99,7 @@ struct Place {
 
 /// How to import.
 #[derive(Debug, Args)]
-struct Load {
+struct Plan {
     /// The file; without it, or with "-", stdin.
     source: Option<PathBuf>,
     /// Form of the lines; by default the file's ending decides (.tsv, .ndjson, .jsonl).
@@ -137,7 +137,7 @@ fn batch_size(text: &str) -> Result<usize, String> {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Command::Load { place, load } => load::load(&place, load),
+        Command::Load { place, plan } => load::load(&place, plan),
         Command::Get { place, key } => ask::get(&place, key.as_encoded_bytes()),
         Command::Prefix {
             place,

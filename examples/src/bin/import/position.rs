@@ -71,10 +71,10 @@ impl Bookmark {
                 self.key
             )));
         };
-        if stored["settings"] != self.settings {
+        let (begun, now) = (stored["settings"].as_str().unwrap_or("?"), &self.settings);
+        if begun != now {
             return Err(Failure::new(format!(
-                "this import was begun with {}, not {:?}; use the same flags, or begin again with --restart",
-                stored["settings"], self.settings
+                "this import was begun with `{begun}`, not `{now}`; use the same flags, or begin again with --restart"
             )));
         }
         Ok(Some(position))

@@ -1,8 +1,9 @@
 //! How a line becomes a key and a value.
 
-use crate::{Load, failure::Failure};
+use crate::{Plan, failure::Failure};
 use mailring::{MAX_KEY_BYTES, MAX_VALUE_BYTES};
 use serde_json::{Map, Value};
+use std::fmt;
 
 /// The form of the lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -20,28 +21,48 @@ pub(crate) enum Recipe {
     Tsv { key: usize, value: Option<usize> },
 }
 
+/// The flags that ask for it.
+impl fmt::Display for Recipe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ndjson { key, value } => {
+                write!(f, "--format ndjson --key {key}")?;
+                value
+                    .iter()
+                    .try_for_each(|field| write!(f, " --value {field}"))
+            }
+            Self::Tsv { key, value } => {
+                write!(f, "--format tsv --key {}", key + 1)?;
+                value
+                    .iter()
+                    .try_for_each(|column| write!(f, " --value {}", column + 1))
+            }
+        }
+    }
+}
+
 /// A key and its value.
 pub(crate) type Record = (Vec<u8>, Vec<u8>);
 
 impl Recipe {
-    pub(crate) fn of(load: &Load) -> Result<Self, Failure> {
-        let ending = load.source.as_ref().and_then(|path| path.extension());
+    pub(crate) fn of(plan: &Plan) -> Result<Self, Failure> {
+        let ending = plan.source.as_ref().and_then(|path| path.extension());
         let by_ending = match ending.and_then(|ending| ending.to_str()) {
             Some("tsv") => Some(Format::Tsv),
             Some("ndjson" | "jsonl") => Some(Format::Ndjson),
             _ => None,
         };
-        match load.format.or(by_ending) {
+        match plan.format.or(by_ending) {
             None => Err(Failure::wrong_use(
                 "the ending does not tell the format; give --format ndjson or --format tsv",
             )),
             Some(Format::Ndjson) => Ok(Self::Ndjson {
-                key: load.key.clone().ok_or_else(|| {
+                key: plan.key.clone().ok_or_else(|| {
                     Failure::wrong_use(
                         "--key FIELD is needed: which field of an object is its key?",
                     )
                 })?,
-                value: load.value.clone(),
+                value: plan.value.clone(),
             }),
             Some(Format::Tsv) => {
                 let column = |text: &String| match text.parse::<usize>() {
@@ -51,8 +72,8 @@ impl Recipe {
                     ))),
                 };
                 Ok(Self::Tsv {
-                    key: load.key.as_ref().map_or(Ok(0), column)?,
-                    value: load.value.as_ref().map(column).transpose()?,
+                    key: plan.key.as_ref().map_or(Ok(0), column)?,
+                    value: plan.value.as_ref().map(column).transpose()?,
                 })
             }
         }
