@@ -297,6 +297,11 @@ fn wrong_use_is_told_and_makes_nothing() {
         assert!(answer.err.contains("the directory db"), "{}", answer.err);
     }
     assert!(!bench.path().join("db").exists());
+    fs::create_dir(bench.path().join("db")).unwrap();
+    bench.file("db/notes", "somebody else's");
+    bench.run("count", &[]).expect(1);
+    let entries = fs::read_dir(bench.path().join("db")).unwrap();
+    assert_eq!(entries.count(), 1, "asking writes nothing");
 
     bench.run("load", &["a.txt", "--format", "tsv"]).expect(0);
     let misspelt = bench.run("count", &["--keyspace", "recrods"]).expect(1);

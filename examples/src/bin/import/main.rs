@@ -163,11 +163,9 @@ impl Place {
     /// Opens what an import has made. Asking must not create a directory or a keyspace because of a misspelt name.
     fn open_existing(&self) -> Result<(Mailring, Keyspace), Failure> {
         let dir = self.dir.display();
-        let mut entries = std::fs::read_dir(&self.dir)
-            .map_err(|error| Failure::new(format!("the directory {dir}: {error}")))?;
-        if entries.next().is_none() {
+        if !self.dir.join("MANIFEST").exists() {
             return Err(Failure::new(format!(
-                "the directory {dir} is empty; import something first"
+                "the directory {dir} holds no mailring; import something first"
             )));
         }
         let db = Mailring::builder(&self.dir).open_blocking()?;
