@@ -191,70 +191,63 @@ async fn execute<S: Subject>(
     }
 }
 
-/// The loop of one client.
-async fn client<S: Subject, C: Clock>(
-    subject: &S,
-    clock: &C,
-    mut pace: impl Pace,
+/// One client: whom it asks, what, and what it counts.
+struct Client<'a, S, C> {
+    subject: &'a S,
+    clock: &'a C,
     bounds: Bounds,
-    generator: &mut Generator<'_>,
-    records: &mut Records,
-    population: &Population,
-    mut tally: Tally,
-    progress: &Progress,
-) -> Result<Tally> {
-    let mut left = bounds.operations;
-    let mut now = clock.now();
-    let (mut reported_at, mut unreported, mut turn) = (now, 0, 0);
-    while now < bounds.until && left > 0 {
-        let Some(start) = pace.next(now).await else {
-            break;
-        };
-        if clock_has_passed(bounds.until, start) {
-            break;
-        }
-        let measured = start >= bounds.measure_from;
-        let mut burst = 0;
-        let (mut found, mut missed) = (0, 0);
-        let mut end = now;
-        while burst < u64::from(bounds.sample_every) && burst < left {
-            let (hits, misses) =
-                execute(subject, generator.operation(), records, population).await?;
-            (found, missed) = (found + hits, missed + misses);
-            burst += 1;
-            if burst == 1 {
-                end = clock.now();
-            }
-        }
-        now = if burst > 1 { clock.now() } else { end };
-        if measured {
-            left -= burst;
-            tally.record(
-                end.saturating_sub(start),
-                now - bounds.measure_from.min(now),
-                burst,
-                found,
-                missed,
-            );
-        }
-        (unreported, turn) = (unreported + burst, turn + burst);
-        if now - reported_at > PROGRESS_NS {
-            progress.0.fetch_add(unreported, Ordering::Relaxed);
-            (reported_at, unreported) = (now, 0);
-        }
-        if bounds.turn && turn >= TURN {
-            turn = 0;
-            tokio::task::yield_now().await;
-        }
-    }
-    progress.0.fetch_add(unreported, Ordering::Relaxed);
-    tally.finished_at = now;
-    Ok(tally)
+    generator: Generator<'a>,
+    records: Records,
+    population: &'a Population,
+    tally: Tally,
+    progress: &'a Progress,
 }
 
-/// Whether an operation due at `start` falls after the end of the run.
-fn clock_has_passed(until: u64, start: u64) -> bool {
-    start >= until
+impl<S: Subject, C: Clock> Client<'_, S, C> {
+    /// Operates until the end of the run.
+    async fn operate(mut self, mut pace: impl Pace) -> Result<Tally> {
+        let bounds = self.bounds;
+        let mut left = bounds.operations;
+        let mut now = self.clock.now();
+        let (mut reported_at, mut unreported, mut turn) = (now, 0, 0);
+        while now < bounds.until && left > 0 {
+            let Some(start) = pace.next(now).await.filter(|due| *due < bounds.until) else {
+                break;
+            };
+            let measured = start >= bounds.measure_from;
+            let (mut burst, mut found, mut missed) = (0, 0, 0);
+            let mut end = now;
+            while burst < u64::from(bounds.sample_every) && burst < left {
+                let operation = self.generator.operation();
+                let (hits, misses) =
+                    execute(self.subject, operation, &mut self.records, self.population).await?;
+                (found, missed) = (found + hits, missed + misses);
+                burst += 1;
+                if burst == 1 {
+                    end = self.clock.now();
+                }
+            }
+            now = if burst > 1 { self.clock.now() } else { end };
+            if measured {
+                left -= burst;
+                let at = now - bounds.measure_from.min(now);
+                self.tally
+                    .record(end.saturating_sub(start), at, burst, found, missed);
+            }
+            (unreported, turn) = (unreported + burst, turn + burst);
+            if now - reported_at > PROGRESS_NS {
+                self.progress.0.fetch_add(unreported, Ordering::Relaxed);
+                (reported_at, unreported) = (now, 0);
+            }
+            if bounds.turn && turn >= TURN {
+                turn = 0;
+                tokio::task::yield_now().await;
+            }
+        }
+        self.progress.0.fetch_add(unreported, Ordering::Relaxed);
+        self.tally.finished_at = now;
+        Ok(self.tally)
+    }
 }
 
 /// Runs a job.
@@ -306,41 +299,24 @@ pub(crate) fn drive<S: Subject>(
                 sample_every: if open { 1 } else { job.sample_every.max(1) },
                 turn: S::STYLE == Style::Tasks,
             };
-            let mut generator =
-                Generator::new(&job.workload, &population, job.seed, number, job.tape);
-            let mut records = Records::new(job.workload.shape(), job.seed, number);
+            let generator = Generator::new(&job.workload, &population, job.seed, number, job.tape);
+            let records = Records::new(job.workload.shape(), job.seed, number);
             let tally = Tally::new(job.by_second, if job.clients > 64 { 2 } else { 3 });
-            let clock = start.together().await;
-            let (generator, records) = (&mut generator, &mut records);
+            let (subject, population, progress) = (&subject, &*population, &*progress);
+            let clock = &start.together().await;
+            let client = Client {
+                subject,
+                clock,
+                bounds,
+                generator,
+                records,
+                population,
+                tally,
+                progress,
+            };
             match arrivals {
-                Some(pace) => {
-                    client(
-                        &subject,
-                        &clock,
-                        pace,
-                        bounds,
-                        generator,
-                        records,
-                        &population,
-                        tally,
-                        &progress,
-                    )
-                    .await
-                }
-                None => {
-                    client(
-                        &subject,
-                        &clock,
-                        Closed,
-                        bounds,
-                        generator,
-                        records,
-                        &population,
-                        tally,
-                        &progress,
-                    )
-                    .await
-                }
+                Some(pace) => client.operate(pace).await,
+                None => client.operate(Closed).await,
             }
         }
     };

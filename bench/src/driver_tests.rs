@@ -87,8 +87,6 @@ fn run_stalling(open: bool) -> Outcome {
     let subject = Stalling::default();
     let clock = subject.clock.clone();
     let (workload, population) = (workload(), Population::new(1_000));
-    let mut generator = Generator::new(&workload, &population, 1, 0, 0);
-    let mut records = Records::new(workload.shape(), 1, 0);
     let bounds = Bounds {
         measure_from: 0,
         until: 3_000 * MILLISECOND,
@@ -96,38 +94,25 @@ fn run_stalling(open: bool) -> Outcome {
         sample_every: 1,
         turn: false,
     };
-    let progress = Progress::default();
-    let (generator, records) = (&mut generator, &mut records);
-    let tally = Tally::new(true, 3);
+    let client = Client {
+        subject: &subject,
+        clock: &clock,
+        bounds,
+        generator: Generator::new(&workload, &population, 1, 0, 0),
+        records: Records::new(workload.shape(), 1, 0),
+        population: &population,
+        tally: Tally::new(true, 3),
+        progress: &Progress::default(),
+    };
     let arrivals = FakeArrivals {
         clock: clock.clone(),
         interval_ns: MILLISECOND,
         next: 0,
     };
     let tally = if open {
-        block_on(client(
-            &subject,
-            &clock,
-            arrivals,
-            bounds,
-            generator,
-            records,
-            &population,
-            tally,
-            &progress,
-        ))
+        block_on(client.operate(arrivals))
     } else {
-        block_on(client(
-            &subject,
-            &clock,
-            Closed,
-            bounds,
-            generator,
-            records,
-            &population,
-            tally,
-            &progress,
-        ))
+        block_on(client.operate(Closed))
     };
     Outcome::collect(vec![tally], 0).unwrap()
 }

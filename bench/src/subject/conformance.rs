@@ -1,8 +1,11 @@
 //! Every subject of this build does what the trait says. A peer that quietly loses or misorders would make a
 //! comparison worthless.
 
+use std::path::Path;
+
 use clap::ValueEnum;
 
+use super::group_commit::Grouped;
 use super::*;
 use crate::driver::Stop;
 use crate::workload::{Preset, Workload};
