@@ -30,8 +30,10 @@ pub(crate) fn smoke(bench: &mut Bench) -> Result<Verdict> {
     ] {
         let workload = Workload::new(preset, shape, None, 0.99, 100);
         let puts_only = preset == Preset::Put;
-        let able =
-            |kind: &Kind| (puts_only || *kind != Kind::Log) && (!workload.scans() || kind.scans());
+        let able = |kind: &Kind| {
+            (puts_only || !matches!(kind, Kind::Log | Kind::Raw))
+                && (!workload.scans() || kind.scans())
+        };
         let everyone = || Kind::value_variants().to_vec();
         let peers = bench
             .peers

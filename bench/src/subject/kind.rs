@@ -50,6 +50,8 @@ pub(crate) enum Kind {
     Dashmap,
     /// A bare preallocated log behind a group-commit thread, no checksum, no store: the ceiling of durable puts.
     Log,
+    /// The same bytes overwritten and forced, by the client itself: what the disk takes for a lone put.
+    Raw,
     /// A subject that does nothing: what the harness itself costs.
     Nothing,
 }
@@ -68,7 +70,7 @@ impl Kind {
 
     /// Whom a comparison of a workload takes: everything of this build that can be read back.
     pub(crate) fn usual_peers() -> Vec<Self> {
-        let readable = |kind: &Self| !matches!(kind, Self::Log | Self::Nothing);
+        let readable = |kind: &Self| !matches!(kind, Self::Log | Self::Raw | Self::Nothing);
         Self::value_variants()
             .iter()
             .copied()
@@ -85,7 +87,7 @@ impl Kind {
 
     /// Whether it keeps anything on disk that can be read back.
     pub(crate) fn stores(self) -> bool {
-        !matches!(self, Self::Dashmap | Self::Log | Self::Nothing)
+        !matches!(self, Self::Dashmap | Self::Log | Self::Raw | Self::Nothing)
     }
 
     /// Whether it can be scanned in key order.
@@ -140,7 +142,7 @@ pub(crate) fn open(
     settings: &Settings,
     runtime: &Arc<Runtime>,
 ) -> Result<Box<dyn Opened>> {
-    if kind.stores() || kind == Kind::Log {
+    if kind.stores() || matches!(kind, Kind::Log | Kind::Raw) {
         std::fs::create_dir_all(&settings.dir)?;
     }
     Ok(match kind {
@@ -171,7 +173,12 @@ pub(crate) fn open(
             })
         }
         Kind::Dashmap => threaded(dashmap::InMemory::default(), settings, runtime),
-        Kind::Log => grouped(log::BareLog::open(settings)?, settings, runtime),
+        Kind::Log => grouped(
+            log::BareLog::open(settings, log::LOG_BYTES)?,
+            settings,
+            runtime,
+        ),
+        Kind::Raw => threaded(log::BareLog::open(settings, 1)?, settings, runtime),
         Kind::Nothing => threaded(nothing::Nothing, settings, runtime),
     })
 }

@@ -1,5 +1,7 @@
 //! A bare log: one preallocated, zero-filled file that is overwritten in order and forced once a group. No
 //! checksum, no index, nothing can be read back. The ceiling of what a durable put can cost on a disk.
+//!
+//! A log so short that each record starts it again is the raw force: the same bytes overwritten and forced.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -10,12 +12,13 @@ use crate::calibration::preallocated;
 use crate::{Fault, Result};
 
 /// Where the log starts again.
-const LOG_BYTES: u64 = 64 << 20;
+pub(super) const LOG_BYTES: u64 = 64 << 20;
 
 /// The log.
 pub(crate) struct BareLog {
     file: File,
     forced: bool,
+    bytes: u64,
     tail: Mutex<Tail>,
 }
 
@@ -26,15 +29,18 @@ struct Tail {
 }
 
 impl BareLog {
+    /// A log that starts again when so many bytes are full.
+    ///
     /// # Errors
     ///
     /// If the file can't be made.
-    pub(crate) fn open(settings: &Settings) -> Result<Self> {
-        let file = preallocated(&settings.dir.join("log"), LOG_BYTES)?;
+    pub(crate) fn open(settings: &Settings, bytes: u64) -> Result<Self> {
+        let file = preallocated(&settings.dir.join("log"), bytes)?;
         let forced = settings.durability == Durability::Always;
         Ok(Self {
             file,
             forced,
+            bytes,
             tail: Mutex::default(),
         })
     }
@@ -62,7 +68,7 @@ impl Store for BareLog {
             buffer.extend_from_slice(key);
             buffer.extend_from_slice(value);
         }
-        if *offset + buffer.len() as u64 > LOG_BYTES {
+        if *offset + buffer.len() as u64 > self.bytes {
             *offset = 0;
         }
         self.file.write_all_at(buffer, *offset)?;
