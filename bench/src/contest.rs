@@ -156,7 +156,11 @@ impl Lab {
         );
         if self.loaded.insert(self.path(kind, &name)) {
             self.remove(kind, &name)?;
-            let subject = self.open(kind, &self.settings(Durability::None, 64 << 20), &name)?;
+            let subject = self.open(
+                kind,
+                &self.settings(kind.load_durability(), 64 << 20),
+                &name,
+            )?;
             eprintln!(
                 "loading {} records into {}",
                 count(shape.records as f64),
@@ -208,8 +212,11 @@ impl Lab {
         } else {
             self.remove(kind, "work")?;
             if workload.needs_records() && kind.stores() {
-                let subject =
-                    self.open(kind, &self.settings(Durability::None, 64 << 20), "work")?;
+                let subject = self.open(
+                    kind,
+                    &self.settings(kind.load_durability(), 64 << 20),
+                    "work",
+                )?;
                 subject.load(shape, self.seed, kind.loaders())?;
                 subject.checkpoint()?;
                 subject.close()?;

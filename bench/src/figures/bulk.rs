@@ -9,19 +9,19 @@ use crate::Result;
 use crate::calibration::raw_force;
 use crate::contest::{Round, Run, Standing};
 use crate::report::{Summary, count};
-use crate::subject::{Durability, Kind};
+use crate::subject::Kind;
 
 /// Loads all records in batches; the clock runs until they are durable.
 pub(crate) fn load(bench: &mut Bench) -> Result<Verdict> {
     let peers = bench.line_up(&["fjall", "rocksdb", "lmdb"]);
     let (shape, lab) = (bench.shape(), &bench.lab);
-    let settings = lab.settings(Durability::None, 64 << 20);
     let mut rounds = Vec::new();
     for round in 0..lab.rounds {
         let raw_force = raw_force(&lab.dir, 116, Duration::from_millis(100))?;
         let mut runs = Vec::new();
         for kind in &peers {
             lab.remove(*kind, "load")?;
+            let settings = lab.settings(kind.load_durability(), 64 << 20);
             let subject = lab.open(*kind, &settings, "load")?;
             let time = subject.load(shape, lab.seed + round as u64, kind.loaders())?;
             subject.close()?;

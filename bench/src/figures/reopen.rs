@@ -76,7 +76,7 @@ pub(crate) fn child(args: &ChildArgs, runtime: &Arc<tokio::runtime::Runtime>) ->
     let shape = shape(args.records);
     if !args.dir.exists() {
         let loading = Settings {
-            durability: Durability::None,
+            durability: args.subject.load_durability(),
             ..settings.clone()
         };
         let subject = open(args.subject, &loading, runtime)?;

@@ -9,13 +9,15 @@ use tokio::runtime::Runtime;
 
 use super::group_commit::Grouped;
 use super::{Durability, Opened, Running, Settings, Store, Threaded, force_by_interval};
-use super::{dashmap, log, nothing};
+use super::{dashmap, log, mailring, nothing};
 use crate::Result;
 
 /// The name of a subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Kind {
+    /// mailring.
+    Mailring,
     /// fjall, a force for each put.
     #[cfg(feature = "fjall")]
     Fjall,
@@ -98,15 +100,25 @@ impl Kind {
     /// How many clients load it fastest, as tried: stores with one writer gain nothing from a second.
     pub(crate) fn loaders(self) -> u64 {
         match self {
+            Self::Mailring => 4,
             #[cfg(feature = "rocksdb")]
             Self::Rocksdb | Self::RocksdbGroup => 2,
             _ => 1,
         }
     }
 
+    /// How it is opened for a load that is to be durable at the end. A batch of mailring is durable when it is
+    /// answered, and several loaders share a force; the others write without forcing and force once at the end.
+    pub(crate) fn load_durability(self) -> Durability {
+        match self {
+            Self::Mailring => Durability::Always,
+            _ => Durability::None,
+        }
+    }
+
     /// Whether a path under its directory is a preallocated journal, which the bytes on disk leave out.
-    pub(crate) fn is_preallocated_journal(self, _path: &Path) -> bool {
-        false
+    pub(crate) fn is_preallocated_journal(self, path: &Path) -> bool {
+        self == Self::Mailring && path.extension().is_some_and(|extension| extension == "seg")
     }
 }
 
@@ -146,6 +158,13 @@ pub(crate) fn open(
         std::fs::create_dir_all(&settings.dir)?;
     }
     Ok(match kind {
+        Kind::Mailring => {
+            let subject = runtime.block_on(mailring::Ring::open(settings))?;
+            Box::new(Running {
+                subject,
+                runtime: runtime.clone(),
+            })
+        }
         #[cfg(feature = "fjall")]
         Kind::Fjall => threaded(super::fjall::Fjall::open(settings)?, settings, runtime),
         #[cfg(feature = "fjall")]

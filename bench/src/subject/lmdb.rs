@@ -1,8 +1,10 @@
 //! LMDB through heed: a memory-mapped copy-on-write B-tree, one writer at a time. A put is a synced transaction; a
 //! group is one. Reads go straight to the map, which the page cache holds, so a cache size means nothing here.
 
+use std::ops::Bound;
+
 use heed::types::Bytes;
-use heed::{Database, Env, EnvFlags, EnvOpenOptions};
+use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions};
 
 use super::{Durability, Entry, Settings, Store, look_at};
 use crate::Result;
@@ -16,7 +18,7 @@ const READERS: u32 = 4_096;
 /// LMDB with its unnamed database.
 pub(crate) struct Lmdb {
     env: Env,
-    database: Database<Bytes, Bytes>,
+    database: Database<'static, Bytes, Bytes>,
 }
 
 impl Lmdb {
@@ -34,9 +36,13 @@ impl Lmdb {
         // SAFETY: the map must not be changed by others. The directory belongs to this subject alone, and the
         // bench opens it once at a time.
         let env = unsafe { options.open(&settings.dir)? };
-        let mut transaction = env.write_txn()?;
-        let database = env.create_database(&mut transaction, None)?;
-        transaction.commit()?;
+        let database = env
+            .create_databases_and_commit(env.write_txn()?, |opener, transaction| {
+                opener
+                    .create_database(transaction, None)
+                    .map(CommitOrAbort::<_, ()>::Commit)
+            })?
+            .unwrap_commit();
         Ok(Self { env, database })
     }
 
@@ -73,7 +79,8 @@ impl Store for Lmdb {
     fn scan(&self, from: &[u8], limit: usize) -> Result<usize> {
         let transaction = self.env.read_txn()?;
         let mut count = 0;
-        for entry in self.database.range(&transaction, &(from..))?.take(limit) {
+        let range = (Bound::Included(from), Bound::Unbounded);
+        for entry in self.database.range(&transaction, &range)?.take(limit) {
             let (key, value) = entry?;
             count += usize::from(look_at(key) + look_at(value) > 0);
         }

@@ -7,7 +7,7 @@
 //! A peer gets its best honest settings: what "durable" means is the same for all (forced before the answer), the
 //! cache has the same size, the write buffer too, and no store compresses, since the values are random bytes.
 //!
-//! A plain build knows fjall, redb, dashmap and the bare log; RocksDB, LMDB, surrealkv and sled come with the cargo
+//! A plain build knows mailring, fjall, redb, dashmap and the bare log; RocksDB, LMDB, surrealkv and sled come with the cargo
 //! feature of that name.
 
 use std::future::Future;
@@ -32,6 +32,7 @@ mod kind;
 #[cfg(feature = "lmdb")]
 mod lmdb;
 mod log;
+mod mailring;
 mod nothing;
 #[cfg(feature = "redb")]
 mod redb;
@@ -88,11 +89,7 @@ pub(crate) struct Settings {
     pub(crate) cache_bytes: u64,
     /// Memory for writes before they go to sorted files.
     pub(crate) write_buffer_bytes: u64,
-    /// Storage nodes, where the subject has any. No peer of this build has.
-    #[expect(
-        dead_code,
-        reason = "only mailring has nodes, and its adapter is not here yet"
-    )]
+    /// Storage nodes, where the subject has any.
     pub(crate) nodes: u32,
 }
 

@@ -30,6 +30,7 @@ impl RocksDb {
         options.set_block_based_table_factory(&table);
         options.set_compression_type(DBCompressionType::None);
         options.set_write_buffer_size(usize::try_from(settings.write_buffer_bytes)?);
+        options.set_max_write_buffer_number(4);
         options.set_max_background_jobs(2);
         options.set_enable_pipelined_write(true);
         options.set_recycle_log_file_num(4);
@@ -61,7 +62,7 @@ impl Store for RocksDb {
         for (key, value) in entries {
             batch.put(key, value);
         }
-        Ok(self.database.write_opt(&batch, &self.write_options())?)
+        Ok(self.database.write_opt(batch, &self.write_options())?)
     }
 
     fn scan(&self, from: &[u8], limit: usize) -> Result<usize> {
