@@ -1,8 +1,10 @@
 //! The builder: every setting, its default and its limits.
 
 use crate::{Mailring, open, switchboard::FaultHook};
-use mailring_engine::{Error, Result, restart::RestartPolicy, ring::recommended_arc_bits};
-use std::{path::PathBuf, time::Duration};
+use mailring_engine::{
+    Error, Result, disk::Disk, restart::RestartPolicy, ring::recommended_arc_bits,
+};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 const MIB: usize = 1 << 20;
 
@@ -45,6 +47,7 @@ pub struct Builder {
     pub(crate) arbiters: usize,
     pub(crate) watch_capacity: usize,
     pub(crate) fault_hook: Option<FaultHook>,
+    pub(crate) disk: Option<Arc<dyn Disk>>,
 }
 
 impl std::fmt::Debug for Builder {
@@ -76,6 +79,7 @@ impl Builder {
             arbiters: (cores / 2).max(1),
             watch_capacity: 1024,
             fault_hook: None,
+            disk: None,
         }
     }
 
@@ -163,6 +167,13 @@ impl Builder {
     #[doc(hidden)]
     pub fn fault_hook(mut self, hook: FaultHook) -> Self {
         self.fault_hook = Some(hook);
+        self
+    }
+
+    /// Keeps the journal and the manifest on `disk` instead of in the directory. The trees stay where they are.
+    #[doc(hidden)]
+    pub fn disk(mut self, disk: Arc<dyn Disk>) -> Self {
+        self.disk = Some(disk);
         self
     }
 

@@ -159,15 +159,18 @@ pub(crate) fn open(builder: Builder) -> Result<Mailring> {
             fs::create_dir_all(directory)
                 .map_err(|error| Error::io(format!("creating {}", directory.display()), &error))?;
             let lock = lock(directory)?;
-            let disk: Arc<dyn Disk> =
-                Arc::new(DirectoryDisk::new(directory).map_err(|error| {
+            let disk: Arc<dyn Disk> = match &builder.disk {
+                Some(disk) => Arc::clone(disk),
+                None => Arc::new(DirectoryDisk::new(directory).map_err(|error| {
                     Error::io(format!("opening {}", directory.display()), &error)
-                })?);
+                })?),
+            };
             let recovered = recover(&builder, &disk, directory, &now_ms, &gauge)?;
             (disk, Some(lock), recovered)
         }
         Place::Memory => {
-            let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+            let disk = builder.disk.clone();
+            let disk = disk.unwrap_or_else(|| Arc::new(MemoryDisk::new()));
             let recovered = recover(&builder, &disk, Path::new(""), &now_ms, &gauge)?;
             (disk, None, recovered)
         }
