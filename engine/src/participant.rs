@@ -298,6 +298,9 @@ impl Participant {
 
     /// Begins a new life after a panic: gives up what is staged, and asks the journal where the old life ended.
     /// Requests whose fate the journal knows are answered by it; the others are refused once it has said so.
+    ///
+    /// The message that was being handled is lost with the old life. Unless it was a request or meant for that life
+    /// alone, hand it to the new one again: all the others may come twice.
     pub fn restart(&mut self, out: &mut Vec<NodeEffect>) {
         if matches!(self.phase, Phase::Down | Phase::ReadOnly(_)) {
             return;
@@ -449,13 +452,22 @@ impl Participant {
     }
 
     fn resolve(&mut self, resolve: Resolve, out: &mut Vec<NodeEffect>) {
+        if matches!(self.phase, Phase::Down) {
+            // Everything without an LSN was answered when the node went down.
+            return;
+        }
         let earlier_life = resolve.incarnation < self.incarnation;
         if !earlier_life && resolve.chain < self.chain {
             return;
         }
         match resolve.outcome {
             Ok(first) => {
-                self.give_lsns(first, resolve.commits);
+                // The same message may come again after a panic: what has its LSN keeps it.
+                let given = (self.last_lsn.0 + 1).saturating_sub(first.0);
+                let given = usize::try_from(given).map_or(resolve.commits, |given| {
+                    given.min(resolve.commits)
+                });
+                self.give_lsns(Lsn(first.0 + given as u64), resolve.commits - given);
                 if !earlier_life {
                     self.install(first, out);
                 }
