@@ -56,6 +56,8 @@ pub(crate) struct Checkpointer {
     compactions: Sender<Compact>,
     io: Sender<IoRequest>,
     replies: Slab<oneshot::Sender<Result<Lsn>>>,
+    /// Set by a panic: the machine is not asked again, and every request gets this answer.
+    dead: Option<Error>,
 }
 
 impl Checkpointer {
@@ -73,10 +75,14 @@ impl Checkpointer {
             compactions,
             io,
             replies: Slab::new(),
+            dead: None,
         }
     }
 
     fn step(&mut self, handle: impl FnOnce(&mut Checkpoint, &mut Vec<CheckpointEffect>)) {
+        if self.dead.is_some() {
+            return;
+        }
         let result = guarded(|| {
             let mut effects = Vec::new();
             self.fault(false);
@@ -102,6 +108,7 @@ impl Checkpointer {
         for reply in self.replies.drain() {
             let _ = reply.send(Err(error.clone()));
         }
+        self.dead = Some(error.clone());
         self.switchboard.to_journal(JournalMessage::Failed(error));
     }
 
@@ -180,6 +187,10 @@ impl Handler<Ask<CheckpointNow, oneshot::Sender<Result<Lsn>>>> for Checkpointer 
         ask: Ask<CheckpointNow, oneshot::Sender<Result<Lsn>>>,
         _: &mut Self::Context,
     ) {
+        if let Some(error) = &self.dead {
+            let _ = ask.reply.send(Err(error.clone()));
+            return;
+        }
         let request = RequestId(self.replies.insert(ask.reply) as u64);
         self.step(|machine, out| machine.handle(CheckpointMessage::Request(request), out));
     }
