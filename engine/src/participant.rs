@@ -206,6 +206,8 @@ pub struct Participant {
     resolved: usize,
     last_lsn: Lsn,
     visible: Lsn,
+    /// The complete LSN from which the generation is being rebuilt.
+    rebuilding_after: Lsn,
     stash_limit: usize,
 }
 
@@ -246,6 +248,7 @@ impl Participant {
             resolved: 0,
             last_lsn: visible,
             visible,
+            rebuilding_after: visible,
             stash_limit,
         }
     }
@@ -604,12 +607,17 @@ impl Participant {
             ));
         }
         if matches!(self.phase, Phase::Recovering { .. }) {
-            out.push(NodeEffect::Rebuild {
-                incarnation,
-                after: self.table.view().complete,
-                through,
-            });
+            self.rebuild(through, out);
         }
+    }
+
+    fn rebuild(&mut self, through: Lsn, out: &mut Vec<NodeEffect>) {
+        self.rebuilding_after = self.table.view().complete;
+        out.push(NodeEffect::Rebuild {
+            incarnation: self.incarnation,
+            after: self.rebuilding_after,
+            through,
+        });
     }
 
     fn rebuilt(
@@ -625,6 +633,11 @@ impl Participant {
         }
         let generation = match generation {
             Ok(generation) => generation,
+            // A checkpoint that was under way has ended meanwhile, and the journal has let go of what is in the tree.
+            Err(_) if self.table.view().complete > self.rebuilding_after => {
+                self.rebuild(through, out);
+                return;
+            }
             Err(error) => {
                 out.push(NodeEffect::Broken(error));
                 return;
