@@ -2,7 +2,10 @@
 
 use crate::{Mailring, open, switchboard::FaultHook};
 use mailring_engine::{
-    Error, Result, disk::Disk, restart::RestartPolicy, ring::recommended_arc_bits,
+    Error, Result,
+    disk::Disk,
+    restart::{RestartPolicy, Restarts},
+    ring::recommended_arc_bits,
 };
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -255,6 +258,7 @@ impl Builder {
                 "1 MiB to 4 GiB are possible",
             );
         }
+        Restarts::new(self.restart_policy)?;
         if self.checkpoint_share() > self.generations_share() {
             return refuse(
                 "checkpoint_bytes",

@@ -467,9 +467,8 @@ impl Participant {
             Ok(first) => {
                 // The same message may come again after a panic: what has its LSN keeps it.
                 let given = (self.last_lsn.0 + 1).saturating_sub(first.0);
-                let given = usize::try_from(given).map_or(resolve.commits, |given| {
-                    given.min(resolve.commits)
-                });
+                let given = usize::try_from(given)
+                    .map_or(resolve.commits, |given| given.min(resolve.commits));
                 self.give_lsns(Lsn(first.0 + given as u64), resolve.commits - given);
                 if !earlier_life {
                     self.install(first, out);
