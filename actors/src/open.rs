@@ -186,7 +186,11 @@ fn recover(
     gauge: &Arc<AtomicUsize>,
 ) -> Result<Recovered> {
     let found = Manifest::load(&**disk)?;
-    let is_new = found.is_none();
+    // An opening that did not get as far as its journal is repeated, as often as it takes, and not counted.
+    let creates = match &found {
+        Some(manifest) => manifest.openings == 1 && !journal_exists(&**disk)?,
+        None => true,
+    };
     let mut manifest = match found {
         Some(manifest) => {
             check_settings(builder, &manifest)?;
@@ -197,7 +201,7 @@ fn recover(
     let ring = ring_of(&manifest)?;
     let was_clean = manifest.clean_shutdown;
     // A salt is used for one opening only: the count is forced before anything is written under it.
-    manifest.openings += 1;
+    manifest.openings = if creates { 1 } else { manifest.openings + 1 };
     manifest.clean_shutdown = false;
     for progress in &mut manifest.progress {
         progress.incarnation = progress.incarnation.next();
@@ -220,11 +224,7 @@ fn recover(
     let mut incarnations: Vec<_> = manifest.progress.iter().map(|p| p.incarnation).collect();
     let complete: Vec<_> = manifest.progress.iter().map(|p| p.complete).collect();
     let catalogue_lsn = manifest.last_lsn;
-    let (journal, last_lsn) = if is_new {
-        let journal = Journal::create(Arc::clone(disk), options, Lsn(0))?;
-        (journal, Lsn(0))
-    } else if manifest.openings == 2 && !journal_exists(&**disk)? {
-        // The creation was cut short between the manifest and the journal.
+    let (journal, last_lsn) = if creates {
         let journal = Journal::create(Arc::clone(disk), options, Lsn(0))?;
         (journal, Lsn(0))
     } else {
