@@ -209,7 +209,11 @@ impl Handler<Tick> for Checkpointer {
 
     fn handle(&mut self, _: Tick, _: &mut Self::Context) {
         self.switchboard.checkpoint_tick.free();
-        let active_bytes = self.switchboard.active_bytes();
+        let active_bytes = match self.switchboard.active_bytes() {
+            // A large value may need all of the generations' room, long before the threshold is reached.
+            1.. if self.switchboard.budget.take_starved() => u64::MAX,
+            bytes => bytes,
+        };
         self.machine_tick(active_bytes);
     }
 }
