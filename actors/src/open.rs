@@ -186,11 +186,7 @@ fn recover(
     gauge: &Arc<AtomicUsize>,
 ) -> Result<Recovered> {
     let found = Manifest::load(&**disk)?;
-    // An opening that did not get as far as its journal is repeated, as often as it takes, and not counted.
-    let creates = match &found {
-        Some(manifest) => manifest.openings == 1 && !journal_exists(&**disk)?,
-        None => true,
-    };
+    let is_new = found.is_none();
     let mut manifest = match found {
         Some(manifest) => {
             check_settings(builder, &manifest)?;
@@ -201,11 +197,21 @@ fn recover(
     let ring = ring_of(&manifest)?;
     let was_clean = manifest.clean_shutdown;
     // A salt is used for one opening only: the count is forced before anything is written under it.
-    manifest.openings = if creates { 1 } else { manifest.openings + 1 };
+    manifest.openings += 1;
     manifest.clean_shutdown = false;
     for progress in &mut manifest.progress {
         progress.incarnation = progress.incarnation.next();
     }
+    let options = JournalOptions {
+        segment_bytes: builder.segment_bytes,
+        salt: manifest.openings,
+    };
+    // The journal of a new directory comes before its manifest: where the manifest is missing and commits are there,
+    // nothing may be written that looks like a directory. A creation cut short in between begins again.
+    let created = match is_new {
+        true => Some(Journal::create(Arc::clone(disk), options, Lsn(0))?),
+        false => None,
+    };
     manifest.save(&**disk)?;
     let mut keyspaces = manifest.keyspaces(&**disk)?;
     let factory = factory(builder, now_ms);
@@ -217,15 +223,10 @@ fn recover(
         .iter()
         .map(|_| Generation::with_gauge(Arc::clone(gauge)))
         .collect();
-    let options = JournalOptions {
-        segment_bytes: builder.segment_bytes,
-        salt: manifest.openings,
-    };
     let mut incarnations: Vec<_> = manifest.progress.iter().map(|p| p.incarnation).collect();
     let complete: Vec<_> = manifest.progress.iter().map(|p| p.complete).collect();
     let catalogue_lsn = manifest.last_lsn;
-    let (journal, last_lsn) = if creates {
-        let journal = Journal::create(Arc::clone(disk), options, Lsn(0))?;
+    let (journal, last_lsn) = if let Some(journal) = created {
         (journal, Lsn(0))
     } else {
         let after = complete.iter().min().copied().unwrap_or_default();
@@ -266,13 +267,6 @@ fn recover(
         journal,
         last_lsn,
     })
-}
-
-fn journal_exists(disk: &dyn Disk) -> Result<bool> {
-    let names = disk
-        .list()
-        .map_err(|error| Error::io("listing the directory", &error))?;
-    Ok(names.iter().any(|name| name.starts_with("journal-")))
 }
 
 /// Installs one record of the journal.
