@@ -59,6 +59,8 @@ pub(crate) struct Checkpointer {
     compactions: Sender<Compact>,
     io: Sender<IoRequest>,
     replies: Slab<oneshot::Sender<Result<Lsn>>>,
+    /// Set by a panic: the machine is not asked again, and every request gets this answer.
+    dead: Option<Error>,
 }
 
 impl Checkpointer {
@@ -76,10 +78,14 @@ impl Checkpointer {
             compactions,
             io,
             replies: Slab::new(),
+            dead: None,
         }
     }
 
     fn step(&mut self, handle: impl FnOnce(&mut Checkpoint, &mut Vec<CheckpointEffect>)) {
+        if self.dead.is_some() {
+            return;
+        }
         let result = guarded(|| {
             let mut effects = Vec::new();
             self.fault(false);
@@ -105,6 +111,7 @@ impl Checkpointer {
         for reply in self.replies.drain() {
             let _ = reply.send(Err(error.clone()));
         }
+        self.dead = Some(error.clone());
         self.switchboard.to_journal(JournalMessage::Failed(error));
     }
 
@@ -183,6 +190,10 @@ impl Handler<Ask<CheckpointNow, oneshot::Sender<Result<Lsn>>>> for Checkpointer 
         ask: Ask<CheckpointNow, oneshot::Sender<Result<Lsn>>>,
         _: &mut Self::Context,
     ) {
+        if let Some(error) = &self.dead {
+            let _ = ask.reply.send(Err(error.clone()));
+            return;
+        }
         let request = RequestId(self.replies.insert(ask.reply) as u64);
         self.step(|machine, out| machine.handle(CheckpointMessage::Request(request), out));
     }
@@ -201,7 +212,11 @@ impl Handler<Tick> for Checkpointer {
 
     fn handle(&mut self, _: Tick, _: &mut Self::Context) {
         self.switchboard.checkpoint_tick.free();
-        let active_bytes = self.switchboard.active_bytes();
+        let active_bytes = match self.switchboard.active_bytes() {
+            // A large value may need all of the generations' room, long before the threshold is reached.
+            1.. if self.switchboard.budget.take_starved() => u64::MAX,
+            bytes => bytes,
+        };
         self.machine_tick(active_bytes);
     }
 }

@@ -227,6 +227,8 @@ pub struct Participant {
     resolved: usize,
     last_lsn: Lsn,
     visible: Lsn,
+    /// The complete LSN from which the generation is being rebuilt.
+    rebuilding_after: Lsn,
     stash_limit: usize,
 }
 
@@ -267,6 +269,7 @@ impl Participant {
             resolved: 0,
             last_lsn: visible,
             visible,
+            rebuilding_after: visible,
             stash_limit,
         }
     }
@@ -319,6 +322,9 @@ impl Participant {
 
     /// Begins a new life after a panic: gives up what is staged, and asks the journal where the old life ended.
     /// Requests whose fate the journal knows are answered by it; the others are refused once it has said so.
+    ///
+    /// The message that was being handled is lost with the old life. Unless it was a request or meant for that life
+    /// alone, hand it to the new one again: all the others may come twice.
     pub fn restart(&mut self, out: &mut Vec<NodeEffect>) {
         if matches!(self.phase, Phase::Down | Phase::ReadOnly(_)) {
             return;
@@ -471,13 +477,21 @@ impl Participant {
     }
 
     fn resolve(&mut self, resolve: Resolve, out: &mut Vec<NodeEffect>) {
+        if matches!(self.phase, Phase::Down) {
+            // Everything without an LSN was answered when the node went down.
+            return;
+        }
         let earlier_life = resolve.incarnation < self.incarnation;
         if !earlier_life && resolve.chain < self.chain {
             return;
         }
         match resolve.outcome {
             Ok(first) => {
-                self.give_lsns(first, resolve.commits);
+                // The same message may come again after a panic: what has its LSN keeps it.
+                let given = (self.last_lsn.0 + 1).saturating_sub(first.0);
+                let given = usize::try_from(given)
+                    .map_or(resolve.commits, |given| given.min(resolve.commits));
+                self.give_lsns(Lsn(first.0 + given as u64), resolve.commits - given);
                 if !earlier_life {
                     self.install(first, out);
                 }
@@ -615,12 +629,17 @@ impl Participant {
             ));
         }
         if matches!(self.phase, Phase::Recovering { .. }) {
-            out.push(NodeEffect::Rebuild {
-                incarnation,
-                after: self.table.view().complete,
-                through,
-            });
+            self.rebuild(through, out);
         }
+    }
+
+    fn rebuild(&mut self, through: Lsn, out: &mut Vec<NodeEffect>) {
+        self.rebuilding_after = self.table.view().complete;
+        out.push(NodeEffect::Rebuild {
+            incarnation: self.incarnation,
+            after: self.rebuilding_after,
+            through,
+        });
     }
 
     fn rebuilt(
@@ -636,6 +655,11 @@ impl Participant {
         }
         let generation = match generation {
             Ok(generation) => generation,
+            // A checkpoint that was under way has ended meanwhile, and the journal has let go of what is in the tree.
+            Err(_) if self.table.view().complete > self.rebuilding_after => {
+                self.rebuild(through, out);
+                return;
+            }
             Err(error) => {
                 out.push(NodeEffect::Broken(error));
                 return;

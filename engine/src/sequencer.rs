@@ -396,6 +396,7 @@ impl Sequencer {
         if self.waiting.is_empty() {
             if let Some(append) = self.try_admit(now, append, out) {
                 self.waiting.push_back(append);
+                self.enlarge_spare(out);
             }
         } else {
             self.waiting.push_back(append);
@@ -559,6 +560,7 @@ impl Sequencer {
         while let Some(append) = self.waiting.pop_front() {
             if let Some(append) = self.try_admit(now, append, out) {
                 self.waiting.push_front(append);
+<<<<<<< HEAD
                 // A spare that is too small for the first in line gives way to a larger one.
                 if self.open.records == 0
                     && self.in_flight.is_none()
@@ -566,8 +568,20 @@ impl Sequencer {
                 {
                     self.request_spare(self.needed_by_waiting(), out);
                 }
+=======
+                self.enlarge_spare(out);
+>>>>>>> acttests
                 break;
             }
+        }
+    }
+
+    /// A spare that is too small for the first in line gives way to a larger one. While something is on its way the
+    /// end of that is waited for.
+    fn enlarge_spare(&mut self, out: &mut Vec<JournalEffect>) {
+        let is_idle = self.open.records == 0 && self.in_flight.is_none();
+        if is_idle && matches!(self.spare, Spare::Ready(_)) {
+            self.request_spare(self.needed_by_waiting(), out);
         }
     }
 
