@@ -220,7 +220,7 @@ fn a_killed_import_leaves_what_an_uninterrupted_one_leaves() {
         .output();
     Answer::of(whole.unwrap()).expect(0);
 
-    let flags = ["--format", "tsv", "--batch", "16", "--report-every", "100"];
+    let flags = ["--format", "tsv", "--batch", "64", "--report-every", "100"];
     for part in [2000, 4000] {
         let mut load = bench
             .command("load", "db", &flags)
