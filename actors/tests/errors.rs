@@ -318,10 +318,9 @@ async fn a_node_that_restarts_says_so_and_one_that_is_down_too() -> Result<()> {
     );
     patiently(ks.put("queued", "v")).await?;
     trap.set("node", None, "Request", true, 0, 1);
-    assert_eq!(
-        patiently(ks.put("a", "v")).await,
-        Err(Error::NodeRestarted { node })
-    );
+    // The node goes down before the journal has told it what had arrived.
+    let error = patiently(ks.put("a", "v")).await.unwrap_err();
+    assert!(matches!(error, Error::Unknown { .. }), "{error}");
     until(|| db.stats().nodes[0].state == mailring::NodeState::Down).await;
     assert_eq!(
         patiently(ks.put("a", "v")).await,

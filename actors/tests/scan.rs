@@ -11,7 +11,9 @@ type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
 fn random_key(random: &mut StdRng) -> Vec<u8> {
     let len = random.random_range(1..4);
-    (0..len).map(|_| [0, b'a', b'b', 0xff][random.random_range(0..4)]).collect()
+    (0..len)
+        .map(|_| [0, b'a', b'b', 0xff][random.random_range(0..4)])
+        .collect()
 }
 
 fn random_bound(random: &mut StdRng) -> Bound<Vec<u8>> {
@@ -34,10 +36,16 @@ fn expected(model: &Model, low: &Bound<Vec<u8>>, high: &Bound<Vec<u8>>) -> Vec<(
         Bound::Unbounded => true,
     };
     let pairs = model.iter().filter(|(key, _)| above(key) && below(key));
-    pairs.map(|(key, value)| (key.clone(), value.clone())).collect()
+    pairs
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
 }
 
-async fn check(mut scan: Scan, mut expected: Vec<(Vec<u8>, Vec<u8>)>, random: &mut StdRng) -> Result<()> {
+async fn check(
+    mut scan: Scan,
+    mut expected: Vec<(Vec<u8>, Vec<u8>)>,
+    random: &mut StdRng,
+) -> Result<()> {
     if random.random_bool(0.5) {
         scan = scan.reverse();
         expected.reverse();
@@ -48,7 +56,10 @@ async fn check(mut scan: Scan, mut expected: Vec<(Vec<u8>, Vec<u8>)>, random: &m
         expected.truncate(limit);
     }
     let found: Vec<_> = scan.collect().await?;
-    let found: Vec<_> = found.into_iter().map(|(k, v)| (k.to_vec(), v.to_vec())).collect();
+    let found: Vec<_> = found
+        .into_iter()
+        .map(|(k, v)| (k.to_vec(), v.to_vec()))
+        .collect();
     assert_eq!(found, expected);
     Ok(())
 }
@@ -89,7 +100,10 @@ async fn scans_of_all_kinds_see_what_an_ordered_map_sees() -> Result<()> {
             check(ks.scan(bounds), pairs, &mut random).await?;
             let prefix = random_key(&mut random);
             let all = expected(&model, &Bound::Unbounded, &Bound::Unbounded);
-            let pairs = all.into_iter().filter(|(key, _)| key.starts_with(&prefix)).collect();
+            let pairs = all
+                .into_iter()
+                .filter(|(key, _)| key.starts_with(&prefix))
+                .collect();
             check(ks.prefix(&prefix), pairs, &mut random).await?;
         }
     }
@@ -107,7 +121,10 @@ async fn write_noise(ks: Keyspace, writes: u32) -> Result<()> {
 #[tokio::test]
 async fn a_long_scan_keeps_its_moment_and_the_engine_goes_on() -> Result<()> {
     let directory = tempfile::tempdir().unwrap();
-    let db = builder(directory.path()).checkpoint_bytes(64 << 10).open().await?;
+    let db = builder(directory.path())
+        .checkpoint_bytes(64 << 10)
+        .open()
+        .await?;
     let ks = db.keyspace("ks").await?;
     let pairs = (0..20_000u32).map(|number| (number.to_be_bytes(), "old"));
     ks.put_many(pairs).await?;

@@ -23,8 +23,8 @@ fn counters(snapshot: &Snapshot, ks: &Keyspace) -> Result<Vec<i64>> {
 /// One writer raises the counters one after the other, over and over, so that at every moment the counters before some
 /// place are one ahead of those behind it. Each is on whichever node owns it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_snapshot_shows_all_nodes_at_one_moment_while_writers_and_checkpoints_go_on()
--> Result<()> {
+async fn a_snapshot_shows_all_nodes_at_one_moment_while_writers_and_checkpoints_go_on() -> Result<()>
+{
     let directory = tempfile::tempdir().unwrap();
     let db = builder(directory.path()).nodes(4).open().await?;
     let ks = db.keyspace("ks").await?;
@@ -89,7 +89,8 @@ async fn a_snapshot_keeps_what_is_overwritten_deleted_and_checkpointed_meanwhile
             if number % 3 == 0 {
                 ks.delete(format!("{number:03}")).await?;
             } else {
-                ks.put(format!("{number:03}"), format!("new {round}")).await?;
+                ks.put(format!("{number:03}"), format!("new {round}"))
+                    .await?;
             }
         }
         ks.put(format!("new-{round}"), "v").await?;
@@ -104,6 +105,9 @@ async fn a_snapshot_keeps_what_is_overwritten_deleted_and_checkpointed_meanwhile
     assert_eq!(many, [None, Some(&b"new 2"[..]), Some(&b"v"[..]), None]);
     let before = db.stats().generation_bytes;
     drop(snapshot);
-    assert!(db.stats().generation_bytes < before, "what only it held is freed");
+    assert!(
+        db.stats().generation_bytes < before,
+        "what only it held is freed"
+    );
     Ok(())
 }

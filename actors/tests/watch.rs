@@ -65,7 +65,11 @@ async fn a_watch_tells_every_change_once_and_in_the_order_of_commits() -> Result
         }
     }
     assert_eq!(expected, BTreeMap::new());
-    assert_eq!(batches.len(), 6, "the parts of a batch on one node share an LSN");
+    assert_eq!(
+        batches.len(),
+        6,
+        "the parts of a batch on one node share an LSN"
+    );
     ks.put("a-last", "v").await?;
     let event = patiently(watch.next()).await;
     assert!(matches!(event, Some(WatchEvent::Changed { key, .. }) if &key[..] == b"a-last"));
@@ -96,7 +100,10 @@ async fn a_change_is_visible_when_the_watch_tells_of_it() -> Result<()> {
 
 #[tokio::test]
 async fn a_slow_watcher_is_told_that_it_missed_changes_and_gets_the_later_ones() -> Result<()> {
-    let db = mailring::Mailring::memory().watch_capacity(4).open().await?;
+    let db = mailring::Mailring::memory()
+        .watch_capacity(4)
+        .open()
+        .await?;
     let ks = db.keyspace("ks").await?;
     let mut watch = ks.watch("").await?;
     for number in 0..50u32 {
@@ -120,7 +127,10 @@ async fn a_slow_watcher_is_told_that_it_missed_changes_and_gets_the_later_ones()
     assert_eq!(told, (missed..50).collect::<Vec<_>>());
     ks.put("key", "again").await?;
     let event = patiently(watch.next()).await;
-    assert!(matches!(event, Some(WatchEvent::Changed { .. })), "{event:?}");
+    assert!(
+        matches!(event, Some(WatchEvent::Changed { .. })),
+        "{event:?}"
+    );
     Ok(())
 }
 
