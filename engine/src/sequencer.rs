@@ -525,13 +525,14 @@ impl Sequencer {
     }
 
     fn needed_by_waiting(&self) -> u64 {
-        self.waiting.front().map_or(0, |append| {
+        let first = self.waiting.front().map_or(0, |append| {
             append
                 .commits
                 .iter()
                 .map(|commit| record::commit_bytes_bound(&commit.writes) as u64)
                 .sum()
-        })
+        });
+        first.max(self.open.payload.len() as u64)
     }
 
     fn request_spare(&mut self, payload: u64, out: &mut Vec<JournalEffect>) {
@@ -579,19 +580,27 @@ impl Sequencer {
         if self.in_flight.is_some() || self.open.records == 0 || self.failure.is_some() {
             return;
         }
-        let open = std::mem::take(&mut self.open);
-        self.last_group = self.last_group.next();
-        let frame = frame_bytes(open.payload.len());
-        let payload = open.payload.len() as u64;
+        let frame = frame_bytes(self.open.payload.len());
+        let payload = self.open.payload.len() as u64;
         if payload <= self.room {
             self.room = self.room.saturating_sub(frame);
         } else {
-            let Spare::Ready(spare) = self.spare else {
-                panic!("a group of {payload} bytes was admitted without a segment to hold it");
-            };
-            self.room = spare.saturating_sub(frame);
-            self.spare = Spare::Failed;
+            match self.spare {
+                Spare::Ready(spare) if payload <= spare => {
+                    self.room = spare.saturating_sub(frame);
+                    self.spare = Spare::Failed;
+                }
+                // The spare that was reported when the group was admitted was the one that the group before it was
+                // about to take. The group waits for the next.
+                Spare::Ready(_) | Spare::Failed => {
+                    self.request_spare(payload, out);
+                    return;
+                }
+                Spare::Requested => return,
+            }
         }
+        let open = std::mem::take(&mut self.open);
+        self.last_group = self.last_group.next();
         self.in_flight = Some((self.last_lsn, open.records));
         out.push(JournalEffect::Write(GroupWrite {
             number: self.last_group,
