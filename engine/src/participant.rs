@@ -74,7 +74,7 @@ pub enum Answer {
 }
 
 /// What arrives at a node.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum NodeMessage {
     /// From a handle. The caller may vanish; the request is carried out all the same.
     Request {
@@ -121,7 +121,7 @@ pub enum NodeMessage {
 }
 
 /// What a node wants done, in order.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum NodeEffect {
     /// Send to the journal.
     Journal(JournalMessage),

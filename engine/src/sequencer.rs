@@ -38,7 +38,7 @@ use std::{collections::VecDeque, sync::Arc};
 pub type Writes = Arc<[Write]>;
 
 /// What arrives at the journal.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JournalMessage {
     /// From a node, when its mailbox round ends: commits in the order in which they were staged. Answered by
     /// [`Resolve`]. Never repeated; if the node dies meanwhile, its [`JournalMessage::Fence`] settles it.
@@ -101,7 +101,7 @@ pub enum JournalMessage {
 }
 
 /// Commits of one node on their way into the journal.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Append {
     /// The node.
     pub node: NodeId,
@@ -114,7 +114,7 @@ pub struct Append {
 }
 
 /// One commit of one node.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StagedCommit {
     /// When the caller stops waiting: a commit that could not be admitted by then is refused.
     pub deadline: Time,
