@@ -383,13 +383,26 @@ impl Sequencer {
         if self.spare == Spare::Failed {
             self.request_spare(self.needed_by_waiting(), out);
         }
-        while let Some(append) = self.waiting.front() {
+        for append in std::mem::take(&mut self.waiting) {
             if append.commits.iter().all(|commit| commit.deadline > now) {
-                break;
+                self.waiting.push_back(append);
+            } else if !self.is_void(&append) {
+                self.refuse(&append, Error::DeadlineExceeded, out);
             }
-            let append = self.waiting.pop_front().expect("it has a front");
-            self.refuse(&append, Error::DeadlineExceeded, out);
         }
+        // What was refused may have stood before something that fits.
+        self.admit_waiting(now, out);
+        self.cut(out);
+    }
+
+    /// Whether a batch gets no answer: its node has died, or will have given it up when it hears of an earlier refusal.
+    /// A chain is refused once only: a second refusal could reach a node that has restarted and counts from zero.
+    fn is_void(&self, append: &Append) -> bool {
+        let node = &self.nodes[usize::from(append.node.0)];
+        append.incarnation < node.incarnation
+            || node
+                .refused_chain
+                .is_some_and(|chain| append.chain <= chain)
     }
 
     fn append(&mut self, now: Time, append: Append, out: &mut Vec<JournalEffect>) {
@@ -409,23 +422,14 @@ impl Sequencer {
         append: Append,
         out: &mut Vec<JournalEffect>,
     ) -> Option<Append> {
+        if self.is_void(&append) {
+            return None;
+        }
         if let Some(error) = &self.failure {
             let error = Error::ReadOnly {
                 reason: error.to_string(),
             };
             self.refuse(&append, error, out);
-            return None;
-        }
-        let node = &self.nodes[usize::from(append.node.0)];
-        if append.incarnation < node.incarnation {
-            // Its Fenced answer tells the node that this was not accepted.
-            return None;
-        }
-        if node
-            .refused_chain
-            .is_some_and(|chain| append.chain <= chain)
-        {
-            // The node has given up this chain as soon as it heard of the first refusal.
             return None;
         }
         if append.commits.iter().any(|commit| commit.deadline <= now) {
@@ -624,7 +628,9 @@ impl Sequencer {
             let error = Error::ReadOnly {
                 reason: error.to_string(),
             };
-            self.refuse(&append, error, out);
+            if !self.is_void(&append) {
+                self.refuse(&append, error, out);
+            }
         }
         for (_, request, _) in std::mem::take(&mut self.keyspace_answers) {
             let error = Error::Unknown {
