@@ -442,14 +442,18 @@ impl Sequencer {
             .map(|commit| record::commit_bytes_bound(&commit.writes))
             .sum();
         if !self.has_room_for(bytes) {
-            if self.spare == Spare::Failed && self.open.records == 0 && self.in_flight.is_none() {
-                if let Some(error) = self.space_error.clone() {
-                    self.refuse(&append, error, out);
-                    return None;
+            let is_idle = self.open.records == 0 && self.in_flight.is_none();
+            match self.spare {
+                Spare::Failed => {
+                    if let (true, Some(error)) = (is_idle, self.space_error.clone()) {
+                        self.refuse(&append, error, out);
+                        return None;
+                    }
+                    self.request_spare(bytes as u64, out);
                 }
-            }
-            if self.spare == Spare::Failed {
-                self.request_spare(bytes as u64, out);
+                // A spare that is too small gives way to a larger one: nothing else will wake what waits.
+                Spare::Ready(_) if is_idle => self.request_spare(bytes as u64, out),
+                Spare::Ready(_) | Spare::Requested => {}
             }
             return Some(append);
         }
@@ -561,12 +565,6 @@ impl Sequencer {
         while let Some(append) = self.waiting.pop_front() {
             if let Some(append) = self.try_admit(now, append, out) {
                 self.waiting.push_front(append);
-                // A spare that is too small for the first in line gives way to a larger one.
-                if self.open.records == 0 && self.in_flight.is_none() {
-                    if let Spare::Ready(_) = self.spare {
-                        self.request_spare(self.needed_by_waiting(), out);
-                    }
-                }
                 break;
             }
         }
