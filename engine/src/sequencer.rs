@@ -346,8 +346,9 @@ impl Sequencer {
             JournalMessage::Persisted { last, room, spare } => {
                 self.room = room;
                 self.spare = match (spare, self.spare) {
-                    (Some(spare), _) => Spare::Ready(spare),
-                    (None, Spare::Requested) => Spare::Requested,
+                    // Whoever was asked has not answered yet. Counting the spare now would count it twice.
+                    (_, Spare::Requested) => Spare::Requested,
+                    (Some(spare), Spare::Ready(_) | Spare::Failed) => Spare::Ready(spare),
                     (None, Spare::Ready(_) | Spare::Failed) => Spare::Failed,
                 };
                 self.persisted(now, last, out);
