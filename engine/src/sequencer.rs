@@ -631,7 +631,9 @@ impl Sequencer {
                 self.refuse(&append, error, out);
             }
         }
-        for (_, request, _) in std::mem::take(&mut self.keyspace_answers) {
+        for (_, request, id) in std::mem::take(&mut self.keyspace_answers) {
+            // A creation that may not last must not be found by who asks again.
+            self.keyspaces.install_drop(id);
             let error = Error::Unknown {
                 reason: error.to_string(),
             };
