@@ -575,19 +575,23 @@ impl Sequencer {
         if self.in_flight.is_some() || self.open.records == 0 || self.failure.is_some() {
             return;
         }
-        let open = std::mem::take(&mut self.open);
-        self.last_group = self.last_group.next();
-        let frame = frame_bytes(open.payload.len());
-        let payload = open.payload.len() as u64;
+        let frame = frame_bytes(self.open.payload.len());
+        let payload = self.open.payload.len() as u64;
         if payload <= self.room {
             self.room = self.room.saturating_sub(frame);
-        } else {
-            let Spare::Ready(spare) = self.spare else {
-                panic!("a group of {payload} bytes was admitted without a segment to hold it");
-            };
+        } else if let Spare::Ready(spare) = self.spare {
             self.room = spare.saturating_sub(frame);
             self.spare = Spare::Failed;
+        } else {
+            // Only the journal's own records come here, when so many were written on a full disk that the reserve is
+            // used up: they wait for a segment.
+            if self.spare == Spare::Failed && self.space_error.is_none() {
+                self.request_spare(payload, out);
+            }
+            return;
         }
+        let open = std::mem::take(&mut self.open);
+        self.last_group = self.last_group.next();
         self.in_flight = Some((self.last_lsn, open.records));
         out.push(JournalEffect::Write(GroupWrite {
             number: self.last_group,
