@@ -450,7 +450,8 @@ impl Participant {
 
     fn resolve(&mut self, resolve: Resolve, out: &mut Vec<NodeEffect>) {
         let earlier_life = resolve.incarnation < self.incarnation;
-        if !earlier_life && resolve.chain < self.chain {
+        // A node that is down has answered all that had no LSN.
+        if matches!(self.phase, Phase::Down) || (!earlier_life && resolve.chain < self.chain) {
             return;
         }
         match resolve.outcome {
@@ -676,6 +677,9 @@ impl Participant {
 
     fn go_down(&mut self, out: &mut Vec<NodeEffect>) {
         self.table.set_down();
+        self.batch.clear();
+        self.sent.clear();
+        self.staged.clear();
         let node = self.node();
         if let Phase::Recovering { stash } = std::mem::replace(&mut self.phase, Phase::Down) {
             for (id, ..) in stash {
