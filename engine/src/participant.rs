@@ -165,6 +165,8 @@ enum Outcome {
     Written,
     Counter(i64),
     Mismatch(Option<Bytes>),
+    /// The value that was found does not allow the operation.
+    Refused(Error),
 }
 
 /// The newest staged state of a key, and which commit staged it.
@@ -361,7 +363,13 @@ impl Participant {
             Operation::Add { key, delta, now_ms } => {
                 let before = self.newest(&key, now_ms)?;
                 let expires_at_ms = before.as_ref().map_or(0, |value| value.expires_at_ms);
-                let sum = add(before.as_ref(), delta)?;
+                let sum = match add(before.as_ref(), delta) {
+                    Ok(sum) => sum,
+                    Err(error) => {
+                        self.push_in_flight(id, Outcome::Refused(error), out);
+                        return Ok(());
+                    }
+                };
                 let value = Value {
                     bytes: Bytes::copy_from_slice(&sum.to_le_bytes()),
                     expires_at_ms,
@@ -536,11 +544,12 @@ impl Participant {
             let entry = self.in_flight.pop_front().expect("it has a front");
             self.resolved -= 1;
             let answer = match entry.answer {
-                Outcome::Written => Answer::Written(lsn),
-                Outcome::Counter(value) => Answer::Counter(lsn, value),
-                Outcome::Mismatch(current) => Answer::Mismatch(current),
+                Outcome::Written => Ok(Answer::Written(lsn)),
+                Outcome::Counter(value) => Ok(Answer::Counter(lsn, value)),
+                Outcome::Mismatch(current) => Ok(Answer::Mismatch(current)),
+                Outcome::Refused(error) => Err(error),
             };
-            out.push(NodeEffect::Answer(entry.id, Ok(answer)));
+            out.push(NodeEffect::Answer(entry.id, answer));
         }
     }
 
