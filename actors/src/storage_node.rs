@@ -84,9 +84,9 @@ impl StorageNode {
     fn step(&mut self, message: NodeMessage, ctx: &mut Context<Self>) {
         let mut effects = std::mem::take(&mut self.effects);
         let kind = kind(&message);
-        let current = match &message {
-            NodeMessage::Request { id, .. } => Some(*id),
-            _ => None,
+        let (current, again) = match &message {
+            NodeMessage::Request { id, .. } => (Some(*id), None),
+            told => (None, Some(told.clone())),
         };
         let now = self.switchboard.clock.now();
         let result = guarded(|| {
@@ -101,7 +101,7 @@ impl StorageNode {
                 }
                 self.effects = effects;
             }
-            Err(reason) => self.die(&reason, current, ctx),
+            Err(reason) => self.die(&reason, current, again, ctx),
         }
     }
 
@@ -145,13 +145,33 @@ impl StorageNode {
     }
 
     /// Ends this life: answers whom no life will answer, and leaves the rest to the next one.
-    fn die(&mut self, reason: &str, current: Option<RequestId>, ctx: &mut Context<Self>) {
+    /// What another actor told it is told to the new life `again`.
+    fn die(
+        &mut self,
+        reason: &str,
+        current: Option<RequestId>,
+        again: Option<NodeMessage>,
+        ctx: &mut Context<Self>,
+    ) {
         let node = self.node;
         tracing::error!(%node, reason, "a storage node panicked; it restarts");
         self.switchboard.telemetry.node(node).restarts.increment(1);
         let mut held = Vec::new();
         self.machine.restart(&mut held);
-        self.held = Some(held);
+        if !held.is_empty() {
+            self.held = Some(held);
+        }
+        let mut effects = Vec::new();
+        if let Some(message) = again {
+            let now = self.switchboard.clock.now();
+            // If the new life dies of it too, the message is to blame: it is dropped.
+            if guarded(|| self.machine.handle(now, message, &mut effects)).is_err() {
+                effects.clear();
+            }
+        }
+        for effect in effects {
+            self.carry_out(effect, ctx);
+        }
         let orphans: Vec<RequestId> = self
             .replies
             .iter()

@@ -300,6 +300,9 @@ impl Participant {
 
     /// Begins a new life after a panic: gives up what is staged, and asks the journal where the old life ended.
     /// Requests whose fate the journal knows are answered by it; the others are refused once it has said so.
+    ///
+    /// The message in whose handling the old life died must be handed in again behind this, unless it was a request: it
+    /// may be the only word of the journal about a commit, and is known by its content if it had been taken in.
     pub fn restart(&mut self, out: &mut Vec<NodeEffect>) {
         if matches!(self.phase, Phase::Down | Phase::ReadOnly(_)) {
             return;
@@ -463,6 +466,8 @@ impl Participant {
             return;
         }
         match resolve.outcome {
+            // The life that was told before has died of it.
+            Ok(first) if first <= self.last_lsn => {}
             Ok(first) => {
                 self.give_lsns(first, resolve.commits);
                 if !earlier_life {
