@@ -211,6 +211,7 @@ impl StorageNode {
                     node,
                     NodeMessage::Rebuilt {
                         incarnation,
+                        after,
                         through,
                         generation: result.map(|()| generation),
                     },

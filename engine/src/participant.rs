@@ -109,6 +109,8 @@ pub enum NodeMessage {
     Rebuilt {
         /// The life that asked for it.
         incarnation: Incarnation,
+        /// The LSN behind which the replay began.
+        after: Lsn,
         /// The last LSN replayed.
         through: Lsn,
         /// The versions, or why they can't be read back.
@@ -290,9 +292,10 @@ impl Participant {
             } => self.fenced(incarnation, through, out),
             NodeMessage::Rebuilt {
                 incarnation,
+                after,
                 through,
                 generation,
-            } => self.rebuilt(now, incarnation, through, generation, out),
+            } => self.rebuilt(now, incarnation, after, through, generation, out),
             NodeMessage::ReadOnly(error) => self.read_only(&error, out),
             NodeMessage::GoDown => self.go_down(out),
         }
@@ -619,6 +622,7 @@ impl Participant {
         &mut self,
         now: Time,
         incarnation: Incarnation,
+        after: Lsn,
         through: Lsn,
         generation: Result<Arc<Generation>>,
         out: &mut Vec<NodeEffect>,
@@ -626,21 +630,31 @@ impl Participant {
         if incarnation != self.incarnation || !matches!(self.phase, Phase::Recovering { .. }) {
             return;
         }
+        let view = self.table.view();
         let generation = match generation {
             Ok(generation) => generation,
+            Err(_) if view.complete > after => {
+                // A checkpoint has released the journal under the replay; less of it is needed now.
+                out.push(NodeEffect::Rebuild {
+                    incarnation,
+                    after: view.complete,
+                    through,
+                });
+                return;
+            }
             Err(error) => {
                 out.push(NodeEffect::Broken(error));
                 return;
             }
         };
-        let view = self.table.view();
         self.table.publish(NodeView {
             active: Arc::new(generation.successor()),
             frozen: vec![Frozen {
                 through,
                 generation: Arc::clone(&generation),
             }],
-            tree: (self.tree.0)(),
+            // The store may be ahead of `complete`, by a run whose `Flushed` is still on its way.
+            tree: Arc::clone(&view.tree),
             complete: view.complete,
         });
         // The old life may have died between the generation and the cache.
