@@ -565,19 +565,23 @@ impl Participant {
         let ready = matches!(self.phase, Phase::Serving);
         if ready {
             let view = self.table.view();
-            if !view.active.is_empty() {
-                let mut frozen = vec![Frozen {
-                    through,
-                    generation: Arc::clone(&view.active),
-                }];
-                frozen.extend(view.frozen.iter().cloned());
-                self.table.publish(NodeView {
-                    active: Arc::new(view.active.successor()),
-                    frozen,
-                    tree: Arc::clone(&view.tree),
-                    complete: view.complete,
-                });
-            }
+            // An empty generation is frozen too: it is the sign that the view has a border at the mark.
+            let mut frozen = vec![Frozen {
+                through,
+                generation: Arc::clone(&view.active),
+            }];
+            let older = view.frozen.iter();
+            frozen.extend(
+                older
+                    .filter(|frozen| !frozen.generation.is_empty())
+                    .cloned(),
+            );
+            self.table.publish(NodeView {
+                active: Arc::new(view.active.successor()),
+                frozen,
+                tree: Arc::clone(&view.tree),
+                complete: view.complete,
+            });
         }
         out.push(NodeEffect::Frozen { through, ready });
     }
