@@ -314,3 +314,7 @@ fn read_only(error: &Error) -> Error {
         reason: error.to_string(),
     }
 }
+
+#[cfg(test)]
+#[path = "checkpoint_tests.rs"]
+mod tests;

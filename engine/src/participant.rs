@@ -744,3 +744,7 @@ fn add(before: Option<&Value>, delta: i64) -> Result<i64> {
         .checked_add(delta)
         .ok_or(Error::CounterOverflow { current, delta })
 }
+
+#[cfg(test)]
+#[path = "participant_tests.rs"]
+mod tests;

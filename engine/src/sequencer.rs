@@ -815,3 +815,7 @@ impl Sequencer {
         self.keyspace_answers = later;
     }
 }
+
+#[cfg(test)]
+#[path = "sequencer_tests.rs"]
+mod tests;
