@@ -162,7 +162,7 @@ fn a_read_only_engine_finishes_the_runs_that_it_has_begun() {
     let out = tell(&mut machine, Maintained(Ok(())));
     assert_eq!(out, [Answer(RequestId(1), Ok(MARK))]);
 }
-// #F10
+
 #[test]
 fn a_node_that_sits_out_keeps_its_journal_and_the_answer_says_so() {
     // A request was told that the mark is in the trees, though one tree ended before it.

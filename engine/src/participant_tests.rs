@@ -448,7 +448,7 @@ fn what_was_frozen_goes_when_the_tree_has_it() {
     assert_eq!((view.frozen.len(), view.complete), (0, Lsn(1)));
     assert_eq!(node.get("a", 1), Some("x".into()));
 }
-// #F7
+
 #[test]
 fn a_node_that_is_down_ignores_what_the_journal_still_accepts() {
     // The late resolution hit an assertion, since its requests had been answered: one more panic for each batch.
@@ -473,7 +473,7 @@ fn a_node_that_is_down_ignores_what_the_journal_still_accepts() {
         [refused(4, Error::NodeDown { node: NODE })]
     );
 }
-// #F8
+
 #[test]
 fn an_add_that_can_not_be_done_is_answered_when_its_reason_is_visible() {
     // It was answered at once from a staged value: after a crash there had never been such a value.
@@ -488,7 +488,7 @@ fn an_add_that_can_not_be_done_is_answered_when_its_reason_is_visible() {
         [written(1, 1), refused(2, Error::NotACounter { len: 3 })]
     );
 }
-// #F9
+
 #[test]
 fn a_resolution_in_which_the_node_died_is_told_again_and_counts_once() {
     // It was lost: an accepted add was answered "nothing was written, retry", and was then applied twice.
@@ -506,7 +506,7 @@ fn a_resolution_in_which_the_node_died_is_told_again_and_counts_once() {
         assert_eq!(node.tell(visible(2)), [written(1, 1)]);
     }
 }
-// #F11
+
 #[test]
 fn a_replay_that_lost_its_journal_to_a_checkpoint_begins_behind_it() {
     // The node was given up for ever, though its tree had what the journal had released.
@@ -522,7 +522,7 @@ fn a_replay_that_lost_its_journal_to_a_checkpoint_begins_behind_it() {
     });
     assert_eq!(out, [rebuild(3, 5)]);
 }
-// #F10
+
 #[test]
 fn a_node_that_has_restarted_since_a_mark_has_no_run_for_it() {
     // Its rebuilt generation goes beyond the mark, so the run was empty, and the manifest said that the tree was

@@ -262,7 +262,6 @@ fn a_batch_past_its_deadline_is_refused_with_its_whole_chain_until_the_node_know
     ));
 }
 
-// #F2
 #[test]
 fn a_chain_is_refused_once() {
     // A node that had heard of the first refusal, staged a new chain and restarted took the second one for the new
@@ -288,7 +287,7 @@ fn a_chain_is_refused_once() {
         assert_eq!(told.collect::<Vec<_>>(), [&resolve(A, 1, Err(error))]);
     }
 }
-// #F1
+
 #[test]
 fn a_batch_too_large_for_the_spare_asks_for_a_larger_one() {
     // While nothing was on its way nobody asked: it waited for its deadline, and everybody behind it too.
@@ -314,7 +313,7 @@ fn a_batch_too_large_for_the_spare_asks_for_a_larger_one() {
 fn commit_bytes(bytes: usize) -> u64 {
     record::commit_bytes_bound(&commit(bytes).writes) as u64
 }
-// #F3
+
 #[test]
 fn a_spare_is_counted_once() {
     // A lone group is written beside the I/O thread: it reported a spare whose `Spare` was still queued. Both counted,
@@ -335,7 +334,7 @@ fn a_spare_is_counted_once() {
     assert_eq!(out[0], resolve(B, 1, Ok(Lsn(3))));
     assert_eq!(group(&out[1]), (3, 3, 3, 1, true));
 }
-// #F6
+
 #[test]
 fn what_fits_goes_on_when_what_stood_before_it_is_refused() {
     // Nobody looked at the queue after a deadline had passed, and later deadlines were looked at in line only.
@@ -361,7 +360,7 @@ fn what_fits_goes_on_when_what_stood_before_it_is_refused() {
     );
     assert_eq!((out.len(), group(&out[2])), (3, (1, 1, 1, 1, true)));
 }
-// #F5
+
 #[test]
 fn fences_wait_for_a_segment_when_a_full_disk_leaves_no_room() {
     // The journal panicked, and the engine was read-only until it was reopened.
@@ -377,7 +376,7 @@ fn fences_wait_for_a_segment_when_a_full_disk_leaves_no_room() {
     let out = tell(&mut journal, JournalMessage::Spare(Ok(60_000)));
     assert_eq!((out.len(), group(&out[0])), (1, (1, 1, 1, 1, true)));
 }
-// #F4
+
 #[test]
 fn a_creation_that_did_not_last_is_not_found_after_a_failure() {
     // Whoever asked again was told its number, and after a crash there was no such keyspace.
@@ -391,7 +390,7 @@ fn a_creation_that_did_not_last_is_not_found_after_a_failure() {
     let out = tell(&mut journal, create(2, "k"));
     assert_eq!(out, [Answer(RequestId(2), Err(read_only()))]);
 }
-// #rest
+
 #[test]
 fn a_full_disk_refuses_what_does_not_fit_and_clears_by_itself() {
     let mut journal = with_room(20_000);
