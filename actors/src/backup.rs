@@ -45,7 +45,10 @@ pub(crate) async fn backup(engine: &Arc<Engine>, directory: &Path) -> Result<Bac
     std::thread::Builder::new()
         .name("mailring-backup".into())
         .spawn(move || {
-            let _ = reply.send(write(&engine, &catalogue, directory));
+            let result = write(&engine, &catalogue, directory);
+            // Who has the answer may drop the last handle, and finds the directory free.
+            drop(engine);
+            let _ = reply.send(result);
         })
         .map_err(|error| Error::io("starting the backup thread", &error))?;
     answer.await.unwrap_or(Err(Error::Closed))

@@ -6,11 +6,7 @@ use crate::{
     keyspace::expires_at_ms,
 };
 use bytes::Bytes;
-use mailring_engine::{
-    Error, Result,
-    participant::Operation,
-    value::{Value, Write, qualify},
-};
+use mailring_engine::{Error, Result, participant::Operation, value::Write};
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -86,10 +82,10 @@ impl Batch {
     }
 
     fn push(&mut self, keyspace: &Keyspace, key: &[u8], value: Option<(&[u8], u64)>) -> &mut Self {
-        if self.refused.is_none() {
-            if let Err(error) = self.try_push(keyspace, key, value) {
-                self.refused = Some(error);
-            }
+        if self.refused.is_none()
+            && let Err(error) = self.try_push(keyspace, key, value)
+        {
+            self.refused = Some(error);
         }
         self
     }
@@ -111,13 +107,7 @@ impl Batch {
         if self.writes.len() >= MAX_BATCH_KEYS {
             return too_large(self.writes.len() + 1, MAX_BATCH_KEYS, "keys");
         }
-        let write = Write {
-            key: qualify(keyspace.state.id, key),
-            value: value.map(|(bytes, expires_at_ms)| Value {
-                bytes: Bytes::copy_from_slice(bytes),
-                expires_at_ms,
-            }),
-        };
+        let write = Write::new(keyspace.state.id, key, value);
         let place = self.places.entry(write.key.clone());
         let next = self.writes.len();
         match *place.or_insert(next) {
@@ -150,7 +140,7 @@ impl Batch {
                 let node = mailring_engine::ids::NodeId(node);
                 Some(Box::pin(engine.write(
                     node,
-                    Operation::Write(writes),
+                    Operation::Write(writes.into()),
                     weight,
                 )))
             })

@@ -9,7 +9,7 @@ use crate::clock::{Clock, TICK};
 use mailring_engine::{Error, Result, ids::Time};
 use std::sync::{
     Arc,
-    atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 use tokio::sync::Notify;
 
@@ -29,6 +29,8 @@ pub(crate) struct Budget {
     allowance: AtomicI64,
     drain_bytes_per_second: AtomicU64,
     room: Notify,
+    /// Whether a write has met the hard limit since the last checkpoint tick.
+    starved: AtomicBool,
 }
 
 /// Bytes of a request under way; given back when dropped.
@@ -61,6 +63,7 @@ impl Budget {
             allowance: AtomicI64::new(0),
             drain_bytes_per_second: AtomicU64::new(INITIAL_DRAIN_BYTES_PER_SECOND),
             room: Notify::new(),
+            starved: AtomicBool::new(false),
         }
     }
 
@@ -106,6 +109,7 @@ impl Budget {
             return Some(permit);
         }
         if generations + in_flight + bytes > self.hard_limit && generations > 0 {
+            self.starved.store(true, Relaxed);
             return None;
         }
         let cost = i64::try_from(bytes).unwrap_or(i64::MAX);
@@ -114,6 +118,11 @@ impl Budget {
             self.allowance.fetch_add(cost, Relaxed);
         }
         allowed.then_some(permit)
+    }
+
+    /// Whether a write has waited for generations to be freed since this was last asked.
+    pub(crate) fn take_starved(&self) -> bool {
+        self.starved.swap(false, Relaxed)
     }
 
     /// A checkpoint has written so many bytes in so many seconds.

@@ -1,8 +1,13 @@
 //! The builder: every setting, its default and its limits.
 
 use crate::{Mailring, open, switchboard::FaultHook};
-use mailring_engine::{Error, Result, restart::RestartPolicy, ring::recommended_arc_bits};
-use std::{path::PathBuf, time::Duration};
+use mailring_engine::{
+    Error, Result,
+    disk::Disk,
+    restart::{RestartPolicy, Restarts},
+    ring::recommended_arc_bits,
+};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 const MIB: usize = 1 << 20;
 
@@ -45,6 +50,7 @@ pub struct Builder {
     pub(crate) arbiters: usize,
     pub(crate) watch_capacity: usize,
     pub(crate) fault_hook: Option<FaultHook>,
+    pub(crate) disk: Option<Arc<dyn Disk>>,
 }
 
 impl std::fmt::Debug for Builder {
@@ -76,6 +82,7 @@ impl Builder {
             arbiters: (cores / 2).max(1),
             watch_capacity: 1024,
             fault_hook: None,
+            disk: None,
         }
     }
 
@@ -166,6 +173,13 @@ impl Builder {
         self
     }
 
+    /// Keeps the journal and the manifest on `disk` instead of in the directory. The trees stay where they are.
+    #[doc(hidden)]
+    pub fn disk(mut self, disk: Arc<dyn Disk>) -> Self {
+        self.disk = Some(disk);
+        self
+    }
+
     /// Opens the engine: creates the directory, or recovers it. Runs on a thread of its own, so that an executor is
     /// not blocked. Dropping the future lets the opening finish and closes the engine again.
     ///
@@ -244,6 +258,7 @@ impl Builder {
                 "1 MiB to 4 GiB are possible",
             );
         }
+        Restarts::new(self.restart_policy)?;
         if self.checkpoint_share() > self.generations_share() {
             return refuse(
                 "checkpoint_bytes",

@@ -2,12 +2,12 @@
 
 use crate::{
     guard::guarded,
-    journal_io::IoRequest,
+    journal_io::{IoRequest, JournalFile},
     message::{Ask, Deliver, Tick},
     switchboard::{FaultSite, Switchboard},
 };
 use actix::{Actor, Context, Handler, Message};
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use mailring_engine::{
     Error, Result,
     checkpoint::{Catalogue, Checkpoint, CheckpointEffect, CheckpointMessage},
@@ -20,7 +20,10 @@ use mailring_engine::{
     sequencer::JournalMessage,
 };
 use slab::Slab;
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::sync::oneshot;
 
 /// A handle asks for a checkpoint.
@@ -56,6 +59,8 @@ pub(crate) struct Checkpointer {
     compactions: Sender<Compact>,
     io: Sender<IoRequest>,
     replies: Slab<oneshot::Sender<Result<Lsn>>>,
+    /// Set by a panic: the machine is not asked again, and every request gets this answer.
+    dead: Option<Error>,
 }
 
 impl Checkpointer {
@@ -73,10 +78,14 @@ impl Checkpointer {
             compactions,
             io,
             replies: Slab::new(),
+            dead: None,
         }
     }
 
     fn step(&mut self, handle: impl FnOnce(&mut Checkpoint, &mut Vec<CheckpointEffect>)) {
+        if self.dead.is_some() {
+            return;
+        }
         let result = guarded(|| {
             let mut effects = Vec::new();
             self.fault(false);
@@ -102,6 +111,7 @@ impl Checkpointer {
         for reply in self.replies.drain() {
             let _ = reply.send(Err(error.clone()));
         }
+        self.dead = Some(error.clone());
         self.switchboard.to_journal(JournalMessage::Failed(error));
     }
 
@@ -180,6 +190,10 @@ impl Handler<Ask<CheckpointNow, oneshot::Sender<Result<Lsn>>>> for Checkpointer 
         ask: Ask<CheckpointNow, oneshot::Sender<Result<Lsn>>>,
         _: &mut Self::Context,
     ) {
+        if let Some(error) = &self.dead {
+            let _ = ask.reply.send(Err(error.clone()));
+            return;
+        }
         let request = RequestId(self.replies.insert(ask.reply) as u64);
         self.step(|machine, out| machine.handle(CheckpointMessage::Request(request), out));
     }
@@ -198,7 +212,11 @@ impl Handler<Tick> for Checkpointer {
 
     fn handle(&mut self, _: Tick, _: &mut Self::Context) {
         self.switchboard.checkpoint_tick.free();
-        let active_bytes = self.switchboard.active_bytes();
+        let active_bytes = match self.switchboard.active_bytes() {
+            // A large value may need all of the generations' room, long before the threshold is reached.
+            1.. if self.switchboard.budget.take_starved() => u64::MAX,
+            bytes => bytes,
+        };
         self.machine_tick(active_bytes);
     }
 }
@@ -214,6 +232,7 @@ pub(crate) fn run_worker(
     jobs: &Receiver<Job>,
     mut manifest: Manifest,
     disk: &Arc<dyn Disk>,
+    journal: &JournalFile,
     switchboard: &Switchboard,
 ) {
     for job in jobs {
@@ -222,7 +241,13 @@ pub(crate) fn run_worker(
                 through,
                 nodes,
                 keyspaces,
-            } => CheckpointMessage::Written(write_runs(through, &nodes, &keyspaces, switchboard)),
+            } => CheckpointMessage::Written(write_runs(
+                through,
+                &nodes,
+                &keyspaces,
+                journal,
+                switchboard,
+            )),
             Job::Save {
                 complete,
                 through,
@@ -240,8 +265,16 @@ fn write_runs(
     through: Lsn,
     nodes: &[NodeId],
     keyspaces: &Keyspaces,
+    journal: &JournalFile,
     switchboard: &Switchboard,
 ) -> Vec<(NodeId, Result<()>)> {
+    // A tree must never be ahead of the journal on the medium. With `Durability::Always` this does nothing.
+    if let Err(error) = journal.force(switchboard.clock.now()) {
+        return nodes
+            .iter()
+            .map(|node| (*node, Err(error.clone())))
+            .collect();
+    }
     let started = Instant::now();
     let mut bytes = 0;
     let results = nodes
@@ -267,16 +300,41 @@ fn write_runs(
     results
 }
 
-/// Compacts until the checkpointer is gone.
+/// How long nothing must have been written before the trees are merged for the sake of reading.
+const IDLE: Duration = Duration::from_millis(300);
+
+/// Compacts until the checkpointer is gone: after each checkpoint as far as is due, and once more when writing pauses,
+/// which a store takes as the time to merge everything.
 pub(crate) fn run_compaction(requests: &Receiver<Compact>, switchboard: &Switchboard) {
-    for Compact in requests {
-        let mut outcome = Ok(());
-        for store in &switchboard.stores {
-            if let Err(error) = store.maintain() {
-                tracing::error!(%error, "a tree could not be compacted");
-                outcome = Err(error);
+    while let Ok(Compact) = requests.recv() {
+        let outcome = compact(switchboard);
+        switchboard.to_checkpointer(CheckpointMessage::Maintained(outcome));
+        let mut last = switchboard.visible.load();
+        while requests.is_empty() {
+            match requests.recv_timeout(IDLE) {
+                Ok(Compact) => {
+                    let outcome = compact(switchboard);
+                    switchboard.to_checkpointer(CheckpointMessage::Maintained(outcome));
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) if switchboard.visible.load() == last => {
+                    // Told in the log; nobody waits for it.
+                    let _ = compact(switchboard);
+                    break;
+                }
+                Err(RecvTimeoutError::Timeout) => last = switchboard.visible.load(),
             }
         }
-        switchboard.to_checkpointer(CheckpointMessage::Maintained(outcome));
     }
+}
+
+fn compact(switchboard: &Switchboard) -> Result<()> {
+    let mut outcome = Ok(());
+    for store in &switchboard.stores {
+        if let Err(error) = store.maintain() {
+            tracing::error!(%error, "a tree could not be compacted");
+            outcome = Err(error);
+        }
+    }
+    outcome
 }

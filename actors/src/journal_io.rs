@@ -119,7 +119,8 @@ impl JournalFile {
         })
     }
 
-    fn force(&self, now: Time) -> Result<()> {
+    /// Forces what was written and is not forced yet.
+    pub(crate) fn force(&self, now: Time) -> Result<()> {
         let mut open = self.open();
         if open.unforced {
             open.journal.force()?;

@@ -10,6 +10,7 @@ use mailring_engine::{
     Error, Result,
     ids::Lsn,
     participant::{Answer, Operation},
+    sequencer::Writes,
     value::{Value, Write, qualify},
 };
 use std::{
@@ -148,20 +149,8 @@ impl Keyspace {
 
     async fn write(&self, key: &[u8], value: Option<(&[u8], u64)>) -> Result<Lsn> {
         self.check(key)?;
-        let value = match value {
-            Some((bytes, expires_at_ms)) => {
-                check_value(bytes)?;
-                Some(Value {
-                    bytes: Bytes::copy_from_slice(bytes),
-                    expires_at_ms,
-                })
-            }
-            None => None,
-        };
-        let writes = vec![Write {
-            key: qualify(self.state.id, key),
-            value,
-        }];
+        check_value(value.map_or(&[], |(bytes, _)| bytes))?;
+        let writes = Writes::from([Write::new(self.state.id, key, value)]);
         let weight = weight(&writes);
         let node = self.engine.owner(key);
         match self

@@ -49,14 +49,23 @@ impl Mailring {
             .create_or_drop_keyspace(KeyspaceRequest::Create(name.to_owned()))
             .await?;
         let mut known = self.lock_keyspaces();
-        let state = known.entry(name.to_owned()).or_insert_with(|| {
-            Arc::new(KeyspaceState {
-                id,
-                name: name.to_owned(),
-                dropped: AtomicBool::new(false),
-            })
-        });
-        Ok(Keyspace::new(Arc::clone(&self.engine), Arc::clone(state)))
+        // Another handle may have dropped and created the name meanwhile: numbers only rise, the newest is the one.
+        let state = match known.get(name) {
+            Some(state) if state.id >= id => Arc::clone(state),
+            older => {
+                if let Some(older) = older {
+                    older.dropped.store(true, Ordering::Release);
+                }
+                let state = Arc::new(KeyspaceState {
+                    id,
+                    name: name.to_owned(),
+                    dropped: AtomicBool::new(false),
+                });
+                known.insert(name.to_owned(), Arc::clone(&state));
+                state
+            }
+        };
+        Ok(Keyspace::new(Arc::clone(&self.engine), state))
     }
 
     /// The names of all keyspaces, in order.
@@ -84,8 +93,14 @@ impl Mailring {
             .engine
             .create_or_drop_keyspace(KeyspaceRequest::Drop(name.to_owned()))
             .await?;
-        if let Some(state) = self.lock_keyspaces().remove(name) {
-            state.dropped.store(true, Ordering::Release);
+        {
+            // Somebody may have created the name again already.
+            let mut known = self.lock_keyspaces();
+            if known.get(name).is_some_and(|state| state.id == id)
+                && let Some(state) = known.remove(name)
+            {
+                state.dropped.store(true, Ordering::Release);
+            }
         }
         let prefix = id.0.to_be_bytes();
         self.engine.switchboard.cache.remove_prefix(&prefix);
@@ -96,7 +111,6 @@ impl Mailring {
     }
 
     /// A batch of writes to any keyspaces.
-    #[must_use]
     pub fn batch(&self) -> Batch {
         Batch::new(Arc::clone(&self.engine))
     }
@@ -233,7 +247,12 @@ impl Mailring {
                 let _ = reply.send(threads.stop_cleanly(clean));
             })
             .map_err(|error| Error::io("starting the stopping thread", &error))?;
-        outcome.and(stopped.await.unwrap_or(Ok(())))
+        let stopped = stopped.await.unwrap_or(Ok(()));
+        match self.engine.switchboard.read_only.get() {
+            // That the journal of a read-only engine can't be closed is no news.
+            Some(_) => outcome,
+            None => outcome.and(stopped),
+        }
     }
 
     fn known(&self, name: &str) -> Option<Arc<KeyspaceState>> {

@@ -159,15 +159,18 @@ pub(crate) fn open(builder: Builder) -> Result<Mailring> {
             fs::create_dir_all(directory)
                 .map_err(|error| Error::io(format!("creating {}", directory.display()), &error))?;
             let lock = lock(directory)?;
-            let disk: Arc<dyn Disk> =
-                Arc::new(DirectoryDisk::new(directory).map_err(|error| {
+            let disk: Arc<dyn Disk> = match &builder.disk {
+                Some(disk) => Arc::clone(disk),
+                None => Arc::new(DirectoryDisk::new(directory).map_err(|error| {
                     Error::io(format!("opening {}", directory.display()), &error)
-                })?);
+                })?),
+            };
             let recovered = recover(&builder, &disk, directory, &now_ms, &gauge)?;
             (disk, Some(lock), recovered)
         }
         Place::Memory => {
-            let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+            let disk = builder.disk.clone();
+            let disk = disk.unwrap_or_else(|| Arc::new(MemoryDisk::new()));
             let recovered = recover(&builder, &disk, Path::new(""), &now_ms, &gauge)?;
             (disk, None, recovered)
         }
@@ -199,6 +202,16 @@ fn recover(
     for progress in &mut manifest.progress {
         progress.incarnation = progress.incarnation.next();
     }
+    let options = JournalOptions {
+        segment_bytes: builder.segment_bytes,
+        salt: manifest.openings,
+    };
+    // The journal of a new directory comes before its manifest: where the manifest is missing and commits are there,
+    // nothing may be written that looks like a directory. A creation cut short in between begins again.
+    let created = match is_new {
+        true => Some(Journal::create(Arc::clone(disk), options, Lsn(0))?),
+        false => None,
+    };
     manifest.save(&**disk)?;
     let mut keyspaces = manifest.keyspaces(&**disk)?;
     let factory = factory(builder, now_ms);
@@ -210,19 +223,10 @@ fn recover(
         .iter()
         .map(|_| Generation::with_gauge(Arc::clone(gauge)))
         .collect();
-    let options = JournalOptions {
-        segment_bytes: builder.segment_bytes,
-        salt: manifest.openings,
-    };
     let mut incarnations: Vec<_> = manifest.progress.iter().map(|p| p.incarnation).collect();
     let complete: Vec<_> = manifest.progress.iter().map(|p| p.complete).collect();
     let catalogue_lsn = manifest.last_lsn;
-    let (journal, last_lsn) = if is_new {
-        let journal = Journal::create(Arc::clone(disk), options, Lsn(0))?;
-        (journal, Lsn(0))
-    } else if manifest.openings == 2 && !journal_exists(&**disk)? {
-        // The creation was cut short between the manifest and the journal.
-        let journal = Journal::create(Arc::clone(disk), options, Lsn(0))?;
+    let (journal, last_lsn) = if let Some(journal) = created {
         (journal, Lsn(0))
     } else {
         let after = complete.iter().min().copied().unwrap_or_default();
@@ -263,13 +267,6 @@ fn recover(
         journal,
         last_lsn,
     })
-}
-
-fn journal_exists(disk: &dyn Disk) -> Result<bool> {
-    let names = disk
-        .list()
-        .map_err(|error| Error::io("listing the directory", &error))?;
-    Ok(names.iter().any(|name| name.starts_with("journal-")))
 }
 
 /// Installs one record of the journal.
@@ -595,9 +592,12 @@ fn start(
         }),
     )?;
     let worker_disk = Arc::clone(&disk);
+    let worker_file = Arc::clone(&file);
     spawn(
         "runs",
-        Box::new(move |board| checkpointer::run_worker(&jobs, manifest, &worker_disk, board)),
+        Box::new(move |board| {
+            checkpointer::run_worker(&jobs, manifest, &worker_disk, &worker_file, board);
+        }),
     )?;
     spawn(
         "compaction",

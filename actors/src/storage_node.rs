@@ -84,10 +84,7 @@ impl StorageNode {
     fn step(&mut self, message: NodeMessage, ctx: &mut Context<Self>) {
         let mut effects = std::mem::take(&mut self.effects);
         let kind = kind(&message);
-        let (current, again) = match &message {
-            NodeMessage::Request { id, .. } => (Some(*id), None),
-            told => (None, Some(told.clone())),
-        };
+        let again = repeatable(&message);
         let now = self.switchboard.clock.now();
         let result = guarded(|| {
             self.fault(kind, false);
@@ -101,7 +98,7 @@ impl StorageNode {
                 }
                 self.effects = effects;
             }
-            Err(reason) => self.die(&reason, current, again, ctx),
+            Err(reason) => self.die(&reason, kind, again, ctx),
         }
     }
 
@@ -145,11 +142,10 @@ impl StorageNode {
     }
 
     /// Ends this life: answers whom no life will answer, and leaves the rest to the next one.
-    /// What another actor told it is told to the new life `again`.
     fn die(
         &mut self,
         reason: &str,
-        current: Option<RequestId>,
+        kind: &str,
         again: Option<NodeMessage>,
         ctx: &mut Context<Self>,
     ) {
@@ -158,19 +154,9 @@ impl StorageNode {
         self.switchboard.telemetry.node(node).restarts.increment(1);
         let mut held = Vec::new();
         self.machine.restart(&mut held);
-        if !held.is_empty() {
-            self.held = Some(held);
-        }
-        let mut effects = Vec::new();
+        self.held = Some(held);
         if let Some(message) = again {
-            let now = self.switchboard.clock.now();
-            // If the new life dies of it too, the message is to blame: it is dropped.
-            if guarded(|| self.machine.handle(now, message, &mut effects)).is_err() {
-                effects.clear();
-            }
-        }
-        for effect in effects {
-            self.carry_out(effect, ctx);
+            self.repeat(message, ctx);
         }
         let orphans: Vec<RequestId> = self
             .replies
@@ -179,12 +165,12 @@ impl StorageNode {
             .filter(|id| !self.machine.owes(*id))
             .collect();
         for id in orphans {
-            let error = if current == Some(id) {
-                Error::NodeRestarted { node }
-            } else {
-                Error::Unknown {
+            // Whatever the broken step has answered was its own request, or refused, unless it told of commits.
+            let error = match kind {
+                "Visible" | "ReadOnly" | "GoDown" => Error::Unknown {
                     reason: format!("node {node} restarted while it was answering"),
-                }
+                },
+                _ => Error::NodeRestarted { node },
             };
             self.answer(id, Err(error));
         }
@@ -193,6 +179,28 @@ impl StorageNode {
             reason: reason.to_owned(),
         });
         ctx.stop();
+    }
+
+    /// Handles the message that the old life died of once more. Without it the journal, the checkpointer or a caller
+    /// would wait for ever. Who dies of it twice does not come back.
+    fn repeat(&mut self, message: NodeMessage, ctx: &mut Context<Self>) {
+        let now = self.switchboard.clock.now();
+        let result = guarded(|| {
+            let mut effects = Vec::new();
+            self.machine.handle(now, message, &mut effects);
+            effects
+        });
+        match result {
+            Ok(effects) => {
+                for effect in effects {
+                    self.carry_out(effect, ctx);
+                }
+            }
+            Err(reason) => self.switchboard.supervisor().do_send(Broken {
+                node: self.node,
+                error: Error::Unknown { reason },
+            }),
+        }
     }
 
     /// Reads the generation back from the journal on a thread of its own: other actors share this one's.
@@ -211,7 +219,6 @@ impl StorageNode {
                     node,
                     NodeMessage::Rebuilt {
                         incarnation,
-                        after,
                         through,
                         generation: result.map(|()| generation),
                     },
@@ -278,6 +285,23 @@ impl Handler<Resume> for StorageNode {
         for effect in self.held.take().unwrap_or_default() {
             self.carry_out(effect, ctx);
         }
+    }
+}
+
+/// A copy of a message that must not be lost with the life that dies of it.
+fn repeatable(message: &NodeMessage) -> Option<NodeMessage> {
+    match message {
+        NodeMessage::Resolve(resolve) => Some(NodeMessage::Resolve(resolve.clone())),
+        NodeMessage::Visible(lsn) => Some(NodeMessage::Visible(*lsn)),
+        NodeMessage::Freeze(lsn) => Some(NodeMessage::Freeze(*lsn)),
+        NodeMessage::Flushed { through } => Some(NodeMessage::Flushed { through: *through }),
+        NodeMessage::ReadOnly(error) => Some(NodeMessage::ReadOnly(error.clone())),
+        NodeMessage::GoDown => Some(NodeMessage::GoDown),
+        // The caller of a request is told. A new life has nothing to flush, and asks for its own fence and rebuild.
+        NodeMessage::Request { .. }
+        | NodeMessage::Flush
+        | NodeMessage::Fenced { .. }
+        | NodeMessage::Rebuilt { .. } => None,
     }
 }
 

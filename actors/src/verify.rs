@@ -40,7 +40,10 @@ pub(crate) async fn verify_online(engine: &Arc<Engine>) -> Result<Verification> 
     std::thread::Builder::new()
         .name("mailring-verify".into())
         .spawn(move || {
-            let _ = reply.send(online(&engine));
+            let result = online(&engine);
+            // Who has the answer may drop the last handle, and finds the directory free.
+            drop(engine);
+            let _ = reply.send(result);
         })
         .map_err(|error| Error::io("starting the verifying thread", &error))?;
     answer.await.unwrap_or(Err(Error::Closed))

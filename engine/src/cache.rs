@@ -163,9 +163,12 @@ impl RowCache {
     /// unless a newer row is there or `still_newest` denies. That is asked under the lock of the key's shard, and must
     /// not call the cache. It must look at the view that the node publishes NOW, not at the one that was read: true
     /// only if no generation of it has a newer version, and if its tree is the one that was read.
+    ///
+    /// Key and value are copied, and only once they are admitted: a value that was read from a tree is a slice of a
+    /// whole block, which the row would keep in memory uncounted.
     pub fn fill(
         &self,
-        key: &Bytes,
+        key: &[u8],
         lsn: Lsn,
         value: Option<&Value>,
         still_newest: impl FnOnce() -> bool,
@@ -178,7 +181,11 @@ impl RowCache {
         if is_full && !self.is_second_miss(hash) {
             return;
         }
-        self.put(key, hash, lsn, value.cloned(), still_newest);
+        let value = value.map(|value| Value {
+            bytes: Bytes::copy_from_slice(&value.bytes),
+            expires_at_ms: value.expires_at_ms,
+        });
+        self.put(&Bytes::copy_from_slice(key), hash, lsn, value, still_newest);
     }
 
     /// Bytes held, overhead included.

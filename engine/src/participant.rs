@@ -24,7 +24,7 @@ use crate::{
     error::{Error, Result},
     generation::Generation,
     ids::{Incarnation, Lsn, NodeId, RequestId, Time},
-    sequencer::{Append, JournalMessage, Resolve, StagedCommit},
+    sequencer::{Append, JournalMessage, Resolve, StagedCommit, Writes},
     store::StoreView,
     value::{Value, Write},
     view::{Frozen, NodeTable, NodeView},
@@ -39,7 +39,7 @@ use std::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
     /// Write these keys together, at most one write a key.
-    Write(Vec<Write>),
+    Write(Writes),
     /// Add to a counter; an absent or expired key counts as 0.
     Add {
         /// The qualified key.
@@ -109,8 +109,6 @@ pub enum NodeMessage {
     Rebuilt {
         /// The life that asked for it.
         incarnation: Incarnation,
-        /// The LSN behind which the replay began.
-        after: Lsn,
         /// The last LSN replayed.
         through: Lsn,
         /// The versions, or why they can't be read back.
@@ -171,11 +169,31 @@ enum Outcome {
     Refused(Error),
 }
 
-/// The newest staged state of a key, and which commit staged it.
-#[derive(Debug)]
-struct Staged {
-    commit: u64,
-    value: Option<Value>,
+/// The newest staged state of each key that has one, and which commit staged it.
+#[derive(Debug, Default)]
+struct StagedKeys {
+    newest: HashMap<Bytes, (u64, Option<Value>)>,
+}
+
+impl StagedKeys {
+    fn add(&mut self, commit: u64, writes: &[Write]) {
+        for write in writes {
+            self.newest
+                .insert(write.key.clone(), (commit, write.value.clone()));
+        }
+    }
+
+    fn remove(&mut self, commit: u64, writes: &[Write]) {
+        for write in writes {
+            if self
+                .newest
+                .get(&write.key)
+                .is_some_and(|(by, _)| *by == commit)
+            {
+                self.newest.remove(&write.key);
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -201,7 +219,8 @@ pub struct Participant {
     batch: Vec<StagedCommit>,
     /// Batches at the journal, oldest first.
     sent: VecDeque<Vec<StagedCommit>>,
-    staged: HashMap<Bytes, Staged>,
+    /// Kept only from the first read-modify-write until nothing is staged: plain writes need none of it.
+    staged: Option<StagedKeys>,
     /// Commits staged and commits installed in this life: the difference is staged now.
     staged_commits: u64,
     installed_commits: u64,
@@ -210,6 +229,8 @@ pub struct Participant {
     resolved: usize,
     last_lsn: Lsn,
     visible: Lsn,
+    /// The complete LSN from which the generation is being rebuilt.
+    rebuilding_after: Lsn,
     stash_limit: usize,
 }
 
@@ -243,13 +264,14 @@ impl Participant {
             chain: 0,
             batch: Vec::new(),
             sent: VecDeque::new(),
-            staged: HashMap::new(),
+            staged: None,
             staged_commits: 0,
             installed_commits: 0,
             in_flight: VecDeque::new(),
             resolved: 0,
             last_lsn: visible,
             visible,
+            rebuilding_after: visible,
             stash_limit,
         }
     }
@@ -292,10 +314,9 @@ impl Participant {
             } => self.fenced(incarnation, through, out),
             NodeMessage::Rebuilt {
                 incarnation,
-                after,
                 through,
                 generation,
-            } => self.rebuilt(now, incarnation, after, through, generation, out),
+            } => self.rebuilt(now, incarnation, through, generation, out),
             NodeMessage::ReadOnly(error) => self.read_only(&error, out),
             NodeMessage::GoDown => self.go_down(out),
         }
@@ -304,8 +325,8 @@ impl Participant {
     /// Begins a new life after a panic: gives up what is staged, and asks the journal where the old life ended.
     /// Requests whose fate the journal knows are answered by it; the others are refused once it has said so.
     ///
-    /// The message in whose handling the old life died must be handed in again behind this, unless it was a request: it
-    /// may be the only word of the journal about a commit, and is known by its content if it had been taken in.
+    /// The message that was being handled is lost with the old life. Unless it was a request or meant for that life
+    /// alone, hand it to the new one again: all the others may come twice.
     pub fn restart(&mut self, out: &mut Vec<NodeEffect>) {
         if matches!(self.phase, Phase::Down | Phase::ReadOnly(_)) {
             return;
@@ -314,7 +335,7 @@ impl Participant {
         self.chain = 0;
         self.batch.clear();
         self.sent.clear();
-        self.staged.clear();
+        self.staged = None;
         self.staged_commits = 0;
         self.installed_commits = 0;
         let stash = match std::mem::replace(&mut self.phase, Phase::Serving) {
@@ -384,7 +405,7 @@ impl Participant {
                     key,
                     value: Some(value),
                 };
-                (vec![write], Outcome::Counter(sum))
+                (Writes::from([write]), Outcome::Counter(sum))
             }
             Operation::CompareAndSet {
                 key,
@@ -397,24 +418,17 @@ impl Participant {
                     self.push_in_flight(id, Outcome::Mismatch(current), out);
                     return Ok(());
                 }
-                (vec![Write { key, value: new }], Outcome::Written)
+                (Writes::from([Write { key, value: new }]), Outcome::Written)
             }
         };
         self.staged_commits += 1;
-        for write in &writes {
-            let staged = Staged {
-                commit: self.staged_commits,
-                value: write.value.clone(),
-            };
-            self.staged.insert(write.key.clone(), staged);
+        if let Some(staged) = &mut self.staged {
+            staged.add(self.staged_commits, &writes);
         }
         if self.batch.is_empty() {
             out.push(NodeEffect::ScheduleFlush);
         }
-        self.batch.push(StagedCommit {
-            deadline,
-            writes: writes.into(),
-        });
+        self.batch.push(StagedCommit { deadline, writes });
         self.in_flight.push_back(InFlight {
             id,
             commits: true,
@@ -440,9 +454,17 @@ impl Participant {
     }
 
     /// The newest staged or installed value that has not expired.
-    fn newest(&self, key: &Bytes, now_ms: u64) -> Result<Option<Value>> {
-        let newest = match self.staged.get(key) {
-            Some(staged) => staged.value.clone(),
+    fn newest(&mut self, key: &Bytes, now_ms: u64) -> Result<Option<Value>> {
+        let staged = self.staged.get_or_insert_with(|| {
+            let mut staged = StagedKeys::default();
+            let commits = self.sent.iter().flatten().chain(&self.batch);
+            for (number, commit) in (self.installed_commits + 1..).zip(commits) {
+                staged.add(number, &commit.writes);
+            }
+            staged
+        });
+        let newest = match staged.newest.get(key) {
+            Some((_, value)) => value.clone(),
             None => self.table.newest(key)?,
         };
         Ok(newest.filter(|value| !value.is_expired(now_ms)))
@@ -463,16 +485,21 @@ impl Participant {
     }
 
     fn resolve(&mut self, resolve: Resolve, out: &mut Vec<NodeEffect>) {
+        if matches!(self.phase, Phase::Down) {
+            // Everything without an LSN was answered when the node went down.
+            return;
+        }
         let earlier_life = resolve.incarnation < self.incarnation;
-        // A node that is down has answered all that had no LSN.
-        if matches!(self.phase, Phase::Down) || (!earlier_life && resolve.chain < self.chain) {
+        if !earlier_life && resolve.chain < self.chain {
             return;
         }
         match resolve.outcome {
-            // The life that was told before has died of it.
-            Ok(first) if first <= self.last_lsn => {}
             Ok(first) => {
-                self.give_lsns(first, resolve.commits);
+                // The same message may come again after a panic: what has its LSN keeps it.
+                let given = (self.last_lsn.0 + 1).saturating_sub(first.0);
+                let given = usize::try_from(given)
+                    .map_or(resolve.commits, |given| given.min(resolve.commits));
+                self.give_lsns(Lsn(first.0 + given as u64), resolve.commits - given);
                 if !earlier_life {
                     self.install(first, out);
                 }
@@ -515,13 +542,14 @@ impl Participant {
             self.installed_commits += 1;
             for write in commit.writes.iter() {
                 self.table.install(&self.cache, lsn, write);
-                if let Some(staged) = self.staged.get(&write.key)
-                    && staged.commit == self.installed_commits
-                {
-                    self.staged.remove(&write.key);
-                }
+            }
+            if let Some(staged) = &mut self.staged {
+                staged.remove(self.installed_commits, &commit.writes);
             }
             lsn = lsn.next();
+        }
+        if self.installed_commits == self.staged_commits {
+            self.staged = None;
         }
         out.push(NodeEffect::Journal(JournalMessage::Installed {
             node: self.node(),
@@ -535,7 +563,7 @@ impl Participant {
         self.chain += 1;
         self.batch.clear();
         self.sent.clear();
-        self.staged.clear();
+        self.staged = None;
         self.installed_commits = self.staged_commits;
         for entry in self.in_flight.drain(self.resolved..) {
             out.push(NodeEffect::Answer(entry.id, Err(error.clone())));
@@ -614,19 +642,23 @@ impl Participant {
             ));
         }
         if matches!(self.phase, Phase::Recovering { .. }) {
-            out.push(NodeEffect::Rebuild {
-                incarnation,
-                after: self.table.view().complete,
-                through,
-            });
+            self.rebuild(through, out);
         }
+    }
+
+    fn rebuild(&mut self, through: Lsn, out: &mut Vec<NodeEffect>) {
+        self.rebuilding_after = self.table.view().complete;
+        out.push(NodeEffect::Rebuild {
+            incarnation: self.incarnation,
+            after: self.rebuilding_after,
+            through,
+        });
     }
 
     fn rebuilt(
         &mut self,
         now: Time,
         incarnation: Incarnation,
-        after: Lsn,
         through: Lsn,
         generation: Result<Arc<Generation>>,
         out: &mut Vec<NodeEffect>,
@@ -637,13 +669,9 @@ impl Participant {
         let view = self.table.view();
         let generation = match generation {
             Ok(generation) => generation,
-            Err(_) if view.complete > after => {
-                // A checkpoint has released the journal under the replay; less of it is needed now.
-                out.push(NodeEffect::Rebuild {
-                    incarnation,
-                    after: view.complete,
-                    through,
-                });
+            // A checkpoint that was under way has ended meanwhile, and the journal has let go of what is in the tree.
+            Err(_) if self.table.view().complete > self.rebuilding_after => {
+                self.rebuild(through, out);
                 return;
             }
             Err(error) => {
@@ -711,7 +739,7 @@ impl Participant {
         self.table.set_down();
         self.batch.clear();
         self.sent.clear();
-        self.staged.clear();
+        self.staged = None;
         let node = self.node();
         if let Phase::Recovering { stash } = std::mem::replace(&mut self.phase, Phase::Down) {
             for (id, ..) in stash {

@@ -76,7 +76,6 @@ impl Bench {
         generation.insert(Lsn(through), &put_of("a", "rebuilt"));
         self.tell(NodeMessage::Rebuilt {
             incarnation: NEXT,
-            after: Lsn(0),
             through: Lsn(through),
             generation: Ok(Arc::new(generation)),
         })
@@ -110,7 +109,7 @@ fn request(id: u64, operation: Operation) -> NodeMessage {
 }
 
 fn put(id: u64, name: &str, value: &str) -> NodeMessage {
-    request(id, Operation::Write(vec![put_of(name, value)]))
+    request(id, Operation::Write([put_of(name, value)].into()))
 }
 
 fn add_to(id: u64, name: &str, delta: i64) -> NodeMessage {
@@ -418,7 +417,6 @@ fn a_broken_journal_breaks_the_node() {
     node.tell(fenced(1));
     let out = node.tell(NodeMessage::Rebuilt {
         incarnation: NEXT,
-        after: Lsn(0),
         through: Lsn(1),
         generation: Err(broken()),
     });
@@ -516,7 +514,6 @@ fn a_replay_that_lost_its_journal_to_a_checkpoint_begins_behind_it() {
     node.tell(NodeMessage::Flushed { through: Lsn(3) });
     let out = node.tell(NodeMessage::Rebuilt {
         incarnation: NEXT,
-        after: Lsn(0),
         through: Lsn(5),
         generation: Err(broken()),
     });

@@ -255,3 +255,160 @@ impl Iterator for Merge {
         next
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{Rng, SeedableRng, rngs::StdRng};
+    use std::collections::BTreeMap;
+
+    struct List(std::vec::IntoIter<Result<Version>>);
+
+    impl Source for List {
+        fn next(&mut self) -> Result<Option<Version>> {
+            self.0.next().transpose()
+        }
+    }
+
+    type Sorted = BTreeMap<Bytes, Option<Value>>;
+
+    fn source(entries: &Sorted, direction: Direction) -> Box<dyn Source> {
+        let mut list: Vec<_> = entries.clone().into_iter().map(Ok).collect();
+        if direction == Direction::Backward {
+            list.reverse();
+        }
+        Box::new(List(list.into_iter()))
+    }
+
+    fn value(bytes: &'static [u8], expires_at_ms: u64) -> Value {
+        Value {
+            bytes: Bytes::from_static(bytes),
+            expires_at_ms,
+        }
+    }
+
+    #[test]
+    fn the_earliest_source_decides_also_by_a_tombstone_or_an_expired_value() {
+        let of = |entries: &[(&'static str, Option<Value>)]| -> Sorted {
+            entries
+                .iter()
+                .map(|(key, value)| ((*key).into(), value.clone()))
+                .collect()
+        };
+        let old = of(&[
+            ("a", Some(value(b"1", 0))),
+            ("b", Some(value(b"1", 0))),
+            ("c", Some(value(b"1", 0))),
+        ]);
+        let new = of(&[
+            ("a", None),
+            ("b", Some(value(b"2", 10))),
+            ("d", Some(value(b"2", 11))),
+        ]);
+        let read = |now_ms| {
+            let sources = [&new, &old].map(|entries| source(entries, Direction::Forward));
+            let merge = Merge::new(sources.into(), Direction::Forward, now_ms);
+            merge.map(Result::unwrap).collect::<Vec<_>>()
+        };
+        let (b, c, d) = (value(b"2", 10), value(b"1", 0), value(b"2", 11));
+        assert_eq!(
+            read(9),
+            [
+                ("b".into(), b),
+                ("c".into(), c.clone()),
+                ("d".into(), d.clone())
+            ]
+        );
+        assert_eq!(read(10), [("c".into(), c.clone()), ("d".into(), d)]);
+        assert_eq!(read(11), [("c".into(), c)]);
+    }
+
+    #[test]
+    fn nothing_comes_after_the_end_or_an_error() {
+        assert!(
+            Merge::new(Vec::new(), Direction::Forward, 0)
+                .next()
+                .is_none()
+        );
+        let entry = |key: &'static str| Ok((Bytes::from(key), Some(value(b"", 0))));
+        for good in 0..3 {
+            let mut list: Vec<_> = ["a", "b", "c"].into_iter().take(good).map(entry).collect();
+            list.push(Err(Error::Closed));
+            list.push(entry("d"));
+            let other = Box::new(List(vec![entry("bb")].into_iter()));
+            let sources: Vec<Box<dyn Source>> = vec![Box::new(List(list.into_iter())), other];
+            let mut merge = Merge::new(sources, Direction::Forward, 0);
+            let last = merge.by_ref().take(10).last();
+            assert_eq!(last, Some(Err(Error::Closed)));
+            assert_eq!(merge.next(), None);
+        }
+    }
+
+    /// Keys that begin each other, end in zeros, differ only behind the ranked bytes, or in the keyspace.
+    fn random_key(rng: &mut StdRng) -> Bytes {
+        let common = [b'k'; 24];
+        let mut key = vec![0, 0, 0, rng.random_range(1..3)];
+        key.truncate(rng.random_range(1..20).min(4));
+        if key.len() == 4 {
+            key.extend_from_slice(&common[..[0, 3, 14, 15, 16, 24][rng.random_range(0..6)]]);
+            key.extend((0..rng.random_range(0..3)).map(|_| rng.random_range(0..2) * 255));
+        }
+        key.into()
+    }
+
+    #[test]
+    fn a_merge_is_the_map_of_its_sources_in_either_direction() {
+        let mut rng = StdRng::seed_from_u64(7);
+        for round in 0..2_000 {
+            let now_ms = 5;
+            let sources: Vec<Sorted> = (0..rng.random_range(0..17))
+                .map(|_| {
+                    let entries = 0..rng.random_range(0..12);
+                    let entry = |_| {
+                        let value = (!rng.random_ratio(1, 4)).then(|| Value {
+                            bytes: Bytes::copy_from_slice(&rng.random::<[u8; 4]>()),
+                            expires_at_ms: rng.random_range(0..10),
+                        });
+                        (random_key(&mut rng), value)
+                    };
+                    entries.map(entry).collect()
+                })
+                .collect();
+            let mut model = Sorted::new();
+            for source in sources.iter().rev() {
+                model.extend(source.clone());
+            }
+            let live = model
+                .into_iter()
+                .filter_map(|(key, value)| Some((key, value?)));
+            let mut expected: Vec<_> = live
+                .filter(|(_, value)| !value.is_expired(now_ms))
+                .collect();
+            for direction in [Direction::Forward, Direction::Backward] {
+                let opened = sources
+                    .iter()
+                    .map(|entries| source(entries, direction))
+                    .collect();
+                let merged: Result<Vec<_>> = Merge::new(opened, direction, now_ms).collect();
+                assert_eq!(merged.unwrap(), expected, "round {round} {direction:?}");
+                expected.reverse();
+            }
+        }
+    }
+
+    #[test]
+    fn a_stores_pairs_are_a_source_and_a_foreign_value_is_an_error() {
+        let pairs = |stored: [&'static [u8]; 2]| -> PairIterator {
+            let pairs = [("a", stored[0]), ("b", stored[1])];
+            let pairs = pairs.map(|(key, stored)| Ok((key.into(), Bytes::from_static(stored))));
+            Box::new(pairs.into_iter())
+        };
+        let good = [&b"\0x"[..], b"\0y"];
+        let mut source = StoreSource::backward(pairs(good));
+        assert_eq!(source.next(), Ok(Some(("b".into(), Some(value(b"y", 0))))));
+        let mut source = StoreSource::forward(pairs(good));
+        assert_eq!(source.next(), Ok(Some(("a".into(), Some(value(b"x", 0))))));
+        let mut source = StoreSource::forward(pairs([b"\x07", b"\0y"]));
+        assert!(matches!(source.next(), Err(Error::Io { .. })));
+    }
+}

@@ -104,6 +104,26 @@ pub struct Write {
 }
 
 impl Write {
+    /// The new state of a caller's key: a value with its expiry (0 is never), or its removal. Copies both into one
+    /// buffer, so that the many clones on the way of a write cost a count and no allocation.
+    #[must_use]
+    pub fn new(keyspace: KeyspaceId, key: &[u8], value: Option<(&[u8], u64)>) -> Self {
+        let value_bytes = value.map_or(&[][..], |(bytes, _)| bytes);
+        let key_len = KEYSPACE_PREFIX_BYTES + key.len();
+        let mut buffer = BytesMut::with_capacity(key_len + value_bytes.len());
+        buffer.put_u32(keyspace.0);
+        buffer.put_slice(key);
+        buffer.put_slice(value_bytes);
+        let key = buffer.split_to(key_len).freeze();
+        Self {
+            key,
+            value: value.map(|(_, expires_at_ms)| Value {
+                bytes: buffer.freeze(),
+                expires_at_ms,
+            }),
+        }
+    }
+
     /// Bytes this write holds in memory, with an allowance for the table entry around it.
     #[must_use]
     pub fn weight(&self) -> usize {

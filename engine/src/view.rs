@@ -260,10 +260,7 @@ impl NodeTable {
                 Some(found) => found,
                 None => (view.complete, view.in_tree(self.node, key)?),
             };
-            let row_key = Bytes::copy_from_slice(key);
-            cache.fill(&row_key, lsn, value.as_ref(), || {
-                self.is_newest(&view, key, lsn)
-            });
+            cache.fill(key, lsn, value.as_ref(), || self.is_newest(&view, key, lsn));
             return Ok(value);
         }
     }

@@ -81,7 +81,7 @@ fn write(shared: &Shared) {
         tell(NodeMessage::Request {
             id: RequestId(lsn),
             deadline: Time::MAX,
-            operation: Operation::Write(vec![write]),
+            operation: Operation::Write([write].into()),
         });
         tell(NodeMessage::Flush);
         tell(NodeMessage::Resolve(Resolve {

@@ -1,1 +1,10 @@
-//! Placeholder library of the examples; each example is a binary in `src/bin`.
+//! Complete small programs over mailring, in `src/bin`. Each ends by checking itself, and each is run in CI.
+//!
+//! - `quickstart`: the calls that most services need, in about 30 lines.
+//! - `import`: streams NDJSON or TSV into a directory, survives being killed, and answers from the command line.
+//!
+//! The programs in README.md are compiled and run as documentation tests of this crate.
+
+#[doc = include_str!("../../README.md")]
+#[cfg(doctest)]
+struct Readme;

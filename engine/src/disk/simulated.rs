@@ -299,6 +299,9 @@ impl State {
     }
 
     fn make_room(&self, bytes: u64) -> io::Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
         let used: u64 = self
             .directory
             .values()

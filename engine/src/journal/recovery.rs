@@ -266,7 +266,11 @@ impl Walk<'_> {
             && header.forced_through < header.number
             && header.number > segment.header.forced_through
             && header.first_lsn > segment.header.forced_lsn
-            && (header.is_seal() || header.last_lsn >= header.first_lsn);
+            && if header.is_seal() {
+                header.forced_through.next() == header.number
+            } else {
+                header.last_lsn >= header.first_lsn
+            };
         if !fits {
             let reason = format!(
                 "group {} with LSN {} is missing, group {} with LSN {} follows",

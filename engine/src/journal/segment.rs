@@ -99,8 +99,8 @@ impl SegmentHeader {
         let len = file
             .len()
             .map_err(|error| io_error("measuring", disk, &name, &error))?;
-        if len < HEADER_BYTES + frame::SEAL_BYTES {
-            return Err(corrupt("the file is shorter than the shortest segment"));
+        if len < HEADER_BYTES {
+            return Err(corrupt("the file is shorter than a segment's header"));
         }
         let mut bytes = [0; HEADER_BYTES as usize];
         file.read_at(&mut bytes, 0)

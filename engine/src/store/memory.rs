@@ -88,7 +88,7 @@ impl Store for MemoryStore {
         let mut order = super::RunOrder::default();
         let run = run
             .inspect(|(key, _)| order.check(key))
-            .filter(|(key, value)| !state.dropped.covers(key) && !(is_oldest && value.is_none()));
+            .filter(|(key, value)| !state.dropped.covers(key) && (value.is_some() || !is_oldest));
         let run: Run = run.collect();
         if !run.is_empty() {
             state.runs.insert(0, run);

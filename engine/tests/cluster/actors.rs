@@ -341,7 +341,6 @@ impl World {
         let result = rebuild_node(&reader, NodeId(node), after, through, &generation);
         let message = NodeMessage::Rebuilt {
             incarnation,
-            after,
             through,
             generation: result.map(|()| generation),
         };

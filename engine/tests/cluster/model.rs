@@ -152,7 +152,9 @@ impl Model {
                     panic!("op {id}: no commit at LSN {lsn}");
                 };
                 match &op.operation {
-                    Operation::Write(writes) => assert_eq!(parts[0].writes, *writes, "op {id}"),
+                    Operation::Write(writes) => {
+                        assert_eq!(parts[0].writes[..], writes[..], "op {id}")
+                    }
                     Operation::CompareAndSet {
                         key, expected, new, ..
                     } => {

@@ -354,24 +354,33 @@ impl World {
                 now_ms: 0,
             },
             4..6 => self.compare_and_set(register, value),
-            6 => Operation::Write(vec![
-                Write {
+            6 => Operation::Write(
+                [
+                    Write {
+                        key: counter,
+                        value: None,
+                    },
+                    Write {
+                        key: register,
+                        value,
+                    },
+                ]
+                .into(),
+            ),
+            7 if self.chance(4) => Operation::Write(
+                [Write {
                     key: counter,
-                    value: None,
-                },
-                Write {
+                    value,
+                }]
+                .into(),
+            ),
+            _ => Operation::Write(
+                [Write {
                     key: register,
                     value,
-                },
-            ]),
-            7 if self.chance(4) => Operation::Write(vec![Write {
-                key: counter,
-                value,
-            }]),
-            _ => Operation::Write(vec![Write {
-                key: register,
-                value,
-            }]),
+                }]
+                .into(),
+            ),
         };
         let patience = if self.chance(10) { 20 } else { 2_000 };
         let message = NodeMessage::Request {

@@ -1,6 +1,6 @@
 //! The contract of [`Store`], claim by claim, for every store that there is.
 
-use crate::{collect, entry, ingest, open_lsm, open_memory};
+use crate::{collect, entry, folder, ingest, open_lsm, open_memory};
 use bytes::Bytes;
 use mailring_engine::{
     error::Result,
@@ -40,7 +40,7 @@ suite! {
 }
 
 fn run(open: Open, claim: fn(&dyn Store)) {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder();
     let store = open(folder.path()).unwrap();
     claim(store.as_ref());
     store.verify().unwrap();

@@ -1,10 +1,10 @@
 //! Damaged trees: whatever a byte on disk becomes, a read gives the right data or says which file is corrupt.
 
-use crate::{NODE, entry, open_lsm};
+use crate::{NODE, entry, folder, open_lsm};
 use bytes::Bytes;
 use mailring_engine::{
     error::{Error, Result},
-    store::{Store, StoreView},
+    store::StoreView,
 };
 use std::{
     fs,
@@ -112,7 +112,7 @@ fn read_damaged(folder: &Path, expected: &[(Bytes, Bytes)], file: &Path, what: &
 
 #[test]
 fn a_flipped_byte_is_reported_with_its_file_or_harmless_but_never_wrong_data() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder();
     let original = folder.path().join("original");
     let expected = build(&original);
     let damaged = folder.path().join("damaged");
@@ -153,7 +153,7 @@ fn a_flipped_byte_is_reported_with_its_file_or_harmless_but_never_wrong_data() {
 
 #[test]
 fn a_cut_or_missing_file_is_reported_by_name() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder();
     let original = folder.path().join("original");
     build(&original);
     for (round, file) in files(&original).into_iter().enumerate() {

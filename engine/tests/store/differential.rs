@@ -1,6 +1,6 @@
 //! Every store against a `BTreeMap`: random runs, maintenance, pinned views, reads, scans, drops and reopenings.
 
-use crate::{NODE, collect, small_blocks};
+use crate::{NODE, collect, folder, small_blocks};
 use bytes::Bytes;
 use mailring_engine::{
     store::{Store, StoreFactory, StoreView, lsm::LsmFactory, memory::MemoryFactory},
@@ -18,8 +18,10 @@ use std::{
 };
 
 type Model = BTreeMap<Bytes, Value>;
+/// Opens the store in a folder, with the last bytes of the prefixes that were dropped from it.
+type Open<'a> = dyn Fn(&Path, &[u8]) -> Arc<dyn Store> + 'a;
 
-const STEPS: usize = 10_000;
+const STEPS: usize = 6_000;
 const PREFIXES: u8 = 6;
 
 struct Pinned {
@@ -153,17 +155,11 @@ fn random_run(rng: &mut StdRng, now_ms: u64) -> BTreeMap<Bytes, Option<Value>> {
     run
 }
 
-fn check(
-    seed: u64,
-    steps: usize,
-    now_ms: &Arc<AtomicU64>,
-    reopens: bool,
-    open: &dyn Fn(&Path, &[u8]) -> Arc<dyn Store>,
-) {
+fn check(seed: u64, steps: usize, now_ms: &Arc<AtomicU64>, reopens: bool, open: &Open<'_>) {
     // What a failing run is replayed by.
     println!("seed {seed}");
     let mut rng = StdRng::seed_from_u64(seed);
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder();
     let mut dropped = Vec::new();
     let mut store = open(folder.path(), &dropped);
     let mut model = Model::new();

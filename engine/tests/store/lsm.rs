@@ -1,6 +1,6 @@
 //! What only a store on disk can do: be reopened, free files, and meet the limits of the tree under it.
 
-use crate::{NODE, collect, entry, ingest, open_lsm, small_blocks};
+use crate::{NODE, collect, entry, folder, ingest, open_lsm, small_blocks};
 use mailring_engine::{
     error::Error,
     store::{
@@ -37,7 +37,7 @@ fn manifests(folder: &Path) -> usize {
 
 #[test]
 fn a_reopened_store_has_what_was_ingested_and_the_newest_version_stays_newest() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder();
     for round in 0..12_u8 {
         let store = open_lsm(folder.path()).unwrap();
         if let Some(last) = round.checked_sub(1) {
@@ -58,7 +58,7 @@ fn a_reopened_store_has_what_was_ingested_and_the_newest_version_stays_newest() 
 
 #[test]
 fn files_go_when_the_last_view_of_them_does() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder();
     let store = open_lsm(folder.path()).unwrap();
     ingest(store.as_ref(), &[(b"a", Some(b"1"))]);
     ingest(store.as_ref(), &[(b"a", Some(b"2"))]);
@@ -80,7 +80,7 @@ fn files_go_when_the_last_view_of_them_does() {
 
 #[test]
 fn dropping_a_prefix_frees_the_tables_that_hold_nothing_else() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder();
     let store = open_lsm(folder.path()).unwrap();
     ingest(
         store.as_ref(),
@@ -94,7 +94,7 @@ fn dropping_a_prefix_frees_the_tables_that_hold_nothing_else() {
 
 #[test]
 fn an_old_view_that_goes_late_takes_no_file_of_the_reopened_store() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder();
     let store = open_lsm(folder.path()).unwrap();
     ingest(store.as_ref(), &[(b"aaaa", Some(b"1"))]);
     let old = store.view();
@@ -113,7 +113,7 @@ fn an_old_view_that_goes_late_takes_no_file_of_the_reopened_store() {
 
 #[test]
 fn a_run_that_panics_leaves_no_file() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder();
     let store = open_lsm(folder.path()).unwrap();
     ingest(store.as_ref(), &[(b"a", Some(b"1"))]);
     let before = tables(folder.path());
@@ -127,7 +127,7 @@ fn a_run_that_panics_leaves_no_file() {
 
 #[test]
 fn compaction_takes_expired_values_away_but_not_what_they_hide() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder();
     let now_ms = Arc::new(AtomicU64::new(0));
     let options = small_blocks().now_ms(now_ms.clone());
     let store = LsmStore::open(NODE, folder.path(), &options).unwrap();
@@ -169,7 +169,7 @@ fn compaction_takes_expired_values_away_but_not_what_they_hide() {
 
 #[test]
 fn a_tree_of_a_newer_format_is_refused() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder();
     drop(open_lsm(folder.path()).unwrap());
     // The manifest as a newer release would write it: another format number under a right checksum.
     let manifest = folder.path().join("v0");

@@ -16,8 +16,19 @@ use mailring_engine::{
     },
 };
 use std::{path::Path, sync::Arc};
+use tempfile::TempDir;
 
 const NODE: NodeId = NodeId(3);
+
+/// A temporary folder, in memory where the system has one: nothing here tests what a crash of the machine leaves.
+fn folder() -> TempDir {
+    let in_memory = Path::new("/dev/shm");
+    if in_memory.is_dir() {
+        tempfile::tempdir_in(in_memory).unwrap()
+    } else {
+        tempfile::tempdir().unwrap()
+    }
+}
 
 /// Blocks of a few keys, so that small trees have many of them.
 fn small_blocks() -> LsmOptions {

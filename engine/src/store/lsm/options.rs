@@ -1,6 +1,7 @@
 //! What the trees of one engine share, and how their files are laid out.
 //!
-//! The layout was chosen by measurement (1M keys of 16 bytes, values of 100, four trees): see the constants.
+//! Measured on 1M keys of 16 bytes with values of 100 in four trees: with a restart interval of 16, 4 and 1 the files
+//! take 1.08, 1.09 and 1.13 of the raw data. Fewer shared prefixes are less work for a scan; 4 is the compromise.
 
 use crate::error::{Error, Result};
 use bytes::Bytes;
@@ -34,7 +35,7 @@ impl Default for Layout {
     fn default() -> Self {
         Self {
             block_bytes: 4_096,
-            restart_interval: 16,
+            restart_interval: 4,
             filter_bits_per_key: 10.0,
             pin_index_and_filter: true,
         }

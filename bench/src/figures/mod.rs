@@ -1,0 +1,264 @@
+//! The figures that mailring promises, each as one command that measures it beside its reference.
+//!
+//! A figure knows its work, its peers and its goal, and ends in a [`Verdict`]: one line of the table in README.md.
+//! A peer that is not compiled in (RocksDB, LMDB) leaves its goal unjudged, and the line says so.
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::Result;
+use crate::contest::{Lab, Standing};
+use crate::report::table;
+use crate::subject::Kind;
+use crate::workload::Shape;
+
+mod bulk;
+mod puts;
+mod reads;
+pub(crate) mod reopen;
+mod smoke;
+
+/// Records of the figures that need data, unless told otherwise.
+pub(crate) const RECORDS: u64 = 1_000_000;
+
+/// The name of a figure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Figure {
+    /// Durable puts of 64 clients.
+    #[value(name = "durable-put-64")]
+    DurablePut64,
+    /// Durable puts of 1,024 clients, in a burst that fits into memory.
+    #[value(name = "durable-put-1024")]
+    DurablePut1024,
+    /// Durable puts of 1,024 clients over many checkpoints, by second.
+    Sustained,
+    /// Durable puts of one client, against the disk.
+    #[value(name = "durable-put-1")]
+    DurablePut1,
+    /// Point reads with a cache that holds all.
+    GetCached,
+    /// Point reads with a cache of a tenth of the data.
+    GetTenth,
+    /// Zipfian point reads by two threads, against a hash map.
+    #[value(name = "get-zipf-2-threads")]
+    GetZipf2Threads,
+    /// Scans of 100 records.
+    #[value(name = "scan-100")]
+    Scan100,
+    /// Loading a million records in batches.
+    #[value(name = "load-1m")]
+    Load1m,
+    /// Opening a loaded directory, closed cleanly and after SIGKILL.
+    Reopen,
+    /// Bytes on disk after a load.
+    Space,
+    /// A little of everything, to see that it runs.
+    Smoke,
+    /// All of them but the smoke.
+    All,
+}
+
+/// What the figures share.
+pub(crate) struct Bench {
+    /// Where it is measured.
+    pub(crate) lab: Lab,
+    /// The subject that is judged.
+    pub(crate) subject: Kind,
+    /// Peers, in place of those that a figure names.
+    pub(crate) peers: Option<Vec<Kind>>,
+    /// Records of the figures that need data.
+    pub(crate) records: u64,
+    /// Seconds of each run, in place of what a figure says.
+    pub(crate) seconds: Option<f64>,
+}
+
+/// A line of the table of figures.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Verdict {
+    /// Which figure.
+    pub(crate) figure: Figure,
+    /// The work, in words.
+    pub(crate) work: String,
+    /// What was measured beside it.
+    pub(crate) reference: String,
+    /// What is to be reached.
+    pub(crate) goal: String,
+    /// What was.
+    pub(crate) measured: String,
+    /// Whether that is enough; none if a reference was not compiled in.
+    pub(crate) reached: Option<bool>,
+    /// The comparisons behind it.
+    pub(crate) standings: Vec<Standing>,
+}
+
+/// To be at least so many times as fast as a peer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Goal {
+    /// The name of the peer.
+    pub(crate) peer: &'static str,
+    /// How many times.
+    pub(crate) factor: f64,
+}
+
+impl Bench {
+    /// The subject and its peers: those that the figure names and this build has, or those that the user named.
+    pub(crate) fn line_up(&self, peers: &[&str]) -> Vec<Kind> {
+        let named = || {
+            peers
+                .iter()
+                .filter_map(|name| Kind::from_str(name, true).ok())
+                .collect()
+        };
+        let peers = self.peers.clone().unwrap_or_else(named);
+        let others = peers.into_iter().filter(|peer| *peer != self.subject);
+        std::iter::once(self.subject).chain(others).collect()
+    }
+
+    /// The records of the figures: keys of 16 bytes, values of 100.
+    pub(crate) fn shape(&self) -> Shape {
+        Shape {
+            records: self.records,
+            key_bytes: 16,
+            value_bytes: 100,
+        }
+    }
+
+    /// Measures a figure, or all.
+    ///
+    /// # Errors
+    ///
+    /// What the first failing subject says.
+    pub(crate) fn measure(&mut self, figure: Figure) -> Result<Vec<Verdict>> {
+        Ok(vec![match figure {
+            Figure::DurablePut64 => puts::of_64_clients(self)?,
+            Figure::DurablePut1024 => puts::of_1024_clients(self)?,
+            Figure::Sustained => puts::sustained(self)?,
+            Figure::DurablePut1 => puts::of_one_client(self)?,
+            Figure::GetCached => reads::cached(self)?,
+            Figure::GetTenth => reads::tenth_cached(self)?,
+            Figure::GetZipf2Threads => reads::zipfian(self)?,
+            Figure::Scan100 => reads::scans(self)?,
+            Figure::Load1m => bulk::load(self)?,
+            Figure::Reopen => reopen::reopen(self)?,
+            Figure::Space => bulk::space(self)?,
+            Figure::Smoke => smoke::smoke(self)?,
+            Figure::All => {
+                let mut verdicts = Vec::new();
+                for figure in Figure::value_variants() {
+                    if !matches!(figure, Figure::All | Figure::Smoke) {
+                        verdicts.extend(self.measure(*figure)?);
+                    }
+                }
+                return Ok(verdicts);
+            }
+        }])
+    }
+}
+
+/// Judges the throughput of the first subject of a standing by goals: the words, and whether all are reached.
+pub(crate) fn judge(standing: &Standing, subject: Kind, goals: &[Goal]) -> (String, Option<bool>) {
+    let mut reached = Some(true);
+    let throughput = standing.spread(subject, |run| run.per_second);
+    let own = throughput.map_or_else(String::new, |all| crate::report::count(all.median));
+    let mut words = vec![format!("{own}/s")];
+    for goal in goals {
+        let peer = Kind::from_str(goal.peer, true).ok();
+        let ratio = peer.and_then(|peer| standing.ratio(subject, peer));
+        let (Some(peer), Some(ratio)) = (peer, ratio) else {
+            words.push(format!("{} not in this build", goal.peer));
+            reached = None;
+            continue;
+        };
+        let theirs = standing
+            .spread(peer, |run| run.per_second)
+            .map_or(0.0, |all| all.median);
+        let factor = crate::report::times(ratio.median);
+        words.push(format!(
+            "{factor} {} ({}/s)",
+            goal.peer,
+            crate::report::count(theirs)
+        ));
+        reached = reached.map(|so_far| so_far && ratio.median >= goal.factor);
+    }
+    (words.join("; "), reached)
+}
+
+/// The table of figures, as it goes into README.md.
+pub(crate) fn markdown(verdicts: &[Verdict]) -> String {
+    let rows: Vec<Vec<String>> = verdicts
+        .iter()
+        .map(|verdict| {
+            let reached = match verdict.reached {
+                Some(true) => "yes",
+                Some(false) => "no",
+                None => "open",
+            };
+            let words = [
+                &verdict.work,
+                &verdict.reference,
+                &verdict.goal,
+                &verdict.measured,
+            ];
+            words
+                .into_iter()
+                .cloned()
+                .chain([reached.to_owned()])
+                .collect()
+        })
+        .collect();
+    let header = ["work", "reference", "goal", "measured", "reached"];
+    // Long words in aligned columns are hard to read, and Markdown doesn't need the alignment.
+    rows.iter().fold(table(&header, &[]), |text, row| {
+        text + &format!("| {} |\n", row.join(" | "))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_figure_has_its_own_name() {
+        let names: Vec<String> = Figure::value_variants()
+            .iter()
+            .filter_map(|figure| figure.to_possible_value())
+            .map(|value| value.get_name().to_owned())
+            .collect();
+        for name in [
+            "durable-put-64",
+            "durable-put-1024",
+            "get-zipf-2-threads",
+            "scan-100",
+            "load-1m",
+            "all",
+        ] {
+            assert!(
+                names.iter().any(|known| known == name),
+                "{name} is missing in {names:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_table_of_figures_has_a_line_for_each() {
+        let verdict = Verdict {
+            figure: Figure::Space,
+            work: "bytes".to_owned(),
+            reference: "raw".to_owned(),
+            goal: "1.15".to_owned(),
+            measured: "1.10".to_owned(),
+            reached: Some(true),
+            standings: Vec::new(),
+        };
+        let text = markdown(&[
+            verdict.clone(),
+            Verdict {
+                reached: None,
+                ..verdict
+            },
+        ]);
+        assert_eq!(text.lines().count(), 4);
+        assert!(text.ends_with("| bytes | raw | 1.15 | 1.10 | open |\n"));
+    }
+}

@@ -1,0 +1,203 @@
+//! The subjects of this build by name, and how each is opened.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use clap::ValueEnum;
+use serde::Serialize;
+use tokio::runtime::Runtime;
+
+use super::group_commit::Grouped;
+use super::{Durability, Opened, Running, Settings, Store, Threaded, force_by_interval};
+use super::{dashmap, log, mailring, nothing};
+use crate::Result;
+
+/// The name of a subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Kind {
+    /// mailring.
+    Mailring,
+    /// fjall, a force for each put.
+    #[cfg(feature = "fjall")]
+    Fjall,
+    /// fjall behind a group-commit thread.
+    #[cfg(feature = "fjall")]
+    FjallGroup,
+    /// redb, a transaction for each put.
+    #[cfg(feature = "redb")]
+    Redb,
+    /// redb, a transaction for each group.
+    #[cfg(feature = "redb")]
+    RedbGroup,
+    /// RocksDB with its own group commit.
+    #[cfg(feature = "rocksdb")]
+    Rocksdb,
+    /// RocksDB behind a group-commit thread.
+    #[cfg(feature = "rocksdb")]
+    RocksdbGroup,
+    /// LMDB, a transaction for each put.
+    #[cfg(feature = "lmdb")]
+    Lmdb,
+    /// LMDB, a transaction for each group.
+    #[cfg(feature = "lmdb")]
+    LmdbGroup,
+    /// surrealkv, which is async and groups by itself.
+    #[cfg(feature = "surrealkv")]
+    Surrealkv,
+    /// sled, a flush for each put.
+    #[cfg(feature = "sled")]
+    Sled,
+    /// A hash map in memory: the ceiling of point reads.
+    Dashmap,
+    /// A bare preallocated log behind a group-commit thread, no checksum, no store: the ceiling of durable puts.
+    Log,
+    /// The same bytes overwritten and forced, by the client itself: what the disk takes for a lone put.
+    Raw,
+    /// A subject that does nothing: what the harness itself costs.
+    Nothing,
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(&self.name())
+    }
+}
+
+impl Kind {
+    /// The subject that is judged unless told otherwise.
+    pub(crate) fn under_test() -> Self {
+        Self::value_variants()[0]
+    }
+
+    /// Whom a comparison of a workload takes: everything of this build that can be read back.
+    pub(crate) fn usual_peers() -> Vec<Self> {
+        let readable = |kind: &Self| !matches!(kind, Self::Log | Self::Raw | Self::Nothing);
+        Self::value_variants()
+            .iter()
+            .copied()
+            .filter(readable)
+            .collect()
+    }
+
+    /// The name, as on the command line and in tables.
+    pub(crate) fn name(self) -> String {
+        self.to_possible_value()
+            .map(|value| value.get_name().to_owned())
+            .unwrap_or_default()
+    }
+
+    /// Whether it keeps anything on disk that can be read back.
+    pub(crate) fn stores(self) -> bool {
+        !matches!(self, Self::Dashmap | Self::Log | Self::Raw | Self::Nothing)
+    }
+
+    /// Whether it can be scanned in key order.
+    pub(crate) fn scans(self) -> bool {
+        self.stores() || self == Self::Nothing
+    }
+
+    /// How many clients load it fastest, as tried: stores with one writer gain nothing from a second.
+    pub(crate) fn loaders(self) -> u64 {
+        match self {
+            Self::Mailring => 4,
+            #[cfg(feature = "rocksdb")]
+            Self::Rocksdb | Self::RocksdbGroup => 2,
+            _ => 1,
+        }
+    }
+
+    /// How it is opened for a load that is to be durable at the end. A batch of mailring is durable when it is
+    /// answered, and several loaders share a force; the others write without forcing and force once at the end.
+    pub(crate) fn load_durability(self) -> Durability {
+        match self {
+            Self::Mailring => Durability::Always,
+            _ => Durability::None,
+        }
+    }
+
+    /// Whether a path under its directory is a preallocated journal, which the bytes on disk leave out.
+    pub(crate) fn is_preallocated_journal(self, path: &Path) -> bool {
+        self == Self::Mailring && path.extension().is_some_and(|extension| extension == "seg")
+    }
+}
+
+fn threaded<S: Store>(store: S, settings: &Settings, runtime: &Arc<Runtime>) -> Box<dyn Opened> {
+    let store = Arc::new(store);
+    if settings.durability == Durability::Interval {
+        force_by_interval(Arc::downgrade(&store));
+    }
+    Box::new(Running {
+        subject: Threaded(store),
+        runtime: runtime.clone(),
+    })
+}
+
+fn grouped<S: Store>(store: S, settings: &Settings, runtime: &Arc<Runtime>) -> Box<dyn Opened> {
+    let store = Arc::new(store);
+    if settings.durability == Durability::Interval {
+        force_by_interval(Arc::downgrade(&store));
+    }
+    Box::new(Running {
+        subject: Grouped::new(store),
+        runtime: runtime.clone(),
+    })
+}
+
+/// Opens a subject, and creates its directory if there is none.
+///
+/// # Errors
+///
+/// What the subject says.
+pub(crate) fn open(
+    kind: Kind,
+    settings: &Settings,
+    runtime: &Arc<Runtime>,
+) -> Result<Box<dyn Opened>> {
+    if kind.stores() || matches!(kind, Kind::Log | Kind::Raw) {
+        std::fs::create_dir_all(&settings.dir)?;
+    }
+    Ok(match kind {
+        Kind::Mailring => {
+            let subject = runtime.block_on(mailring::Ring::open(settings))?;
+            Box::new(Running {
+                subject,
+                runtime: runtime.clone(),
+            })
+        }
+        #[cfg(feature = "fjall")]
+        Kind::Fjall => threaded(super::fjall::Fjall::open(settings)?, settings, runtime),
+        #[cfg(feature = "fjall")]
+        Kind::FjallGroup => grouped(super::fjall::Fjall::open(settings)?, settings, runtime),
+        #[cfg(feature = "redb")]
+        Kind::Redb => threaded(super::redb::Redb::open(settings)?, settings, runtime),
+        #[cfg(feature = "redb")]
+        Kind::RedbGroup => grouped(super::redb::Redb::open(settings)?, settings, runtime),
+        #[cfg(feature = "rocksdb")]
+        Kind::Rocksdb => threaded(super::rocksdb::RocksDb::open(settings)?, settings, runtime),
+        #[cfg(feature = "rocksdb")]
+        Kind::RocksdbGroup => grouped(super::rocksdb::RocksDb::open(settings)?, settings, runtime),
+        #[cfg(feature = "lmdb")]
+        Kind::Lmdb => threaded(super::lmdb::Lmdb::open(settings)?, settings, runtime),
+        #[cfg(feature = "lmdb")]
+        Kind::LmdbGroup => grouped(super::lmdb::Lmdb::open(settings)?, settings, runtime),
+        #[cfg(feature = "sled")]
+        Kind::Sled => threaded(super::sled::Sled::open(settings)?, settings, runtime),
+        #[cfg(feature = "surrealkv")]
+        Kind::Surrealkv => {
+            let subject = runtime.block_on(super::surrealkv::Surreal::open(settings))?;
+            Box::new(Running {
+                subject,
+                runtime: runtime.clone(),
+            })
+        }
+        Kind::Dashmap => threaded(dashmap::InMemory::default(), settings, runtime),
+        Kind::Log => grouped(
+            log::BareLog::open(settings, log::LOG_BYTES)?,
+            settings,
+            runtime,
+        ),
+        Kind::Raw => threaded(log::BareLog::open(settings, 1)?, settings, runtime),
+        Kind::Nothing => threaded(nothing::Nothing, settings, runtime),
+    })
+}
