@@ -404,23 +404,23 @@ impl World {
                     }
                     _ => None,
                 };
-                self.to_node(node, NodeMessage::Resolve(resolve));
+                self.tell_node(node, NodeMessage::Resolve(resolve));
                 if let Some(lsn) = early {
-                    self.to_node(node, NodeMessage::Visible(lsn));
+                    self.tell_node(node, NodeMessage::Visible(lsn));
                 }
             }
-            JournalEffect::Freeze(node, lsn) => self.to_node(node, NodeMessage::Freeze(lsn)),
+            JournalEffect::Freeze(node, lsn) => self.tell_node(node, NodeMessage::Freeze(lsn)),
             JournalEffect::Fenced(node, incarnation, through) => {
                 let message = NodeMessage::Fenced {
                     incarnation,
                     through,
                 };
-                self.to_node(node, message);
+                self.tell_node(node, message);
             }
             JournalEffect::Visible(lsn, nodes) => {
                 self.process.visible.publish(lsn);
                 for node in nodes {
-                    self.to_node(node, NodeMessage::Visible(lsn));
+                    self.tell_node(node, NodeMessage::Visible(lsn));
                 }
             }
             JournalEffect::Changes(_) => return Some(JournalMessage::Watch(false)),
@@ -440,7 +440,7 @@ impl World {
                 self.coverage.read_only += 1;
                 self.process.read_only = true;
                 for node in 0..NODES {
-                    self.to_node(NodeId(node), NodeMessage::ReadOnly(error.clone()));
+                    self.tell_node(NodeId(node), NodeMessage::ReadOnly(error.clone()));
                 }
                 self.send(Channel::JournalToCheckpoint, Message::ReadOnly(error));
             }
@@ -448,7 +448,7 @@ impl World {
         None
     }
 
-    fn to_node(&mut self, node: NodeId, message: NodeMessage) {
+    fn tell_node(&mut self, node: NodeId, message: NodeMessage) {
         self.send(Channel::JournalToNode(node.0), Message::Node(message));
     }
 
