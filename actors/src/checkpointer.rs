@@ -279,10 +279,10 @@ fn write_runs(
     let mut bytes = 0;
     let results = nodes
         .iter()
-        .map(|node| {
+        .filter_map(|node| {
             let view = switchboard.tables[usize::from(node.0)].view();
             let store = &switchboard.stores[usize::from(node.0)];
-            let mut run = frozen_run(&view, through, keyspaces);
+            let mut run = frozen_run(&view, through, keyspaces)?;
             let result = guarded(|| store.ingest(&mut run)).unwrap_or_else(|reason| {
                 Err(Error::CorruptTree {
                     node: *node,
@@ -291,7 +291,7 @@ fn write_runs(
                 })
             });
             bytes += run.bytes();
-            (*node, result)
+            Some((*node, result))
         })
         .collect();
     let seconds = started.elapsed().as_secs_f64();

@@ -49,7 +49,7 @@ pub enum CheckpointMessage {
     },
     /// From the journal: everything up to the mark is visible.
     MarkReached(Lsn, Catalogue),
-    /// From the worker: how each node's run went.
+    /// From the worker: how each node's run went. A node that has restarted since the mark is left out.
     Written(Vec<(NodeId, Result<()>)>),
     /// From the worker: the manifest is forced, or not.
     Saved(Result<()>),
@@ -298,7 +298,9 @@ impl Checkpoint {
         let Phase::Maintaining { through, outcome } = &self.phase else {
             return;
         };
-        let answer = outcome.clone().and(result).map(|()| *through);
+        // A node that sat out is behind the mark.
+        let lowest = self.complete.iter().min().copied().unwrap_or(*through);
+        let answer = outcome.clone().and(result).map(|()| lowest);
         for request in self.serving.drain(..) {
             out.push(CheckpointEffect::Answer(request, answer.clone()));
         }
@@ -312,3 +314,7 @@ fn read_only(error: &Error) -> Error {
         reason: error.to_string(),
     }
 }
+
+#[cfg(test)]
+#[path = "checkpoint_tests.rs"]
+mod tests;

@@ -74,7 +74,7 @@ pub enum Answer {
 }
 
 /// What arrives at a node.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum NodeMessage {
     /// From a handle. The caller may vanish; the request is carried out all the same.
     Request {
@@ -121,7 +121,7 @@ pub enum NodeMessage {
 }
 
 /// What a node wants done, in order.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum NodeEffect {
     /// Send to the journal.
     Journal(JournalMessage),
@@ -165,6 +165,8 @@ enum Outcome {
     Written,
     Counter(i64),
     Mismatch(Option<Bytes>),
+    /// The value that was found does not allow the operation.
+    Refused(Error),
 }
 
 /// The newest staged state of each key that has one, and which commit staged it.
@@ -388,7 +390,13 @@ impl Participant {
             Operation::Add { key, delta, now_ms } => {
                 let before = self.newest(&key, now_ms)?;
                 let expires_at_ms = before.as_ref().map_or(0, |value| value.expires_at_ms);
-                let sum = add(before.as_ref(), delta)?;
+                let sum = match add(before.as_ref(), delta) {
+                    Ok(sum) => sum,
+                    Err(error) => {
+                        self.push_in_flight(id, Outcome::Refused(error), out);
+                        return Ok(());
+                    }
+                };
                 let value = Value {
                     bytes: Bytes::copy_from_slice(&sum.to_le_bytes()),
                     expires_at_ms,
@@ -572,11 +580,12 @@ impl Participant {
             let entry = self.in_flight.pop_front().expect("it has a front");
             self.resolved -= 1;
             let answer = match entry.answer {
-                Outcome::Written => Answer::Written(lsn),
-                Outcome::Counter(value) => Answer::Counter(lsn, value),
-                Outcome::Mismatch(current) => Answer::Mismatch(current),
+                Outcome::Written => Ok(Answer::Written(lsn)),
+                Outcome::Counter(value) => Ok(Answer::Counter(lsn, value)),
+                Outcome::Mismatch(current) => Ok(Answer::Mismatch(current)),
+                Outcome::Refused(error) => Err(error),
             };
-            out.push(NodeEffect::Answer(entry.id, Ok(answer)));
+            out.push(NodeEffect::Answer(entry.id, answer));
         }
     }
 
@@ -584,19 +593,23 @@ impl Participant {
         let ready = matches!(self.phase, Phase::Serving);
         if ready {
             let view = self.table.view();
-            if !view.active.is_empty() {
-                let mut frozen = vec![Frozen {
-                    through,
-                    generation: Arc::clone(&view.active),
-                }];
-                frozen.extend(view.frozen.iter().cloned());
-                self.table.publish(NodeView {
-                    active: Arc::new(view.active.successor()),
-                    frozen,
-                    tree: Arc::clone(&view.tree),
-                    complete: view.complete,
-                });
-            }
+            // An empty generation is frozen too: it is the sign that the view has a border at the mark.
+            let mut frozen = vec![Frozen {
+                through,
+                generation: Arc::clone(&view.active),
+            }];
+            let older = view.frozen.iter();
+            frozen.extend(
+                older
+                    .filter(|frozen| !frozen.generation.is_empty())
+                    .cloned(),
+            );
+            self.table.publish(NodeView {
+                active: Arc::new(view.active.successor()),
+                frozen,
+                tree: Arc::clone(&view.tree),
+                complete: view.complete,
+            });
         }
         out.push(NodeEffect::Frozen { through, ready });
     }
@@ -653,6 +666,7 @@ impl Participant {
         if incarnation != self.incarnation || !matches!(self.phase, Phase::Recovering { .. }) {
             return;
         }
+        let view = self.table.view();
         let generation = match generation {
             Ok(generation) => generation,
             // A checkpoint that was under way has ended meanwhile, and the journal has let go of what is in the tree.
@@ -665,14 +679,14 @@ impl Participant {
                 return;
             }
         };
-        let view = self.table.view();
         self.table.publish(NodeView {
             active: Arc::new(generation.successor()),
             frozen: vec![Frozen {
                 through,
                 generation: Arc::clone(&generation),
             }],
-            tree: (self.tree.0)(),
+            // The store may be ahead of `complete`, by a run whose `Flushed` is still on its way.
+            tree: Arc::clone(&view.tree),
             complete: view.complete,
         });
         // The old life may have died between the generation and the cache.
@@ -723,6 +737,9 @@ impl Participant {
 
     fn go_down(&mut self, out: &mut Vec<NodeEffect>) {
         self.table.set_down();
+        self.batch.clear();
+        self.sent.clear();
+        self.staged = None;
         let node = self.node();
         if let Phase::Recovering { stash } = std::mem::replace(&mut self.phase, Phase::Down) {
             for (id, ..) in stash {
@@ -755,3 +772,7 @@ fn add(before: Option<&Value>, delta: i64) -> Result<i64> {
         .checked_add(delta)
         .ok_or(Error::CounterOverflow { current, delta })
 }
+
+#[cfg(test)]
+#[path = "participant_tests.rs"]
+mod tests;

@@ -14,21 +14,28 @@ use std::{iter::Peekable, sync::Arc};
 type Versions<'a> = Box<dyn Iterator<Item = (Bytes, Lsn, Option<Value>)> + 'a>;
 
 /// Merges the generations of `view` that were frozen at or before `through`. Keys of keyspaces that are gone are left
-/// out: nobody can name them any more.
+/// out: nobody can name them any more. `None` if the view has no border there: the node has restarted since the mark.
 #[must_use]
-pub fn frozen_run<'a>(view: &'a NodeView, through: Lsn, keyspaces: &'a Keyspaces) -> FrozenRun<'a> {
+pub fn frozen_run<'a>(
+    view: &'a NodeView,
+    through: Lsn,
+    keyspaces: &'a Keyspaces,
+) -> Option<FrozenRun<'a>> {
+    if !view.is_frozen_at(through) {
+        return None;
+    }
     let sources = view
         .frozen
         .iter()
         .filter(|frozen| frozen.through <= through)
         .map(|frozen| versions(&frozen.generation).peekable())
         .collect();
-    FrozenRun {
+    Some(FrozenRun {
         sources,
         keyspaces,
         present: None,
         bytes: 0,
-    }
+    })
 }
 
 fn versions(generation: &Arc<Generation>) -> Versions<'_> {

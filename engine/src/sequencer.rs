@@ -38,7 +38,7 @@ use std::{collections::VecDeque, sync::Arc};
 pub type Writes = Arc<[Write]>;
 
 /// What arrives at the journal.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JournalMessage {
     /// From a node, when its mailbox round ends: commits in the order in which they were staged. Answered by
     /// [`Resolve`]. Never repeated; if the node dies meanwhile, its [`JournalMessage::Fence`] settles it.
@@ -101,7 +101,7 @@ pub enum JournalMessage {
 }
 
 /// Commits of one node on their way into the journal.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Append {
     /// The node.
     pub node: NodeId,
@@ -114,7 +114,7 @@ pub struct Append {
 }
 
 /// One commit of one node.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StagedCommit {
     /// When the caller stops waiting: a commit that could not be admitted by then is refused.
     pub deadline: Time,
@@ -346,8 +346,9 @@ impl Sequencer {
             JournalMessage::Persisted { last, room, spare } => {
                 self.room = room;
                 self.spare = match (spare, self.spare) {
-                    (Some(spare), _) => Spare::Ready(spare),
-                    (None, Spare::Requested) => Spare::Requested,
+                    // Whoever was asked has not answered yet. Counting the spare now would count it twice.
+                    (_, Spare::Requested) => Spare::Requested,
+                    (Some(spare), Spare::Ready(_) | Spare::Failed) => Spare::Ready(spare),
                     (None, Spare::Ready(_) | Spare::Failed) => Spare::Failed,
                 };
                 self.persisted(now, last, out);
@@ -383,20 +384,32 @@ impl Sequencer {
         if self.spare == Spare::Failed {
             self.request_spare(self.needed_by_waiting(), out);
         }
-        while let Some(append) = self.waiting.front() {
+        for append in std::mem::take(&mut self.waiting) {
             if append.commits.iter().all(|commit| commit.deadline > now) {
-                break;
+                self.waiting.push_back(append);
+            } else if !self.is_void(&append) {
+                self.refuse(&append, Error::DeadlineExceeded, out);
             }
-            let append = self.waiting.pop_front().expect("it has a front");
-            self.refuse(&append, Error::DeadlineExceeded, out);
         }
+        // What was refused may have stood before something that fits.
+        self.admit_waiting(now, out);
+        self.cut(out);
+    }
+
+    /// Whether a batch gets no answer: its node has died, or will have given it up when it hears of an earlier refusal.
+    /// A chain is refused once only: a second refusal could reach a node that has restarted and counts from zero.
+    fn is_void(&self, append: &Append) -> bool {
+        let node = &self.nodes[usize::from(append.node.0)];
+        append.incarnation < node.incarnation
+            || node
+                .refused_chain
+                .is_some_and(|chain| append.chain <= chain)
     }
 
     fn append(&mut self, now: Time, append: Append, out: &mut Vec<JournalEffect>) {
         if self.waiting.is_empty() {
             if let Some(append) = self.try_admit(now, append, out) {
                 self.waiting.push_back(append);
-                self.enlarge_spare(out);
             }
         } else {
             self.waiting.push_back(append);
@@ -410,23 +423,14 @@ impl Sequencer {
         append: Append,
         out: &mut Vec<JournalEffect>,
     ) -> Option<Append> {
+        if self.is_void(&append) {
+            return None;
+        }
         if let Some(error) = &self.failure {
             let error = Error::ReadOnly {
                 reason: error.to_string(),
             };
             self.refuse(&append, error, out);
-            return None;
-        }
-        let node = &self.nodes[usize::from(append.node.0)];
-        if append.incarnation < node.incarnation {
-            // Its Fenced answer tells the node that this was not accepted.
-            return None;
-        }
-        if node
-            .refused_chain
-            .is_some_and(|chain| append.chain <= chain)
-        {
-            // The node has given up this chain as soon as it heard of the first refusal.
             return None;
         }
         if append.commits.iter().any(|commit| commit.deadline <= now) {
@@ -439,16 +443,18 @@ impl Sequencer {
             .map(|commit| record::commit_bytes_bound(&commit.writes))
             .sum();
         if !self.has_room_for(bytes) {
-            if self.spare == Spare::Failed
-                && self.open.records == 0
-                && self.in_flight.is_none()
-                && let Some(error) = self.space_error.clone()
-            {
-                self.refuse(&append, error, out);
-                return None;
-            }
-            if self.spare == Spare::Failed {
-                self.request_spare(bytes as u64, out);
+            let is_idle = self.open.records == 0 && self.in_flight.is_none();
+            match self.spare {
+                Spare::Failed => {
+                    if let (true, Some(error)) = (is_idle, self.space_error.clone()) {
+                        self.refuse(&append, error, out);
+                        return None;
+                    }
+                    self.request_spare(bytes as u64, out);
+                }
+                // A spare that is too small gives way to a larger one: nothing else will wake what waits.
+                Spare::Ready(_) if is_idle => self.request_spare(bytes as u64, out),
+                Spare::Ready(_) | Spare::Requested => {}
             }
             return Some(append);
         }
@@ -567,15 +573,6 @@ impl Sequencer {
         }
     }
 
-    /// A spare that is too small for the first in line gives way to a larger one. While something is on its way the
-    /// end of that is waited for.
-    fn enlarge_spare(&mut self, out: &mut Vec<JournalEffect>) {
-        let is_idle = self.open.records == 0 && self.in_flight.is_none();
-        if is_idle && matches!(self.spare, Spare::Ready(_)) {
-            self.request_spare(self.needed_by_waiting(), out);
-        }
-    }
-
     fn cut(&mut self, out: &mut Vec<JournalEffect>) {
         if self.in_flight.is_some() || self.open.records == 0 || self.failure.is_some() {
             return;
@@ -591,12 +588,13 @@ impl Sequencer {
                     self.spare = Spare::Failed;
                 }
                 // The spare that was reported when the group was admitted was the one that the group before it was
-                // about to take. The group waits for the next.
-                Spare::Ready(_) | Spare::Failed => {
-                    self.request_spare(payload, out);
-                    return;
+                // about to take, or the journal's own records have used up the reserve. The group waits for the next.
+                Spare::Ready(_) => return self.request_spare(payload, out),
+                Spare::Failed if self.space_error.is_none() => {
+                    return self.request_spare(payload, out);
                 }
-                Spare::Requested => return,
+                // Asked for already, or asked for again at the next timeout.
+                Spare::Failed | Spare::Requested => return,
             }
         }
         let open = std::mem::take(&mut self.open);
@@ -640,9 +638,13 @@ impl Sequencer {
             let error = Error::ReadOnly {
                 reason: error.to_string(),
             };
-            self.refuse(&append, error, out);
+            if !self.is_void(&append) {
+                self.refuse(&append, error, out);
+            }
         }
-        for (_, request, _) in std::mem::take(&mut self.keyspace_answers) {
+        for (_, request, id) in std::mem::take(&mut self.keyspace_answers) {
+            // A creation that may not last must not be found by who asks again.
+            self.keyspaces.install_drop(id);
             let error = Error::Unknown {
                 reason: error.to_string(),
             };
@@ -820,3 +822,7 @@ impl Sequencer {
         self.keyspace_answers = later;
     }
 }
+
+#[cfg(test)]
+#[path = "sequencer_tests.rs"]
+mod tests;

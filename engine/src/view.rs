@@ -102,6 +102,13 @@ impl NodeView {
         std::iter::once(&self.active).chain(self.frozen.iter().map(|frozen| &frozen.generation))
     }
 
+    /// Whether the generations have a border at `through`, so that those up to it, and no others, hold what the tree
+    /// lacks up to there. A node that has restarted since its mark has none: its generation goes beyond.
+    #[must_use]
+    pub fn is_frozen_at(&self, through: Lsn) -> bool {
+        self.complete >= through || self.frozen.iter().any(|frozen| frozen.through == through)
+    }
+
     /// The newest version at most `at` in the generations: `Some((lsn, None))` is a tombstone.
     #[must_use]
     pub fn in_generations(&self, key: &[u8], at: Lsn) -> Option<(Lsn, Option<Value>)> {

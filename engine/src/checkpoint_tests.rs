@@ -1,0 +1,196 @@
+//! The checkpointer's machine, message by message.
+
+use super::*;
+use CheckpointEffect::{Answer, Failed, Flushed, Maintain, Mark, Release, Save};
+use CheckpointMessage::{Frozen, Maintained, MarkReached, Request, Saved, Tick, Written};
+
+const A: NodeId = NodeId(0);
+const B: NodeId = NodeId(1);
+const MARK: Lsn = Lsn(9);
+
+fn checkpoint() -> Checkpoint {
+    Checkpoint::new(100, vec![Lsn(3), Lsn(4)])
+}
+
+fn tell(checkpoint: &mut Checkpoint, message: CheckpointMessage) -> Vec<CheckpointEffect> {
+    let mut out = Vec::new();
+    checkpoint.handle(message, &mut out);
+    out
+}
+
+fn catalogue() -> Catalogue {
+    Catalogue {
+        keyspaces: Keyspaces::new(),
+        incarnations: vec![Incarnation(1); 2],
+    }
+}
+
+fn frozen(node: NodeId, ready: bool) -> CheckpointMessage {
+    Frozen {
+        node,
+        through: MARK,
+        ready,
+    }
+}
+
+fn write(nodes: &[NodeId]) -> CheckpointEffect {
+    CheckpointEffect::Write {
+        through: MARK,
+        nodes: nodes.into(),
+        keyspaces: Keyspaces::new(),
+    }
+}
+
+fn save(complete: [Lsn; 2]) -> CheckpointEffect {
+    Save {
+        complete: complete.into(),
+        through: MARK,
+        catalogue: catalogue(),
+    }
+}
+
+fn error() -> Error {
+    Error::DiskFull {
+        context: "a run".into(),
+    }
+}
+
+/// Goes on until the worker has the runs of these nodes.
+fn until_written(checkpoint: &mut Checkpoint, ready: [bool; 2]) {
+    tell(checkpoint, frozen(A, ready[0]));
+    tell(checkpoint, frozen(B, ready[1]));
+    let out = tell(checkpoint, MarkReached(MARK, catalogue()));
+    assert!(matches!(&out[..], [CheckpointEffect::Write { .. }]));
+}
+
+#[test]
+fn a_threshold_makes_a_checkpoint_and_nobody_waits_for_its_compaction() {
+    let mut machine = checkpoint();
+    assert_eq!(tell(&mut machine, Tick { active_bytes: 99 }), []);
+    assert_eq!(tell(&mut machine, Tick { active_bytes: 100 }), [Mark]);
+    assert_eq!(tell(&mut machine, Tick { active_bytes: 0 }), []);
+    assert_eq!(tell(&mut machine, frozen(A, true)), []);
+    assert_eq!(tell(&mut machine, MarkReached(MARK, catalogue())), []);
+    assert_eq!(tell(&mut machine, frozen(B, true)), [write(&[A, B])]);
+    let out = tell(&mut machine, Written(vec![(A, Ok(())), (B, Ok(()))]));
+    assert_eq!(
+        out,
+        [Flushed(A, MARK), Flushed(B, MARK), save([MARK, MARK])]
+    );
+    assert_eq!(tell(&mut machine, Saved(Ok(()))), [Release(MARK), Maintain]);
+    assert_eq!(tell(&mut machine, Tick { active_bytes: 100 }), [Mark]);
+    assert_eq!(tell(&mut machine, Maintained(Ok(()))), []);
+}
+
+#[test]
+fn a_request_is_answered_once_after_compaction_and_later_ones_share_the_next() {
+    let mut machine = checkpoint();
+    assert_eq!(tell(&mut machine, Request(RequestId(1))), [Mark]);
+    assert_eq!(tell(&mut machine, Request(RequestId(2))), []);
+    assert_eq!(tell(&mut machine, Request(RequestId(3))), []);
+    until_written(&mut machine, [true, true]);
+    tell(&mut machine, Written(vec![(A, Ok(())), (B, Ok(()))]));
+    assert_eq!(tell(&mut machine, Saved(Ok(()))), [Release(MARK), Maintain]);
+    let out = tell(&mut machine, Maintained(Ok(())));
+    assert_eq!(out, [Answer(RequestId(1), Ok(MARK)), Mark]);
+    until_written(&mut machine, [true, true]);
+    tell(&mut machine, Written(vec![(A, Ok(())), (B, Ok(()))]));
+    tell(&mut machine, Saved(Ok(())));
+    let out = tell(&mut machine, Maintained(Err(error())));
+    let answers = [2, 3].map(|request| Answer(RequestId(request), Err(error())));
+    assert_eq!(out, answers);
+}
+
+#[test]
+fn a_run_that_fails_is_reported_and_keeps_the_journal() {
+    let mut machine = checkpoint();
+    tell(&mut machine, Request(RequestId(1)));
+    until_written(&mut machine, [true, true]);
+    let out = tell(&mut machine, Written(vec![(A, Err(error())), (B, Ok(()))]));
+    assert_eq!(
+        out,
+        [
+            Failed(A, error()),
+            Flushed(B, MARK),
+            Answer(RequestId(1), Err(error())),
+            save([Lsn(3), MARK]),
+        ]
+    );
+    assert_eq!(
+        tell(&mut machine, Saved(Ok(()))),
+        [Release(Lsn(3)), Maintain]
+    );
+}
+
+#[test]
+fn without_a_manifest_nothing_is_released() {
+    let mut machine = checkpoint();
+    tell(&mut machine, Request(RequestId(1)));
+    until_written(&mut machine, [true, true]);
+    tell(&mut machine, Written(vec![(A, Ok(())), (B, Ok(()))]));
+    assert_eq!(tell(&mut machine, Saved(Err(error()))), [Maintain]);
+    let out = tell(&mut machine, Maintained(Ok(())));
+    assert_eq!(out, [Answer(RequestId(1), Err(error()))]);
+}
+
+#[test]
+fn a_read_only_engine_answers_whoever_waits_for_a_mark() {
+    let mut machine = checkpoint();
+    tell(&mut machine, Request(RequestId(1)));
+    tell(&mut machine, Request(RequestId(2)));
+    let mut out = Vec::new();
+    machine.fail(&error(), &mut out);
+    let refused = || Err(read_only(&error()));
+    let answers = [2, 1].map(|request| Answer(RequestId(request), refused()));
+    assert_eq!(out, answers);
+    assert_eq!(tell(&mut machine, frozen(A, true)), []);
+    let out = tell(&mut machine, Request(RequestId(3)));
+    assert_eq!(out, [Answer(RequestId(3), refused())]);
+    assert_eq!(tell(&mut machine, Tick { active_bytes: 500 }), []);
+}
+
+#[test]
+fn a_read_only_engine_finishes_the_runs_that_it_has_begun() {
+    let mut machine = checkpoint();
+    tell(&mut machine, Request(RequestId(1)));
+    until_written(&mut machine, [true, true]);
+    let mut out = Vec::new();
+    machine.fail(&error(), &mut out);
+    assert_eq!(out, []);
+    tell(&mut machine, Written(vec![(A, Ok(())), (B, Ok(()))]));
+    tell(&mut machine, Saved(Ok(())));
+    let out = tell(&mut machine, Maintained(Ok(())));
+    assert_eq!(out, [Answer(RequestId(1), Ok(MARK))]);
+}
+
+#[test]
+fn a_node_that_sits_out_keeps_its_journal_and_the_answer_says_so() {
+    // A request was told that the mark is in the trees, though one tree ended before it.
+    let mut machine = checkpoint();
+    tell(&mut machine, Request(RequestId(1)));
+    tell(&mut machine, frozen(A, false));
+    tell(&mut machine, frozen(B, true));
+    let out = tell(&mut machine, MarkReached(MARK, catalogue()));
+    assert_eq!(out, [write(&[B])]);
+    let out = tell(&mut machine, Written(vec![(B, Ok(()))]));
+    assert_eq!(out, [Flushed(B, MARK), save([Lsn(3), MARK])]);
+    assert_eq!(
+        tell(&mut machine, Saved(Ok(()))),
+        [Release(Lsn(3)), Maintain]
+    );
+    let out = tell(&mut machine, Maintained(Ok(())));
+    assert_eq!(out, [Answer(RequestId(1), Ok(Lsn(3)))]);
+}
+
+#[test]
+fn a_node_that_restarted_since_the_mark_is_left_out_by_the_worker() {
+    let mut machine = checkpoint();
+    tell(&mut machine, Tick { active_bytes: 100 });
+    until_written(&mut machine, [true, true]);
+    let out = tell(&mut machine, Written(vec![(A, Ok(()))]));
+    assert_eq!(out, [Flushed(A, MARK), save([MARK, Lsn(4)])]);
+    assert_eq!(
+        tell(&mut machine, Saved(Ok(()))),
+        [Release(Lsn(4)), Maintain]
+    );
+}

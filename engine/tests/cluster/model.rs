@@ -1,0 +1,223 @@
+//! What must be true: every commit in LSN order, read from the groups as they are written, and what clients were told.
+
+use bytes::Bytes;
+use mailring_engine::{
+    Error,
+    ids::{KeyspaceId, Lsn, NodeId},
+    journal::record::{Record, RecordBody, decode_all},
+    keyspaces::Keyspaces,
+    participant::{Answer, Operation},
+    value::{Value, Write},
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A client's operation, and what became of it.
+pub(crate) struct Op {
+    pub(crate) node: NodeId,
+    pub(crate) operation: Operation,
+    /// The visible LSN when it began.
+    pub(crate) since: Lsn,
+    /// It was answered by an error that says "nothing was written".
+    pub(crate) refused: bool,
+}
+
+/// The truth.
+#[derive(Default)]
+pub(crate) struct Model {
+    pub(crate) log: BTreeMap<Lsn, RecordBody>,
+    versions: BTreeMap<Bytes, BTreeMap<Lsn, Option<Bytes>>>,
+    pub(crate) ops: BTreeMap<u64, Op>,
+    /// Which operation is in the log, and where.
+    applied: BTreeMap<u64, Lsn>,
+    /// Operations that wait for their answer.
+    pub(crate) waiting: BTreeSet<u64>,
+    /// Writes and counters that were acknowledged.
+    pub(crate) acknowledged: BTreeMap<u64, Lsn>,
+}
+
+/// A register's value names the operation that wrote it.
+pub(crate) fn text(op: u64, padding: usize) -> Value {
+    Value::new(Bytes::from(format!("op{op:012}{}", "x".repeat(padding))))
+}
+
+fn op_of_text(bytes: &[u8]) -> Option<u64> {
+    std::str::from_utf8(bytes.strip_prefix(b"op")?.get(..12)?)
+        .ok()?
+        .parse()
+        .ok()
+}
+
+fn counter(bytes: &[u8]) -> Option<i64> {
+    bytes.try_into().ok().map(i64::from_le_bytes)
+}
+
+impl Model {
+    /// The value of a key at an LSN.
+    pub(crate) fn value(&self, key: &[u8], at: Lsn) -> Option<Bytes> {
+        let (_, value) = self.versions.get(key)?.range(..=at).next_back()?;
+        value.clone()
+    }
+
+    pub(crate) fn last(&self) -> Lsn {
+        self.log.keys().next_back().copied().unwrap_or_default()
+    }
+
+    /// A group is about to be written.
+    pub(crate) fn append(&mut self, payload: &[u8]) {
+        for record in decode_all(&Bytes::copy_from_slice(payload)) {
+            let Record { lsn, body } = record.expect("the sequencer writes records");
+            assert_eq!(lsn, self.last().next(), "LSNs have no gaps");
+            if let RecordBody::Commit { parts, .. } = &body {
+                let [part] = &parts[..] else {
+                    panic!("a commit of one node has one part")
+                };
+                if let Some(op) = self.find_op(&part.writes) {
+                    let known = &self.ops[&op];
+                    assert!(!known.refused, "op {op} was refused, and is at LSN {lsn}");
+                    assert_eq!(known.node, part.node, "op {op} is on the wrong node");
+                    let before = self.applied.insert(op, lsn);
+                    assert_eq!(before, None, "op {op} was applied again at LSN {lsn}");
+                }
+                for write in &part.writes {
+                    let value = write.value.as_ref().map(|value| value.bytes.clone());
+                    let versions = self.versions.entry(write.key.clone()).or_default();
+                    versions.insert(lsn, value);
+                }
+            }
+            self.log.insert(lsn, body);
+        }
+    }
+
+    /// The operation that made these writes: a register says so itself, a counter by how much it rose.
+    fn find_op(&self, writes: &[Write]) -> Option<u64> {
+        writes.iter().find_map(|write| {
+            let bytes = &write.value.as_ref()?.bytes;
+            if let Some(sum) = counter(bytes) {
+                let before = self.value(&write.key, Lsn(u64::MAX));
+                let before = before.map_or(0, |bytes| {
+                    counter(&bytes).expect("an add to what is no counter")
+                });
+                return u64::try_from(sum - before).ok();
+            }
+            op_of_text(bytes)
+        })
+    }
+
+    /// The journal ends at `last` after a crash.
+    pub(crate) fn truncate(&mut self, last: Lsn) {
+        self.log.split_off(&last.next());
+        for versions in self.versions.values_mut() {
+            versions.split_off(&last.next());
+        }
+        self.applied.retain(|_, lsn| *lsn <= last);
+        for (op, lsn) in &self.acknowledged {
+            assert!(*lsn <= last, "op {op}, acknowledged at LSN {lsn}, was lost");
+        }
+    }
+
+    /// The catalogue of keyspaces at an LSN.
+    pub(crate) fn keyspaces(&self, base: &Keyspaces, at: Lsn) -> Keyspaces {
+        let mut keyspaces = base.clone();
+        for body in self.log.range(..=at).map(|(_, body)| body) {
+            match body {
+                RecordBody::CreateKeyspace { id, name } => {
+                    keyspaces.install_create(*id, name).expect("is in order");
+                }
+                RecordBody::DropKeyspace { id } => {
+                    keyspaces.install_drop(*id);
+                }
+                RecordBody::Commit { .. } | RecordBody::Fence { .. } => {}
+            }
+        }
+        keyspaces
+    }
+
+    /// Whether a keyspace had this number at some moment up to `at`.
+    pub(crate) fn knew_keyspace(&self, id: KeyspaceId, at: Lsn) -> bool {
+        let created = |body: &RecordBody| matches!(body, RecordBody::CreateKeyspace { id: new, .. } if *new == id);
+        self.log.range(..=at).any(|(_, body)| created(body))
+    }
+
+    /// Checks an answer against the log.
+    pub(crate) fn answered(&mut self, id: u64, result: &Result<Answer, Error>, visible: Lsn) {
+        assert!(
+            self.waiting.remove(&id),
+            "op {id} was answered twice, or never asked: {result:?}"
+        );
+        let op = &self.ops[&id];
+        match result {
+            Ok(Answer::Written(lsn)) => {
+                assert!(*lsn <= visible, "op {id}: LSN {lsn} is not visible");
+                let Some(RecordBody::Commit { parts, .. }) = self.log.get(lsn) else {
+                    panic!("op {id}: no commit at LSN {lsn}");
+                };
+                match &op.operation {
+                    Operation::Write(writes) => {
+                        assert_eq!(parts[0].writes[..], writes[..], "op {id}")
+                    }
+                    Operation::CompareAndSet {
+                        key, expected, new, ..
+                    } => {
+                        let before = self.value(key, Lsn(lsn.0 - 1));
+                        assert_eq!(before, *expected, "op {id} was not linearized at LSN {lsn}");
+                        assert_eq!(parts[0].writes[0].value, *new, "op {id}");
+                    }
+                    Operation::Add { .. } => panic!("op {id}: an add is answered by its sum"),
+                }
+                self.acknowledged.insert(id, *lsn);
+            }
+            Ok(Answer::Counter(lsn, sum)) => {
+                assert!(*lsn <= visible, "op {id}: LSN {lsn} is not visible");
+                assert_eq!(self.applied.get(&id), Some(lsn), "op {id} is elsewhere");
+                let Operation::Add { key, .. } = &op.operation else {
+                    panic!("op {id} is no add")
+                };
+                let logged = self.value(key, *lsn).and_then(|bytes| counter(&bytes));
+                assert_eq!(logged, Some(*sum), "op {id} was told another sum");
+                self.acknowledged.insert(id, *lsn);
+            }
+            Ok(Answer::Mismatch(current)) => {
+                let Operation::CompareAndSet { key, expected, .. } = &op.operation else {
+                    panic!("op {id} compares nothing")
+                };
+                assert_ne!(current, expected, "op {id}: no mismatch");
+                self.require_seen(id, key, visible, |value| value == current.as_ref());
+            }
+            Err(Error::NotACounter { len }) => {
+                let Operation::Add { key, .. } = &op.operation else {
+                    panic!("op {id} is no add")
+                };
+                self.require_seen(id, key, visible, |value| {
+                    value.map(Bytes::len) == Some(*len)
+                });
+            }
+            Err(Error::Unknown { .. }) => {}
+            Err(error) => {
+                let applied = self.applied.get(&id);
+                assert_eq!(applied, None, "op {id} was refused ({error}) but applied");
+                self.ops.get_mut(&id).expect("is there").refused = true;
+            }
+        }
+    }
+
+    /// An answer without a write must be true at some visible moment while the operation ran.
+    fn require_seen(
+        &self,
+        id: u64,
+        key: &Bytes,
+        visible: Lsn,
+        is_it: impl Fn(Option<&Bytes>) -> bool,
+    ) {
+        let since = self.ops[&id].since.0;
+        let seen = (since..=visible.0).any(|at| is_it(self.value(key, Lsn(at)).as_ref()));
+        assert!(
+            seen,
+            "op {id} was answered from a state that was never visible between LSN {since} and {visible}"
+        );
+    }
+
+    /// The process died: nobody will be answered any more.
+    pub(crate) fn forget_waiting(&mut self) {
+        self.waiting.clear();
+    }
+}
