@@ -63,7 +63,7 @@ async fn the_budget_is_kept_when_the_disk_is_slower_than_the_writers() -> Result
         while running.load(SeqCst) > 0 {
             assert_within_budget(&db);
             looks += 1;
-            if looks % 64 == 0 {
+            if looks.is_multiple_of(64) {
                 gate.open();
             } else if looks % 64 == 32 {
                 gate.close();

@@ -567,7 +567,6 @@ impl Sequencer {
         while let Some(append) = self.waiting.pop_front() {
             if let Some(append) = self.try_admit(now, append, out) {
                 self.waiting.push_front(append);
-                self.enlarge_spare(out);
                 break;
             }
         }
