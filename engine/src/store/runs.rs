@@ -1,7 +1,7 @@
 //! Reading several sorted runs of one store as if they were one.
 //!
 //! A store keeps its pairs in a few runs, newest first; a key may stand in several of them and the newest one counts.
-//! [`RunRange`] reads a key range of such a stack from both ends. It opens a cursor a run only in the directions that
+//! `RunRange` reads a key range of such a stack from both ends. It opens a cursor a run only in the directions that
 //! are really asked for, because opening one is what a short scan mostly pays for: a scan that only goes forward never
 //! seeks its upper end, and one key comparison a pair stands in for it.
 //!

@@ -1,6 +1,6 @@
 //! A store on disk: an `lsm-tree` fed by its bulk ingestion.
 //!
-//! The tree writes, compacts and recovers; we read (see [`view`]) and decide when to compact (see [`compaction`]). Its
+//! The tree writes, compacts and recovers; we read (see `view`) and decide when to compact (see `compaction`). Its
 //! memtable stays empty and its sequence numbers stay private: they number the runs, nothing more. What each part of
 //! its contract cost to find out:
 //!
@@ -11,7 +11,7 @@
 //! - Compaction gets the highest watermark: nobody reads through the tree's version history, so nothing of it is kept.
 //! - A failed ingestion leaves its tables behind until the next opening; we remove them. If the failure came while
 //!   the new manifest was being published, what is on disk is unknown and the store refuses to write until reopened.
-//! - It does not lock its directory (the engine does), nor check its manifest's checksum (see [`integrity`]).
+//! - It does not lock its directory (the engine does), nor check its manifest's checksum (see `integrity`).
 //!
 //! Left out: compression. Values that compress well are better compressed by their owner, and reading is what counts.
 
