@@ -254,7 +254,8 @@ pub(crate) fn run_worker(
                 catalogue,
             } => {
                 manifest.record_checkpoint(&complete, through, &catalogue);
-                CheckpointMessage::Saved(manifest.save(disk.as_ref()))
+                let saved = guarded(|| manifest.save(disk.as_ref()));
+                CheckpointMessage::Saved(saved.unwrap_or_else(|reason| Err(panicked(reason))))
             }
         };
         switchboard.to_checkpointer(message);
@@ -331,10 +332,20 @@ pub(crate) fn run_compaction(requests: &Receiver<Compact>, switchboard: &Switchb
 fn compact(switchboard: &Switchboard) -> Result<()> {
     let mut outcome = Ok(());
     for store in &switchboard.stores {
-        if let Err(error) = store.maintain() {
+        let maintained = guarded(|| store.maintain());
+        if let Err(error) = maintained.unwrap_or_else(|reason| Err(panicked(reason))) {
             tracing::error!(%error, "a tree could not be compacted");
             outcome = Err(error);
         }
     }
     outcome
+}
+
+/// What the worker's threads answer for a panic: their asker must not wait for ever.
+fn panicked(reason: String) -> Error {
+    Error::Io {
+        context: "a checkpoint's thread panicked".into(),
+        kind: std::io::ErrorKind::Other,
+        message: reason,
+    }
 }

@@ -263,13 +263,23 @@ impl Handler<Tick> for JournalActor {
             return;
         }
         let now = self.switchboard.clock.now();
-        self.to_io(IoRequest::ForceIfDue(now));
-        let mut effects = Vec::new();
-        self.machine.handle_timeout(now, &mut effects);
-        for effect in effects {
-            if let Some(message) = self.carry_out(effect) {
-                self.step(message, ctx);
+        if self.file.has_interval() {
+            self.to_io(IoRequest::ForceIfDue(now));
+        }
+        let result = guarded(|| {
+            let mut effects = Vec::new();
+            self.machine.handle_timeout(now, &mut effects);
+            effects
+        });
+        match result {
+            Ok(effects) => {
+                for effect in effects {
+                    if let Some(message) = self.carry_out(effect) {
+                        self.step(message, ctx);
+                    }
+                }
             }
+            Err(reason) => self.die(&reason),
         }
     }
 }

@@ -130,6 +130,11 @@ impl JournalFile {
         Ok(())
     }
 
+    /// Whether groups are forced by the clock.
+    pub(crate) fn has_interval(&self) -> bool {
+        self.interval.is_some()
+    }
+
     fn force_if_due(&self, now: Time) -> Result<()> {
         let Some(interval) = self.interval else {
             return Ok(());
