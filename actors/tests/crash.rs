@@ -78,7 +78,7 @@ impl Work {
             Self::Add => ks.add(format!("add-{task}"), 1).await.map(drop),
             Self::Toggle => {
                 let key = format!("toggle-{task}");
-                if number % 2 == 0 {
+                if number.is_multiple_of(2) {
                     ks.put(&key, number.to_string()).await.map(drop)
                 } else {
                     ks.delete(&key).await.map(drop)
@@ -187,7 +187,11 @@ impl Acknowledged {
                     assert_eq!(parts.len() as u64, BATCH_KEYS);
                     assert!(parts.iter().all(|part| *part == parts[0]), "{parts:?}");
                     let found: u64 = parts[0].parse().unwrap();
-                    assert!(found == last || found == last + 1 || found % NUMBERS_PER_ROUND == 0);
+                    assert!(
+                        found == last
+                            || found == last + 1
+                            || found.is_multiple_of(NUMBERS_PER_ROUND)
+                    );
                     assert!(
                         found >= last,
                         "batch {last} was acknowledged, {found} is there"
@@ -202,11 +206,12 @@ impl Acknowledged {
                 Work::Toggle => {
                     let found = ks.get(format!("toggle-{task}")).await?;
                     let found = found.map(|value| String::from_utf8(value.to_vec()).unwrap());
-                    let after = |number: u64| (number % 2 == 0).then(|| number.to_string());
+                    let after =
+                        |number: u64| (number.is_multiple_of(2)).then(|| number.to_string());
                     // The next child began again at an even number, and may have been killed before it was told.
                     let is_next_rounds = found.as_ref().is_some_and(|found| {
                         let number: u64 = found.parse().unwrap();
-                        number > last && number % NUMBERS_PER_ROUND == 0
+                        number > last && number.is_multiple_of(NUMBERS_PER_ROUND)
                     });
                     assert!(
                         found == after(last) || found == after(last + 1) || is_next_rounds,

@@ -32,7 +32,7 @@ async fn assert_kept(ks: &Keyspace) -> Result<()> {
 
 /// Why a directory does not open.
 async fn refusal(builder: Builder) -> Error {
-    builder.open().await.err().expect("this does not open")
+    builder.open().await.expect_err("this does not open")
 }
 
 #[tokio::test]

@@ -134,11 +134,11 @@ async fn a_long_scan_keeps_its_moment_and_the_engine_goes_on() -> Result<()> {
     while let Some((key, value)) = scan.next().await? {
         assert_eq!(key[..], read.to_be_bytes());
         assert_eq!(&value[..], b"old");
-        if read % 1000 == 0 {
+        if read.is_multiple_of(1000) {
             let pairs = (read..read + 1000).map(|number| (number.to_be_bytes(), "new"));
             ks.put_many(pairs).await?;
             ks.delete((19_999 - read / 1000).to_be_bytes()).await?;
-            if read % 5000 == 0 {
+            if read.is_multiple_of(5000) {
                 patiently(db.checkpoint()).await?;
             }
         }

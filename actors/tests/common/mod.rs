@@ -196,7 +196,7 @@ impl Drop for OpensAtTheEnd {
 }
 
 /// What writers were told, and what must therefore be there.
-#[derive(Default, Debug)]
+#[derive(Default, Debug, Clone)]
 pub struct Ledger {
     /// By counter: acknowledged additions, additions of unknown outcome.
     counters: BTreeMap<String, (i64, i64)>,
@@ -247,6 +247,12 @@ impl Ledger {
             }
         }
     }
+}
+
+/// [`Ledger::check`] of what is in a shared ledger now.
+pub async fn check(ledger: &Mutex<Ledger>, ks: &Keyspace) {
+    let now = ledger.lock().unwrap().clone();
+    now.check(ks).await;
 }
 
 /// Whether the error promises that nothing was written.
