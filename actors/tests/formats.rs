@@ -142,12 +142,12 @@ async fn check_again(directory: &Path) -> Result<()> {
 }
 
 /// Writes a version into a header and makes its checksum right.
-fn set_version(file: &Path, checksum_at: usize, covered: &[std::ops::Range<usize>]) {
+fn set_version(file: &Path, checksum_at: usize, covered: &[(usize, usize)]) {
     let mut bytes = fs::read(file).unwrap();
     bytes[8..12].copy_from_slice(&7u32.to_le_bytes());
     let mut all = Vec::new();
-    for range in covered {
-        all.extend_from_slice(&bytes[range.start..range.end.min(bytes.len())]);
+    for (from, to) in covered {
+        all.extend_from_slice(&bytes[*from..(*to).min(bytes.len())]);
     }
     let checksum = xxhash_rust::xxh3::xxh3_64(&all);
     bytes[checksum_at..checksum_at + 8].copy_from_slice(&checksum.to_le_bytes());
@@ -161,11 +161,11 @@ async fn a_newer_manifest_or_segment_is_refused_and_left_alone() -> Result<()> {
     let manifest = copy.path().join("MANIFEST");
     let segment = journal_files(copy.path()).remove(0);
     for (file, checksum_at, covered) in [
-        (manifest, 16, vec![8..16, 24..usize::MAX]),
-        (segment, 56, vec![0..56]),
+        (manifest, 16, &[(8, 16), (24, usize::MAX)][..]),
+        (segment, 56, &[(0, 56)][..]),
     ] {
         let whole = fs::read(&file).unwrap();
-        set_version(&file, checksum_at, &covered);
+        set_version(&file, checksum_at, covered);
         let newer = fs::read(&file).unwrap();
         let error = Error::NewerFormat {
             file: file.clone(),
