@@ -23,6 +23,8 @@ pub(crate) enum IoRequest {
     /// `Durability::Interval`: force what was written, if the interval is over.
     ForceIfDue(Time),
     AddSpare(Result<Spare>),
+    /// Say what room the spare has, behind the groups that may take it.
+    ReportSpare,
     Release(Lsn),
 }
 
@@ -181,6 +183,13 @@ pub(crate) fn run_io(
                 switchboard.to_journal(JournalMessage::Spare(spare));
                 continue;
             }
+            IoRequest::ReportSpare => {
+                let room = file.open().journal.spare_room();
+                if let Some(room) = room {
+                    switchboard.to_journal(JournalMessage::Spare(Ok(room)));
+                }
+                continue;
+            }
             IoRequest::Release(through) => {
                 if let Err(error) = file.open().journal.release(through) {
                     // Space that could not be given back is given back next time.
@@ -204,7 +213,6 @@ pub(crate) fn run_segments(
     file: &JournalFile,
     requests: &Receiver<SegmentRequest>,
     io: &Sender<IoRequest>,
-    switchboard: &Switchboard,
 ) {
     for SegmentRequest { at_least } in requests {
         let request = file.open().journal.spare_request(at_least);
@@ -212,9 +220,7 @@ pub(crate) fn run_segments(
             Some(request) => request.prepare(disk.as_ref()),
             // Nothing to prepare: one is there already, or nothing can be written any more.
             None => {
-                if let Some(room) = file.open().journal.spare_room() {
-                    switchboard.to_journal(JournalMessage::Spare(Ok(room)));
-                }
+                let _ = io.send(IoRequest::ReportSpare);
                 continue;
             }
         };

@@ -581,14 +581,8 @@ fn start(
     let segment_disk = Arc::clone(&disk);
     spawn(
         "segments",
-        Box::new(move |board| {
-            journal_io::run_segments(
-                &segment_disk,
-                &segment_file,
-                &segment_requests,
-                &io_sender,
-                board,
-            );
+        Box::new(move |_| {
+            journal_io::run_segments(&segment_disk, &segment_file, &segment_requests, &io_sender);
         }),
     )?;
     let worker_disk = Arc::clone(&disk);
