@@ -20,7 +20,7 @@ use crate::Result;
 use crate::calibration::{Calibration, raw_force};
 use crate::driver::{Job, Progress, Stop};
 use crate::report::{Spread, Summary, count, micros, table, times};
-use crate::subject::{Durability, Kind, Opened, Settings, open};
+use crate::subject::{Durability, Kind, Opened, Settings, blame, open};
 use crate::workload::Shape;
 
 /// How long each round calibrates.
@@ -244,7 +244,7 @@ impl Lab {
         let mut open_subjects = Vec::new();
         if !contest.fresh {
             for kind in &contest.peers {
-                open_subjects.push(self.prepare(contest, *kind)?);
+                open_subjects.push(self.prepare(contest, *kind).map_err(blame(*kind))?);
             }
         }
         let mut rounds = Vec::new();
@@ -269,7 +269,7 @@ impl Lab {
                     None
                 };
                 let subject = fresh.as_deref().unwrap_or_else(|| &*open_subjects[index]);
-                let summary = self.drive(subject, &job, &label)?;
+                let summary = self.drive(subject, &job, &label).map_err(blame(*kind))?;
                 runs.push(Run {
                     subject: *kind,
                     checkpoints: subject.checkpoints(),

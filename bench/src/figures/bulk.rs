@@ -77,8 +77,7 @@ pub(crate) fn space(bench: &mut Bench) -> Result<Verdict> {
     }
     Ok(Verdict {
         figure: Figure::Space,
-        work: "bytes on disk after that load and a checkpoint, without preallocated journals"
-            .to_owned(),
+        work: "bytes on disk after that load and a checkpoint, without journals".to_owned(),
         reference: "the raw keys and values".to_owned(),
         goal: "1.15 at most".to_owned(),
         measured: words.join("; "),
@@ -95,7 +94,7 @@ fn allocated_bytes(kind: Kind, dir: &Path) -> Result<u64> {
         let metadata = entry.metadata()?;
         if metadata.is_dir() {
             bytes += allocated_bytes(kind, &entry.path())?;
-        } else if !kind.is_preallocated_journal(&entry.path()) {
+        } else if !kind.is_journal(&entry.path()) {
             bytes += metadata.blocks() * 512;
         }
     }

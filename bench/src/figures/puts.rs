@@ -7,11 +7,14 @@ use crate::Result;
 use crate::contest::{Contest, Run, Standing, by_second};
 use crate::driver::{Job, Stop};
 use crate::report::{Spread, micros, times};
-use crate::subject::{Durability, Kind};
+use crate::subject::{Durability, Kind, Settings};
 use crate::workload::{Preset, Workload};
 
 /// Checkpoints that a sustained run must have seen.
 const CHECKPOINTS: u64 = 5;
+
+/// The write buffer of a sustained run: small enough to be filled many times.
+const SUSTAINED_BUFFER_BYTES: u64 = 32 << 20;
 
 fn job(bench: &Bench, clients: usize, seconds: f64) -> Job {
     Job {
@@ -113,8 +116,13 @@ pub(crate) fn sustained(bench: &mut Bench) -> Result<Verdict> {
     };
     let contest = contest(bench, "sustained put, 1,024 clients", job, &["rocksdb"]);
     let rounds = std::mem::replace(&mut bench.lab.rounds, 1);
+    let settings = Settings {
+        write_buffer_bytes: SUSTAINED_BUFFER_BYTES,
+        ..contest.settings.clone()
+    };
     let standing = bench.lab.hold(&Contest {
         fresh: true,
+        settings,
         ..contest
     });
     bench.lab.rounds = rounds;

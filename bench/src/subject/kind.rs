@@ -10,7 +10,7 @@ use tokio::runtime::Runtime;
 use super::group_commit::Grouped;
 use super::{Durability, Opened, Running, Settings, Store, Threaded, force_by_interval};
 use super::{dashmap, log, mailring, nothing};
-use crate::Result;
+use crate::{Fault, Result};
 
 /// The name of a subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum, Serialize)]
@@ -116,9 +116,18 @@ impl Kind {
         }
     }
 
-    /// Whether a path under its directory is a preallocated journal, which the bytes on disk leave out.
-    pub(crate) fn is_preallocated_journal(self, path: &Path) -> bool {
-        self == Self::Mailring && path.extension().is_some_and(|extension| extension == "seg")
+    /// Whether a path under its directory is a journal, which the bytes on disk leave out for all: preallocated or
+    /// recycled segments say nothing about the data.
+    pub(crate) fn is_journal(self, path: &Path) -> bool {
+        let has = |extension: &str| path.extension().is_some_and(|own| own == extension);
+        match self {
+            Self::Mailring => has("seg"),
+            #[cfg(feature = "fjall")]
+            Self::Fjall | Self::FjallGroup => has("jnl"),
+            #[cfg(feature = "rocksdb")]
+            Self::Rocksdb | Self::RocksdbGroup => has("log"),
+            _ => false,
+        }
     }
 }
 
@@ -142,6 +151,11 @@ fn grouped<S: Store>(store: S, settings: &Settings, runtime: &Arc<Runtime>) -> B
         subject: Grouped::new(store),
         runtime: runtime.clone(),
     })
+}
+
+/// Puts the name of a subject in front of what went wrong with it.
+pub(crate) fn blame(kind: Kind) -> impl Fn(Fault) -> Fault {
+    move |fault| Fault::from(format!("{kind}: {fault}"))
 }
 
 /// Opens a subject, and creates its directory if there is none.

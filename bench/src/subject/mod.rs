@@ -43,7 +43,7 @@ mod sled;
 #[cfg(feature = "surrealkv")]
 mod surrealkv;
 
-pub(crate) use kind::{Kind, open};
+pub(crate) use kind::{Kind, blame, open};
 
 /// Records a batch of a load.
 const LOAD_BATCH: u64 = 1_000;

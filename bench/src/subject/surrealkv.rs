@@ -1,15 +1,18 @@
 //! surrealkv 1: an LSM engine whose commits are async and grouped by its own pipeline. A put is a transaction with
-//! immediate durability.
+//! immediate durability. Its transactions validate writes as well, so a put that meets another put of the same key
+//! conflicts and is tried again.
 
-use surrealkv::{Durability as Force, LSMIterator, Mode, Tree, TreeBuilder};
+use std::sync::Arc;
+
+use surrealkv::{Durability as Force, Error, LSMIterator, Mode, Tree, TreeBuilder};
 
 use super::{Durability, Entry, Settings, Style, Subject, look_at};
 use crate::Result;
 
-/// surrealkv with one tree.
+/// surrealkv with one tree. The tree is shared and not cloned: dropping a clone stops the tree for all.
 #[derive(Clone)]
 pub(crate) struct Surreal {
-    tree: Tree,
+    tree: Arc<Tree>,
     force: Force,
 }
 
@@ -29,7 +32,26 @@ impl Surreal {
             Durability::Always => Force::Immediate,
             Durability::Interval | Durability::None => Force::Eventual,
         };
-        Ok(Self { tree, force })
+        Ok(Self {
+            tree: Arc::new(tree),
+            force,
+        })
+    }
+}
+
+impl Surreal {
+    async fn write(&self, entries: &[(&[u8], &[u8])]) -> Result<()> {
+        loop {
+            let transaction = self.tree.begin_with_mode(Mode::WriteOnly)?;
+            let mut transaction = transaction.with_durability(self.force);
+            for (key, value) in entries {
+                transaction.set(*key, *value)?;
+            }
+            match transaction.commit().await {
+                Err(Error::TransactionWriteConflict) => {}
+                outcome => return Ok(outcome?),
+            }
+        }
     }
 }
 
@@ -42,23 +64,15 @@ impl Subject for Surreal {
     }
 
     async fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
-        let mut transaction = self
-            .tree
-            .begin_with_mode(Mode::WriteOnly)?
-            .with_durability(self.force);
-        transaction.set(key, value)?;
-        Ok(transaction.commit().await?)
+        self.write(&[(key, value)]).await
     }
 
     async fn put_many(&self, entries: Vec<Entry>) -> Result<()> {
-        let mut transaction = self
-            .tree
-            .begin_with_mode(Mode::WriteOnly)?
-            .with_durability(self.force);
-        for (key, value) in entries {
-            transaction.set(key, value)?;
-        }
-        Ok(transaction.commit().await?)
+        let entries: Vec<(&[u8], &[u8])> = entries
+            .iter()
+            .map(|(key, value)| (key.as_slice(), value.as_slice()))
+            .collect();
+        self.write(&entries).await
     }
 
     async fn scan(&self, from: &[u8], limit: usize) -> Result<usize> {
