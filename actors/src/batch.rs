@@ -122,8 +122,8 @@ impl Batch {
     ///
     /// # Errors
     ///
-    /// What was wrong with the first bad key or value, or `BatchTooLarge`: nothing was written. Otherwise as
-    /// [`Keyspace::put`], for the part of any node.
+    /// What was wrong with the first bad key or value, or `BatchTooLarge`: nothing was written. What [`Keyspace::put`]
+    /// answers, if every node has refused its part. `Unknown` if some nodes have, or may have, written theirs.
     pub async fn commit(self) -> Result<()> {
         if let Some(error) = self.refused {
             return Err(error);
@@ -145,16 +145,15 @@ impl Batch {
                 )))
             })
             .collect();
-        let mut outcome = Ok(());
+        let parts = running.len();
+        let mut failures = Vec::new();
         std::future::poll_fn(|context| {
             for slot in &mut running {
                 if let Some(part) = slot
                     && let Poll::Ready(result) = part.as_mut().poll(context)
                 {
                     *slot = None;
-                    if let (Err(error), true) = (result, outcome.is_ok()) {
-                        outcome = Err(error);
-                    }
+                    failures.extend(result.err());
                 }
             }
             if running.iter().all(Option::is_none) {
@@ -164,6 +163,40 @@ impl Batch {
             }
         })
         .await;
-        outcome
+        outcome_of(parts, failures)
+    }
+}
+
+/// The outcome of a batch of so many parts. A failed part next to one that is written must not look as if nothing had
+/// been written.
+fn outcome_of(parts: usize, mut failures: Vec<Error>) -> Result<()> {
+    let Some(first) = failures.first() else {
+        return Ok(());
+    };
+    let is_whole = failures.len() == parts && failures.iter().all(Error::is_retryable);
+    if parts == 1 || is_whole {
+        return Err(failures.swap_remove(0));
+    }
+    Err(Error::Unknown {
+        reason: format!(
+            "{} of {parts} nodes have not written their part of the batch: {first}",
+            failures.len()
+        ),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_retryable_only_if_no_node_has_written_its_part() {
+        let failure = || Error::DeadlineExceeded;
+        assert_eq!(outcome_of(3, vec![]), Ok(()));
+        assert_eq!(outcome_of(1, vec![failure()]), Err(failure()));
+        assert_eq!(outcome_of(2, vec![failure(), failure()]), Err(failure()));
+        let partly = outcome_of(2, vec![failure()]).unwrap_err();
+        assert!(matches!(&partly, Error::Unknown { .. }), "{partly}");
+        assert!(!partly.is_retryable());
     }
 }

@@ -116,6 +116,7 @@ impl Engine {
     }
 
     /// Sends an operation to a node and waits for its durable, visible answer.
+    #[tracing::instrument(level = "debug", name = "write", skip_all, fields(node = node.0, bytes = weight), err(level = "debug"))]
     pub(crate) async fn write(
         &self,
         node: NodeId,

@@ -40,6 +40,7 @@ impl Mailring {
     /// # Errors
     ///
     /// `InvalidKeyspaceName`, and to create it `ReadOnly`, `DiskFull`, `Unknown`; `Closed`.
+    #[tracing::instrument(level = "debug", skip(self))]
     pub async fn keyspace(&self, name: &str) -> Result<Keyspace> {
         if let Some(state) = self.known(name) {
             return Ok(Keyspace::new(Arc::clone(&self.engine), state));
@@ -88,6 +89,7 @@ impl Mailring {
     /// # Errors
     ///
     /// `KeyspaceNotFound`, `ReadOnly`, `DiskFull`, `Unknown`, `Closed`.
+    #[tracing::instrument(level = "debug", skip(self))]
     pub async fn drop_keyspace(&self, name: &str) -> Result<()> {
         let id = self
             .engine
@@ -131,6 +133,7 @@ impl Mailring {
     /// # Errors
     ///
     /// `ReadOnly`, `DiskFull`, `CorruptTree`, `Io`, `Closed`.
+    #[tracing::instrument(level = "info", skip_all)]
     pub async fn checkpoint(&self) -> Result<Lsn> {
         self.engine.checkpoint().await
     }
@@ -141,6 +144,7 @@ impl Mailring {
     /// # Errors
     ///
     /// `Io`, `DiskFull`, `CorruptTree`, `NodeDown`, `Closed`; an in-memory engine can be backed up as well.
+    #[tracing::instrument(level = "info", skip_all)]
     pub async fn backup(&self, directory: impl AsRef<Path>) -> Result<Backup> {
         backup::backup(&self.engine, directory.as_ref()).await
     }
@@ -151,6 +155,7 @@ impl Mailring {
     /// # Errors
     ///
     /// The first thing found wrong: `CorruptTree`, `CorruptJournal`, `NodeDown`, `Io`; `Closed`.
+    #[tracing::instrument(level = "info", skip_all)]
     pub async fn verify(&self) -> Result<Verification> {
         crate::verify::verify_online(&self.engine).await
     }
@@ -228,6 +233,7 @@ impl Mailring {
     /// # Errors
     ///
     /// What the last checkpoint reports; the engine is stopped all the same, and nothing acknowledged is lost.
+    #[tracing::instrument(level = "info", skip_all)]
     pub async fn shutdown(&self) -> Result<()> {
         if self.engine.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
