@@ -97,7 +97,8 @@ impl Kind {
         self.stores() || self == Self::Nothing
     }
 
-    /// How many clients load it fastest, as tried: stores with one writer gain nothing from a second.
+    /// How many clients load it. A store with one writer should gain nothing from a second; RocksDB writes from
+    /// several threads, and the loaders of mailring share forces. Chosen by that argument, not by a measurement.
     pub(crate) fn loaders(self) -> u64 {
         match self {
             Self::Mailring => 4,
