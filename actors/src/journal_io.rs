@@ -184,10 +184,9 @@ pub(crate) fn run_io(
                 continue;
             }
             IoRequest::ReportSpare => {
-                let room = file.open().journal.spare_room();
-                if let Some(room) = room {
-                    switchboard.to_journal(JournalMessage::Spare(Ok(room)));
-                }
+                // A group ahead of this may have taken the spare: a spare without room makes the journal ask again.
+                let room = file.open().journal.spare_room().unwrap_or(0);
+                switchboard.to_journal(JournalMessage::Spare(Ok(room)));
                 continue;
             }
             IoRequest::Release(through) => {

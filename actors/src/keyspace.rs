@@ -36,7 +36,8 @@ pub enum CompareAndSet {
 /// Writes answer when they are durable (as the engine's durability says) and visible to every later read. Dropping the
 /// future of a write does not take it back: once it was polled it may be carried out.
 ///
-/// Reads never wait for writers. A read that finds nothing in memory reads from the disk on the calling thread.
+/// Reads send no message. One that is answered by the row cache takes no lock; others share a lock with the node for
+/// the length of one look-up. A read that finds nothing in memory reads from the disk on the calling thread.
 #[derive(Debug, Clone)]
 pub struct Keyspace {
     pub(crate) engine: Arc<Engine>,

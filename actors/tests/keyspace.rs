@@ -1,6 +1,6 @@
 //! What a keyspace promises, over a directory and in memory.
 
-use mailring::{CompareAndSet, Error, Mailring, Result};
+use mailring::{CompareAndSet, Durability, Error, Mailring, Result};
 use std::time::Duration;
 
 fn engines() -> Vec<(tempfile::TempDir, Mailring)> {
@@ -156,5 +156,57 @@ async fn a_dropped_keyspace_is_empty_when_it_is_created_again() -> Result<()> {
     let db = Mailring::builder(directory.path()).open().await?;
     assert_eq!(db.keyspaces().await?, ["ks"]);
     assert_eq!(db.keyspace("ks").await?.scan::<&[u8]>(..).count().await?, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_durability_keeps_what_was_written_when_the_engine_is_dropped() -> Result<()> {
+    for durability in [
+        Durability::Always,
+        Durability::Interval(Duration::from_millis(1)),
+        Durability::None,
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let open = || {
+            Mailring::builder(directory.path())
+                .durability(durability)
+                .checkpoint_bytes(64 << 10)
+                .open()
+        };
+        let db = open().await?;
+        let ks = db.keyspace("ks").await?;
+        for number in 0..2_000u32 {
+            ks.put(number.to_be_bytes(), number.to_le_bytes()).await?;
+        }
+        drop((ks, db));
+        let db = open().await?;
+        let ks = db.keyspace("ks").await?;
+        for number in 0..2_000u32 {
+            let value = ks.get(number.to_be_bytes()).await?;
+            assert_eq!(
+                value.as_deref(),
+                Some(&number.to_le_bytes()[..]),
+                "{durability:?}"
+            );
+        }
+        db.shutdown().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn durability_none_forces_nothing_until_it_has_to() -> Result<()> {
+    let directory = tempfile::tempdir().unwrap();
+    let db = Mailring::builder(directory.path())
+        .durability(Durability::None)
+        .open()
+        .await?;
+    let ks = db.keyspace("ks").await?;
+    for number in 0..100u32 {
+        ks.put(number.to_be_bytes(), "v").await?;
+    }
+    let stats = db.stats();
+    assert_eq!(stats.journal_forces, 0);
+    assert!(stats.journal_records >= 100);
     Ok(())
 }
