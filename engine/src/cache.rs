@@ -1,6 +1,6 @@
 //! The row cache: a bounded hash table in front of a node's generations and tree.
 //!
-//! A skip list answers in microseconds and a tree in several; a hash table answers in 100 to 150 ns. The cache holds,
+//! An ordered table answers in microseconds and a tree in several; a hash table answers in 100 to 150 ns. The cache holds,
 //! for the keys that are read again and again, the newest version that the node has installed, absence included.
 //!
 //! # How it stays right

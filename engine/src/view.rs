@@ -238,7 +238,8 @@ impl NodeTable {
         Ok(())
     }
 
-    /// The newest visible value of a key, expired ones included. Never waits; a cold read blocks for the tree's I/O.
+    /// The newest visible value of a key, expired ones included. Sends no message; a
+    /// miss of the cache shares a generation's lock for one look-up, and a cold read blocks for the tree's I/O.
     ///
     /// # Errors
     ///
