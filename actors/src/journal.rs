@@ -141,7 +141,7 @@ impl JournalActor {
         let switchboard = &self.switchboard;
         match effect {
             JournalEffect::Write(group) if group.lone => {
-                return Some(self.file.write(group, &switchboard.telemetry));
+                return Some(self.file.write(vec![group], &switchboard.telemetry));
             }
             JournalEffect::Write(group) => self.to_io(IoRequest::Write(group)),
             JournalEffect::PrepareSpare { at_least } => {

@@ -74,38 +74,45 @@ impl JournalFile {
         }
     }
 
-    /// Writes a group, forces it if it must be, and says how that went.
-    pub(crate) fn write(&self, write: GroupWrite, telemetry: &Telemetry) -> JournalMessage {
-        let records = write.records;
-        let bytes = write.payload.len();
+    /// Writes groups, forces them once if they must be, and says how that went.
+    ///
+    /// # Panics
+    ///
+    /// Panics if there is no group.
+    pub(crate) fn write(&self, groups: Vec<GroupWrite>, telemetry: &Telemetry) -> JournalMessage {
+        let records = groups.iter().map(|group| group.records).sum();
+        let bytes = groups.iter().map(|group| group.payload.len()).sum();
+        let (first, newest) = (&groups[0], &groups[groups.len() - 1]);
+        let (last, force) = (newest.last, newest.force);
         let span = tracing::debug_span!(
             "force",
-            first = write.first.0,
-            last = write.last.0,
+            first = first.first.0,
+            last = last.0,
             records,
             bytes
         );
         let _entered = span.enter();
         let started = std::time::Instant::now();
         let mut open = self.open();
-        let group = Group {
-            number: write.number,
-            first_lsn: write.first,
-            last_lsn: write.last,
-            payload: write.payload,
-        };
-        let mut result = open.journal.append(&group);
+        let mut result = groups.into_iter().try_for_each(|write| {
+            open.journal.append(&Group {
+                number: write.number,
+                first_lsn: write.first,
+                last_lsn: write.last,
+                payload: write.payload,
+            })
+        });
         if result.is_ok() {
-            if write.force {
+            if force {
                 result = open.journal.force();
             } else {
                 open.unforced = true;
             }
         }
-        telemetry.group_written(records, bytes, started.elapsed(), write.force);
+        telemetry.group_written(records, bytes, started.elapsed(), force);
         match result {
             Ok(()) => JournalMessage::Persisted {
-                last: group.last_lsn,
+                last,
                 room: open.journal.room(),
                 spare: open.journal.spare_room(),
             },
@@ -170,10 +177,13 @@ pub(crate) fn run_io(
     switchboard: &Switchboard,
 ) {
     let mut failed = false;
-    for request in requests {
+    let mut next = None;
+    while let Some(request) = next.take().or_else(|| requests.recv().ok()) {
         let result = match request {
             IoRequest::Write(group) => {
-                switchboard.to_journal(file.write(group, &switchboard.telemetry));
+                let groups;
+                (groups, next) = with_queued(group, requests);
+                switchboard.to_journal(file.write(groups, &switchboard.telemetry));
                 continue;
             }
             IoRequest::ForceIfDue(now) => file.force_if_due(now),
@@ -204,6 +214,28 @@ pub(crate) fn run_io(
             switchboard.to_journal(JournalMessage::Failed(error));
         }
     }
+}
+
+/// The group and those queued right behind it, to be forced together, and the request that follows them.
+fn with_queued(
+    first: GroupWrite,
+    requests: &Receiver<IoRequest>,
+) -> (Vec<GroupWrite>, Option<IoRequest>) {
+    /// The first group shall not wait for more bytes than these to be written behind it.
+    const FORCED_TOGETHER_BYTES: usize = 8 << 20;
+    let mut bytes = first.payload.len();
+    let mut groups = vec![first];
+    while bytes < FORCED_TOGETHER_BYTES {
+        match requests.try_recv() {
+            Ok(IoRequest::Write(group)) => {
+                bytes += group.payload.len();
+                groups.push(group);
+            }
+            Ok(other) => return (groups, Some(other)),
+            Err(_) => break,
+        }
+    }
+    (groups, None)
 }
 
 /// Prepares segments until the journal's actor is gone.

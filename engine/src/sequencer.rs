@@ -1,8 +1,9 @@
 //! The journal's thinking: which commit comes when, what is forced together, and what may be seen.
 //!
 //! Nodes hand over staged commits in batches ([`Append`]). The sequencer gives each the next LSN, encodes it into the
-//! open group, and tells the node at once ([`Resolve`]), so that installing overlaps the force. One group at a time is
-//! being written and forced; what arrives meanwhile is the next group:
+//! open group, and tells the node at once ([`Resolve`]), so that installing overlaps the force. The open
+//! group is cut at the end of each mailbox round and queues for the disk: whoever writes takes all groups that are
+//! queued and forces them together, so the disk never waits for a message:
 //!
 //! ```text
 //!  node A ── Append(a1,a2) ─▶ ┐                 ┌─▶ Resolve(LSN 1,2) ──▶ A installs ── Installed(2) ─┐
@@ -11,7 +12,7 @@
 //! ```
 //!
 //! Invariants:
-//! - LSNs are given once, in order, without gaps; a group is one frame, and at most one frame is on its way.
+//! - LSNs are given once, in order, without gaps; a group is one frame, and frames are written in order.
 //! - `visible ≤ persisted`, and everything up to `visible` is installed on every node that is not Down.
 //! - An [`Append`] is accepted or refused as a whole. What a node staged on top of a refused one is refused with it:
 //!   the node counts its refusals (`chain`), and a batch of a refused chain is refused until the node has heard of it.
@@ -43,11 +44,11 @@ pub enum JournalMessage {
     /// From a node, when its mailbox round ends: commits in the order in which they were staged. Answered by
     /// [`Resolve`]. Never repeated; if the node dies meanwhile, its [`JournalMessage::Fence`] settles it.
     Append(Append),
-    /// From the journal's own shell at the end of a mailbox round: write the open group unless one is on its way.
+    /// From the journal's own shell at the end of a mailbox round: send the open group on its way.
     Cut,
-    /// From the I/O thread: the group that ends at `last` is written, and forced if that was asked.
+    /// From the I/O thread: all groups up to the one that ends at `last` are written, and forced if that was asked.
     Persisted {
-        /// The last LSN of the group.
+        /// The last LSN of the last group.
         last: Lsn,
         /// Payload bytes that still fit into the active segment.
         room: u64,
@@ -138,7 +139,8 @@ pub struct Resolve {
 /// What the sequencer wants done, in order.
 #[derive(Debug, PartialEq, Eq)]
 pub enum JournalEffect {
-    /// Write this group; then answer [`JournalMessage::Persisted`] or [`JournalMessage::Failed`].
+    /// Write this group behind those before it; then answer [`JournalMessage::Persisted`], once for as many groups as
+    /// one force has made durable, or [`JournalMessage::Failed`].
     Write(GroupWrite),
     /// Prepare a spare segment that holds a group of this many payload bytes; answer [`JournalMessage::Spare`].
     PrepareSpare {
@@ -235,6 +237,12 @@ struct OpenGroup {
     records: usize,
 }
 
+#[derive(Debug, Clone, Copy)]
+struct InFlight {
+    last: Lsn,
+    payload: u64,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Spare {
     /// Asked for and not there yet.
@@ -255,8 +263,8 @@ pub struct Sequencer {
     visible: Lsn,
     nodes: Vec<NodeProgress>,
     open: OpenGroup,
-    /// The last LSN of the group on its way, and its number of records.
-    in_flight: Option<(Lsn, usize)>,
+    /// Groups on their way, oldest first.
+    in_flight: VecDeque<InFlight>,
     previous_records: usize,
     waiting: VecDeque<Append>,
     room: u64,
@@ -295,7 +303,7 @@ impl Sequencer {
                 })
                 .collect(),
             open: OpenGroup::default(),
-            in_flight: None,
+            in_flight: VecDeque::new(),
             previous_records: 0,
             waiting: VecDeque::new(),
             room: state.room,
@@ -342,16 +350,14 @@ impl Sequencer {
     pub fn handle(&mut self, now: Time, message: JournalMessage, out: &mut Vec<JournalEffect>) {
         match message {
             JournalMessage::Append(append) => self.append(now, append, out),
-            JournalMessage::Cut => self.cut(out),
+            JournalMessage::Cut => {
+                self.cut(out);
+                // What did not fit into the group that has just left fits into the next.
+                self.admit_waiting(now, out);
+                self.cut(out);
+            }
             JournalMessage::Persisted { last, room, spare } => {
-                self.room = room;
-                self.spare = match (spare, self.spare) {
-                    // Whoever was asked has not answered yet. Counting the spare now would count it twice.
-                    (_, Spare::Requested) => Spare::Requested,
-                    (Some(spare), Spare::Ready(_) | Spare::Failed) => Spare::Ready(spare),
-                    (None, Spare::Ready(_) | Spare::Failed) => Spare::Failed,
-                };
-                self.persisted(now, last, out);
+                self.persisted(now, last, room, spare, out);
             }
             JournalMessage::Failed(error) => self.fail(&error, out),
             JournalMessage::Spare(spare) => self.spare_arrived(now, spare, out),
@@ -443,7 +449,7 @@ impl Sequencer {
             .map(|commit| record::commit_bytes_bound(&commit.writes))
             .sum();
         if !self.has_room_for(bytes) {
-            let is_idle = self.open.records == 0 && self.in_flight.is_none();
+            let is_idle = self.open.records == 0 && self.in_flight.is_empty();
             match self.spare {
                 Spare::Failed => {
                     if let (true, Some(error)) = (is_idle, self.space_error.clone()) {
@@ -573,7 +579,7 @@ impl Sequencer {
     }
 
     fn cut(&mut self, out: &mut Vec<JournalEffect>) {
-        if self.in_flight.is_some() || self.open.records == 0 || self.failure.is_some() {
+        if self.open.records == 0 || self.failure.is_some() {
             return;
         }
         let frame = frame_bytes(self.open.payload.len());
@@ -598,7 +604,11 @@ impl Sequencer {
         }
         let open = std::mem::take(&mut self.open);
         self.last_group = self.last_group.next();
-        self.in_flight = Some((self.last_lsn, open.records));
+        let lone = open.records == 1 && self.previous_records <= 1 && self.in_flight.is_empty();
+        self.in_flight.push_back(InFlight {
+            last: self.last_lsn,
+            payload,
+        });
         out.push(JournalEffect::Write(GroupWrite {
             number: self.last_group,
             first: open.first,
@@ -606,25 +616,50 @@ impl Sequencer {
             payload: open.payload,
             records: open.records,
             force: self.options.force,
-            lone: open.records == 1 && self.previous_records <= 1,
+            lone,
         }));
         self.previous_records = open.records;
     }
 
-    fn persisted(&mut self, now: Time, last: Lsn, out: &mut Vec<JournalEffect>) {
-        let in_flight = self.in_flight.take();
-        assert_eq!(
-            in_flight.map(|(last, _)| last),
-            Some(last),
-            "the I/O thread answered for a group that was not on its way"
-        );
+    fn persisted(
+        &mut self,
+        now: Time,
+        last: Lsn,
+        room: u64,
+        spare: Option<u64>,
+        out: &mut Vec<JournalEffect>,
+    ) {
+        let written = self.in_flight.iter().position(|group| group.last == last);
+        let written = written.expect("the I/O thread answers for groups that are on their way");
+        self.in_flight.drain(..=written);
         self.persisted = last;
+        self.count_space(room, spare);
         if self.spare == Spare::Failed && self.space_error.is_none() {
             self.request_spare(self.needed_by_waiting(), out);
         }
         self.admit_waiting(now, out);
         self.cut(out);
         self.advance(out);
+    }
+
+    /// Takes over what the I/O thread has seen, less what the groups still on their way will use of it.
+    fn count_space(&mut self, room: u64, spare: Option<u64>) {
+        self.room = room;
+        let mut spare = spare;
+        for group in &self.in_flight {
+            let space = if group.payload <= self.room {
+                self.room
+            } else {
+                spare.take().unwrap_or(0)
+            };
+            self.room = space.saturating_sub(frame_bytes(group.payload as usize));
+        }
+        self.spare = match (spare, self.spare) {
+            // Whoever was asked has not answered yet. Counting the spare now would count it twice.
+            (_, Spare::Requested) => Spare::Requested,
+            (Some(spare), Spare::Ready(_) | Spare::Failed) => Spare::Ready(spare),
+            (None, Spare::Ready(_) | Spare::Failed) => Spare::Failed,
+        };
     }
 
     fn fail(&mut self, error: &Error, out: &mut Vec<JournalEffect>) {

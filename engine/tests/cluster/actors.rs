@@ -35,11 +35,9 @@ pub(crate) enum Channel {
     ClientToJournal,
     JournalToItself,
     IoToJournal,
-    SegmentsToJournal,
     CheckpointToJournal,
-    JournalToIo,
-    SegmentsToIo,
-    CheckpointToIo,
+    /// The journal, the segment thread and the checkpointer share one queue.
+    ToIo,
     ToSegments,
     ClientToCheckpoint,
     JournalToCheckpoint,
@@ -50,7 +48,7 @@ pub(crate) enum Channel {
 
 impl Channel {
     /// Those that may be slow for a whole run.
-    pub(crate) const ALL: [Self; 20] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::JournalToNode(0),
         Self::JournalToNode(1),
         Self::OthersToNode(0),
@@ -62,15 +60,12 @@ impl Channel {
         Self::NodeToItself(2),
         Self::JournalToItself,
         Self::IoToJournal,
-        Self::SegmentsToJournal,
         Self::CheckpointToJournal,
-        Self::JournalToIo,
-        Self::SegmentsToIo,
+        Self::ToIo,
         Self::ToSegments,
         Self::JournalToCheckpoint,
         Self::WorkerToCheckpoint,
         Self::ToWorker,
-        Self::CheckpointToIo,
     ];
 
     pub(crate) fn number(self) -> u64 {
@@ -87,6 +82,7 @@ pub(crate) enum Message {
     Journal(JournalMessage),
     Write(GroupWrite),
     AddSpare(Result<Spare>),
+    ReportSpare,
     Release(Lsn),
     Segment(u64),
     Checkpoint(CheckpointMessage),
@@ -149,7 +145,11 @@ impl World {
             }
             (_, Message::Journal(message)) => self.journal_step(message),
             (_, Message::Write(group)) => {
-                let message = self.write(group);
+                let mut groups = vec![group];
+                while let Some(group) = self.next_queued_write() {
+                    groups.push(group);
+                }
+                let message = self.write(groups);
                 self.send(Channel::IoToJournal, Message::Journal(message));
             }
             (_, Message::AddSpare(outcome)) => {
@@ -158,6 +158,11 @@ impl World {
                     .add_spare(outcome)
                     .map(|()| journal.spare_room().expect("it was added"));
                 let message = JournalMessage::Spare(spare);
+                self.send(Channel::IoToJournal, Message::Journal(message));
+            }
+            (_, Message::ReportSpare) => {
+                let room = self.process.journal.spare_room().unwrap_or(0);
+                let message = JournalMessage::Spare(Ok(room));
                 self.send(Channel::IoToJournal, Message::Journal(message));
             }
             (_, Message::Release(through)) => {
@@ -390,9 +395,9 @@ impl World {
                     self.process.visible.publish(group.last);
                 }
                 if group.lone {
-                    return Some(self.write(group));
+                    return Some(self.write(vec![group]));
                 }
-                self.send(Channel::JournalToIo, Message::Write(group));
+                self.send(Channel::ToIo, Message::Write(group));
             }
             JournalEffect::PrepareSpare { at_least } => {
                 self.send(Channel::ToSegments, Message::Segment(at_least));
@@ -452,22 +457,49 @@ impl World {
         self.send(Channel::JournalToNode(node.0), Message::Node(message));
     }
 
-    fn write(&mut self, write: GroupWrite) -> JournalMessage {
-        let force = write.force && !self.mutated(Mutation::NoForce);
-        let group = Group {
-            number: write.number,
-            first_lsn: write.first,
-            last_lsn: write.last,
-            payload: write.payload,
+    /// The group at the head of the I/O thread's queue, if it has arrived in time to be forced with those before it.
+    fn next_queued_write(&mut self) -> Option<GroupWrite> {
+        let is_write = |queue: &VecDeque<Message>| matches!(queue.front(), Some(Message::Write(_)));
+        if !self
+            .process
+            .channels
+            .get(&Channel::ToIo)
+            .is_some_and(is_write)
+            || self.chance(4)
+        {
+            return None;
+        }
+        self.coverage.forced_together += 1;
+        let queue = self.process.channels.get_mut(&Channel::ToIo)?;
+        let Some(Message::Write(group)) = queue.pop_front() else {
+            unreachable!("checked above")
         };
+        if queue.is_empty() {
+            self.process.channels.remove(&Channel::ToIo);
+        }
+        Some(group)
+    }
+
+    /// Writes groups and forces them together.
+    fn write(&mut self, groups: Vec<GroupWrite>) -> JournalMessage {
+        let newest = groups.last().expect("there is a group");
+        let force = newest.force && !self.mutated(Mutation::NoForce);
+        let last = newest.last;
         let journal = &mut self.process.journal;
-        let mut result = journal.append(&group);
+        let mut result = groups.into_iter().try_for_each(|write| {
+            journal.append(&Group {
+                number: write.number,
+                first_lsn: write.first,
+                last_lsn: write.last,
+                payload: write.payload,
+            })
+        });
         if force && result.is_ok() {
             result = journal.force();
         }
         match result {
             Ok(()) => JournalMessage::Persisted {
-                last: group.last_lsn,
+                last,
                 room: journal.room(),
                 spare: journal.spare_room(),
             },
@@ -483,7 +515,7 @@ impl World {
     fn segment(&mut self, at_least: u64) {
         if let Some(request) = self.process.preparing.take() {
             let outcome = request.prepare(&self.disk);
-            self.send(Channel::SegmentsToIo, Message::AddSpare(outcome));
+            self.send(Channel::ToIo, Message::AddSpare(outcome));
             return;
         }
         let journal = &mut self.process.journal;
@@ -492,12 +524,7 @@ impl World {
                 self.process.preparing = Some(request);
                 self.send(Channel::ToSegments, Message::Segment(at_least));
             }
-            None => {
-                if let Some(room) = journal.spare_room() {
-                    let message = JournalMessage::Spare(Ok(room));
-                    self.send(Channel::SegmentsToJournal, Message::Journal(message));
-                }
-            }
+            None => self.send(Channel::ToIo, Message::ReportSpare),
         }
     }
 
@@ -543,7 +570,7 @@ impl World {
                     if self.mutated(Mutation::ReleaseAll) {
                         through = Lsn(u64::MAX);
                     }
-                    self.send(Channel::CheckpointToIo, Message::Release(through));
+                    self.send(Channel::ToIo, Message::Release(through));
                 }
                 CheckpointEffect::Maintain => self.send(Channel::ToCompactor, Message::Compact),
                 CheckpointEffect::Answer(request, result) => {

@@ -95,10 +95,11 @@ pub(crate) struct Coverage {
     pub(crate) runs: u64,
     pub(crate) runs_left_out: u64,
     pub(crate) snapshots: u64,
+    pub(crate) forced_together: u64,
 }
 
 impl Coverage {
-    fn figures(&self) -> [u64; 13] {
+    fn figures(&self) -> [u64; 14] {
         [
             self.messages,
             self.commits,
@@ -113,6 +114,7 @@ impl Coverage {
             self.runs,
             self.runs_left_out,
             self.snapshots,
+            self.forced_together,
         ]
     }
 
@@ -134,6 +136,7 @@ impl Coverage {
         self.runs += other.runs;
         self.runs_left_out += other.runs_left_out;
         self.snapshots += other.snapshots;
+        self.forced_together += other.forced_together;
     }
 }
 
