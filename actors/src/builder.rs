@@ -1,6 +1,6 @@
 //! The builder: every setting, its default and its limits.
 
-use crate::{Mailring, open, switchboard::FaultHook};
+use crate::{Mailring, offload::offload, open, switchboard::FaultHook};
 use mailring_engine::{
     Error, Result,
     disk::Disk,
@@ -188,14 +188,7 @@ impl Builder {
     /// `InvalidOption`, `SettingsMismatch`, `DirectoryInUse`, `NewerFormat`, `CorruptManifest`, `CorruptJournal`,
     /// `CorruptTree`, `DiskFull` and `Io`.
     pub async fn open(self) -> Result<Mailring> {
-        let (reply, answer) = tokio::sync::oneshot::channel();
-        std::thread::Builder::new()
-            .name("mailring-open".into())
-            .spawn(move || {
-                let _ = reply.send(self.open_blocking());
-            })
-            .map_err(|error| Error::io("starting the opening thread", &error))?;
-        answer.await.unwrap_or(Err(Error::Closed))
+        offload("open", move || self.open_blocking()).await
     }
 
     /// [`Builder::open`] for plain threads.

@@ -147,12 +147,9 @@ impl Engine {
                 reply: Reply::new(reply, admission),
             });
         }
-        let answer = answer.await.unwrap_or_else(|_| {
-            self.check_open()?;
-            Err(Error::Unknown {
-                reason: format!("node {node} stopped before it answered"),
-            })
-        });
+        let answer = answer
+            .await
+            .unwrap_or_else(|_| Err(lost(&format!("node {node}"))));
         switchboard.telemetry.node(node).written(started.elapsed());
         answer
     }
@@ -164,7 +161,7 @@ impl Engine {
         self.check_open()?;
         let (reply, answer) = oneshot::channel();
         self.switchboard.journal().do_send(Ask { message, reply });
-        answer.await.unwrap_or(Err(Error::Closed))
+        answer.await.unwrap_or_else(|_| Err(lost("the journal")))
     }
 
     pub(crate) async fn describe(&self) -> Result<Catalogue> {
@@ -174,7 +171,7 @@ impl Engine {
             message: Describe,
             reply,
         });
-        answer.await.map_err(|_| Error::Closed)
+        answer.await.map_err(|_| self.gone("the journal"))
     }
 
     pub(crate) async fn subscribe(&self) -> Result<Subscription> {
@@ -184,12 +181,23 @@ impl Engine {
             message: Subscribe,
             reply,
         });
-        answer.await.map_err(|_| Error::Closed)
+        answer.await.map_err(|_| self.gone("the journal"))
     }
 
     pub(crate) async fn checkpoint(&self) -> Result<Lsn> {
         self.check_open()?;
         self.checkpoint_while_closing().await
+    }
+
+    /// Why a question is not answered any more.
+    fn gone(&self, who: &str) -> Error {
+        match self.switchboard.read_only.get() {
+            _ if self.closed.load(Ordering::Acquire) => Error::Closed,
+            Some(error) => Error::ReadOnly {
+                reason: error.to_string(),
+            },
+            None => lost(who),
+        }
     }
 
     pub(crate) async fn checkpoint_while_closing(&self) -> Result<Lsn> {
@@ -199,6 +207,13 @@ impl Engine {
             reply,
         });
         answer.await.unwrap_or(Err(Error::Closed))
+    }
+}
+
+/// Whoever should have answered has stopped, for whatever reason: what was asked of him may have been done.
+fn lost(who: &str) -> Error {
+    Error::Unknown {
+        reason: format!("{who} stopped before it answered"),
     }
 }
 

@@ -40,8 +40,11 @@ mod guard;
 mod journal;
 mod journal_io;
 mod keyspace;
+#[doc(hidden)]
+pub mod kinds;
 mod mailring;
 mod message;
+mod offload;
 mod open;
 mod router;
 mod scan;

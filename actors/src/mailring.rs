@@ -5,9 +5,10 @@ use crate::{
     builder::Place,
     engine::{Engine, KeyspaceState},
     journal::KeyspaceRequest,
+    offload::offload,
     stats::{NodeState, NodeStats},
 };
-use mailring_engine::{Error, Result, ids::Lsn};
+use mailring_engine::{Result, ids::Lsn};
 use std::{
     path::{Path, PathBuf},
     sync::{
@@ -246,14 +247,7 @@ impl Mailring {
             return outcome;
         };
         let clean = outcome.is_ok() && self.engine.switchboard.read_only.get().is_none();
-        let (reply, stopped) = tokio::sync::oneshot::channel();
-        std::thread::Builder::new()
-            .name("mailring-stop".into())
-            .spawn(move || {
-                let _ = reply.send(threads.stop_cleanly(clean));
-            })
-            .map_err(|error| Error::io("starting the stopping thread", &error))?;
-        let stopped = stopped.await.unwrap_or(Ok(()));
+        let stopped = offload("stop", move || threads.stop_cleanly(clean)).await;
         match self.engine.switchboard.read_only.get() {
             // That the journal of a read-only engine can't be closed is no news.
             Some(_) => outcome,

@@ -540,6 +540,7 @@ fn start(
                 job_sender,
                 compaction_sender,
                 io_sender.clone(),
+                Restarts::new(builder.restart_policy)?,
             );
             Checkpointer::start_in_arbiter(home, move |_| actor)
         },
@@ -581,8 +582,9 @@ fn start(
     let segment_disk = Arc::clone(&disk);
     spawn(
         "segments",
-        Box::new(move |_| {
-            journal_io::run_segments(&segment_disk, &segment_file, &segment_requests, &io_sender);
+        Box::new(move |board| {
+            let disk = &segment_disk;
+            journal_io::run_segments(disk, &segment_file, &segment_requests, &io_sender, board);
         }),
     )?;
     let worker_disk = Arc::clone(&disk);

@@ -1,7 +1,7 @@
 //! The router: the only writer of who owns what. It publishes an immutable snapshot, by which handles route without a
 //! message, and answers for the state of the nodes.
 
-use crate::{stats::NodeState, switchboard::Switchboard};
+use crate::{guard::transacted, stats::NodeState, switchboard::Switchboard};
 use actix::{Actor, Context, Handler, Message};
 use mailring_engine::{ids::NodeId, ring::Ring, view::NodeTable};
 use std::sync::{
@@ -19,6 +19,20 @@ pub(crate) struct Routes {
 impl Routes {
     pub(crate) fn owner(&self, key: &[u8]) -> &Route {
         &self.nodes[usize::from(self.ring.owner(key).0)]
+    }
+
+    fn after(&self, status: &NodeStatus) -> Self {
+        let mut nodes = self.nodes.clone();
+        let route = &mut nodes[usize::from(status.node.0)];
+        if status.state == NodeState::Restarted {
+            route.restarts += 1;
+        }
+        route.state = status.state;
+        route.last_failure.clone_from(&status.reason);
+        Self {
+            ring: Arc::clone(&self.ring),
+            nodes,
+        }
     }
 }
 
@@ -101,17 +115,21 @@ impl Handler<NodeStatus> for Router {
     type Result = ();
 
     fn handle(&mut self, status: NodeStatus, _: &mut Self::Context) {
-        let routes = self.switchboard.routes.load();
-        let mut nodes = routes.nodes.clone();
-        let route = &mut nodes[usize::from(status.node.0)];
-        if status.state == NodeState::Restarted {
-            route.restarts += 1;
+        let board = &self.switchboard;
+        let next = transacted(&mut (), |()| {
+            board.between_faults("router", "NodeStatus", || {
+                board.routes.load().after(&status)
+            })
+        });
+        match next {
+            Ok(routes) => board.routes.store(Arc::new(routes)),
+            Err(reason) => {
+                tracing::error!(
+                    reason,
+                    ?status,
+                    "the router panicked; stats may be out of date"
+                );
+            }
         }
-        route.state = status.state;
-        route.last_failure = status.reason;
-        self.switchboard.routes.store(Arc::new(Routes {
-            ring: Arc::clone(&routes.ring),
-            nodes,
-        }));
     }
 }

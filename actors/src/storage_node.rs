@@ -6,7 +6,8 @@
 
 use crate::{
     admission::Admission,
-    guard::guarded,
+    guard::{guarded, panicked},
+    kinds,
     message::{Ask, Deliver},
     supervisor::{Broken, Panicked},
     switchboard::{FaultSite, Switchboard},
@@ -83,7 +84,7 @@ impl StorageNode {
     /// Hands one message to the machine and carries out what it wants.
     fn step(&mut self, message: NodeMessage, ctx: &mut Context<Self>) {
         let mut effects = std::mem::take(&mut self.effects);
-        let kind = kind(&message);
+        let kind = kinds::of_node(&message);
         let again = repeatable(&message);
         let now = self.switchboard.clock.now();
         let result = guarded(|| {
@@ -214,7 +215,13 @@ impl StorageNode {
                 let generation = Arc::new(Generation::with_gauge(Arc::clone(
                     &switchboard.budget.generations,
                 )));
-                let result = rebuild_node(&journal, node, after, through, &generation);
+                let result = guarded(|| {
+                    switchboard.between_faults("rebuild", "Rebuild", || {
+                        rebuild_node(&journal, node, after, through, &generation)
+                    })
+                });
+                let result =
+                    result.unwrap_or_else(|reason| Err(panicked("the rebuilding thread", reason)));
                 switchboard.to_node(
                     node,
                     NodeMessage::Rebuilt {
@@ -302,21 +309,5 @@ fn repeatable(message: &NodeMessage) -> Option<NodeMessage> {
         | NodeMessage::Flush
         | NodeMessage::Fenced { .. }
         | NodeMessage::Rebuilt { .. } => None,
-    }
-}
-
-/// The name of a message's kind, for the fault hook.
-fn kind(message: &NodeMessage) -> &'static str {
-    match message {
-        NodeMessage::Request { .. } => "Request",
-        NodeMessage::Flush => "Flush",
-        NodeMessage::Resolve(_) => "Resolve",
-        NodeMessage::Visible(_) => "Visible",
-        NodeMessage::Freeze(_) => "Freeze",
-        NodeMessage::Flushed { .. } => "Flushed",
-        NodeMessage::Fenced { .. } => "Fenced",
-        NodeMessage::Rebuilt { .. } => "Rebuilt",
-        NodeMessage::ReadOnly(_) => "ReadOnly",
-        NodeMessage::GoDown => "GoDown",
     }
 }

@@ -34,7 +34,8 @@ pub type FaultHook = Arc<dyn Fn(&FaultSite<'_>) + Send + Sync>;
 /// A place at which the fault hook is called. Only tests set one.
 #[derive(Debug, Clone, Copy)]
 pub struct FaultSite<'a> {
-    /// The actor: `"node"`, `"journal"` or `"checkpointer"`.
+    /// The actor (`"node"`, `"journal"`, `"checkpointer"`, `"router"` or `"supervisor"`), or the thread that works for
+    /// one (`"io"`, `"segments"`, `"runs"`, `"compaction"` or `"rebuild"`).
     pub actor: &'a str,
     /// The node's number, for a node.
     pub node: Option<NodeId>,
@@ -139,6 +140,25 @@ impl Switchboard {
         if let Some(hook) = &self.fault_hook {
             hook(&site);
         }
+    }
+
+    /// Runs `handler` between two calls of the fault hook. For actors and threads of which there is one.
+    pub(crate) fn between_faults<T>(
+        &self,
+        actor: &str,
+        message: &str,
+        handler: impl FnOnce() -> T,
+    ) -> T {
+        let site = |handled| FaultSite {
+            actor,
+            node: None,
+            message,
+            handled,
+        };
+        self.fault(site(false));
+        let outcome = handler();
+        self.fault(site(true));
+        outcome
     }
 
     /// Wakes whoever waits for time or for memory.

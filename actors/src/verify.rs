@@ -2,6 +2,7 @@
 
 use crate::{
     engine::Engine,
+    offload::offload,
     open::{lock, ring_of, tree_folder},
     scan::merge_node,
 };
@@ -36,17 +37,7 @@ pub struct Verification {
 pub(crate) async fn verify_online(engine: &Arc<Engine>) -> Result<Verification> {
     engine.check_open()?;
     let engine = Arc::clone(engine);
-    let (reply, answer) = tokio::sync::oneshot::channel();
-    std::thread::Builder::new()
-        .name("mailring-verify".into())
-        .spawn(move || {
-            let result = online(&engine);
-            // Who has the answer may drop the last handle, and finds the directory free.
-            drop(engine);
-            let _ = reply.send(result);
-        })
-        .map_err(|error| Error::io("starting the verifying thread", &error))?;
-    answer.await.unwrap_or(Err(Error::Closed))
+    offload("verify", move || online(&engine)).await
 }
 
 fn online(engine: &Engine) -> Result<Verification> {

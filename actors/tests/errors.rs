@@ -234,7 +234,7 @@ async fn a_memory_budget_that_is_not_freed_answers_overloaded_at_the_deadline() 
     let db = builder(directory.path())
         .memory_budget(32 << 20)
         .deadline(Duration::from_millis(300))
-        .disk(Arc::new(common::disk::GatedDisk::new(
+        .disk(Arc::new(common::disk::HookedDisk::gated(
             directory.path(),
             Arc::clone(&gate),
         )))

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Gate, OpensAtTheEnd, builder, disk::GatedDisk, patiently, until, until_idle};
+use common::{Gate, OpensAtTheEnd, builder, disk::HookedDisk, patiently, until, until_idle};
 use mailring::{Error, Mailring, Result};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use std::{
@@ -32,7 +32,7 @@ async fn the_budget_is_kept_when_the_disk_is_slower_than_the_writers() -> Result
     let _open = OpensAtTheEnd(Arc::clone(&gate));
     let db = builder(directory.path())
         .memory_budget(BUDGET)
-        .disk(Arc::new(GatedDisk::new(
+        .disk(Arc::new(HookedDisk::gated(
             directory.path(),
             Arc::clone(&gate),
         )))

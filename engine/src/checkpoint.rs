@@ -29,7 +29,7 @@ pub struct Catalogue {
 }
 
 /// What arrives at the checkpointer.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum CheckpointMessage {
     /// From the clock: bytes in all active generations now.
     Tick {
@@ -92,7 +92,7 @@ pub enum CheckpointEffect {
     Failed(NodeId, Error),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Phase {
     Idle,
     Marked {
@@ -113,7 +113,7 @@ enum Phase {
 }
 
 /// The checkpointer's state machine.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Checkpoint {
     threshold_bytes: u64,
     complete: Vec<Lsn>,
