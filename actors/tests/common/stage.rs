@@ -46,6 +46,22 @@ impl Stage {
         load(&self.ks, &self.ledger, name, tasks, rounds).await;
     }
 
+    /// Writes from several tasks, and large values beside them, so that the journal goes on to its next segment, and then
+    /// makes a checkpoint, so that it lets go of the old ones. Whatever the answers are, there are some.
+    pub async fn write_until_a_segment_is_full(&self, round: usize) {
+        let large = {
+            let ks = self.ks.clone();
+            tokio::spawn(async move {
+                for number in 0..8 {
+                    let _ = ks.put(format!("large-{number}"), vec![0; 300 << 10]).await;
+                }
+            })
+        };
+        self.load(&format!("round-{round}"), 8, 10).await;
+        patiently(large).await.expect("it has not panicked");
+        let _ = patiently(self.db.checkpoint()).await;
+    }
+
     /// Makes checkpoints beside whatever else goes on.
     pub fn checkpoints(&self, count: usize) -> tokio::task::JoinHandle<Result<()>> {
         let db = self.db.clone();
