@@ -1,9 +1,9 @@
 //! Backup: a consistent copy, written through the same trees and manifest as any directory.
 
 use crate::{
+    directory::{lock, tree_folder},
     engine::{Engine, Pinned},
     offload::offload,
-    open::{lock, tree_folder},
     scan::merge_node,
 };
 use mailring_engine::{

@@ -195,6 +195,10 @@ impl Handler<Deliver<CheckpointMessage>> for Checkpointer {
     type Result = ();
 
     fn handle(&mut self, Deliver(message): Deliver<CheckpointMessage>, _: &mut Self::Context) {
+        if let CheckpointMessage::Written(results) = &message {
+            let failure = results.iter().find_map(|(_, result)| result.clone().err());
+            self.switchboard.budget.set_blocked(failure);
+        }
         self.handle(&message);
     }
 }

@@ -16,6 +16,9 @@ use std::{
 /// How often the clock ticks.
 pub(crate) const TICK: Duration = Duration::from_millis(10);
 
+/// Ticks between two looks at what is overdue.
+const OVERDUE_TICKS: u64 = 25;
+
 /// The monotonic clock of one engine.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Clock {
@@ -71,6 +74,9 @@ pub(crate) fn run(switchboard: &Switchboard, stop: &crossbeam_channel::Receiver<
         // A recorder of metrics is the application's: its panic must not stop the clock.
         let ticked = guarded(|| {
             switchboard.tick();
+            if ticks.is_multiple_of(OVERDUE_TICKS) {
+                switchboard.wake_overdue();
+            }
             if ticks.is_multiple_of(100) {
                 switchboard.publish_gauges();
             }

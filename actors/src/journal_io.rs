@@ -21,7 +21,10 @@ use mailring_engine::{
     sequencer::{GroupWrite, JournalMessage},
 };
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -62,10 +65,17 @@ impl Open {
 pub(crate) struct JournalFile {
     open: Mutex<Option<Open>>,
     interval: Option<Duration>,
+    /// The last LSN that is forced, for everybody to see.
+    forced: Arc<AtomicU64>,
 }
 
 impl JournalFile {
-    pub(crate) fn new(journal: Journal, interval: Option<Duration>) -> Self {
+    pub(crate) fn new(
+        journal: Journal,
+        interval: Option<Duration>,
+        forced: Arc<AtomicU64>,
+    ) -> Self {
+        forced.store(journal.forced_lsn().0, Relaxed);
         Self {
             open: Mutex::new(Some(Open {
                 journal,
@@ -74,6 +84,7 @@ impl JournalFile {
                 panicked: None,
             })),
             interval,
+            forced,
         }
     }
 
@@ -88,7 +99,9 @@ impl JournalFile {
         if let Some(error) = &open.panicked {
             return Err(error.clone());
         }
-        guarded(|| work(open)).unwrap_or_else(|reason| Err(open.give_up(&reason)))
+        let result = guarded(|| work(open)).unwrap_or_else(|reason| Err(open.give_up(&reason)));
+        self.forced.store(open.journal.forced_lsn().0, Relaxed);
+        result
     }
 
     /// Whoever used the journal has panicked: nobody uses it again.

@@ -8,7 +8,7 @@ use crate::{
     offload::offload,
     stats::{NodeState, NodeStats},
 };
-use mailring_engine::{Result, ids::Lsn};
+use mailring_engine::{Error, Result, ids::Lsn};
 use std::{
     path::{Path, PathBuf},
     sync::{
@@ -181,6 +181,7 @@ impl Mailring {
             journal_bytes,
             checkpoints,
         ] = switchboard.telemetry.totals();
+        let checkpoint_failure = switchboard.budget.blocked();
         let routes = switchboard.routes.load();
         let nodes = routes
             .nodes
@@ -209,6 +210,7 @@ impl Mailring {
             .collect();
         Stats {
             nodes,
+            durable_lsn: Lsn(switchboard.forced.load(Ordering::Relaxed)),
             visible_lsn: switchboard.visible.load(),
             journal_groups,
             journal_records,
@@ -223,7 +225,12 @@ impl Mailring {
                 .space_error
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .clone(),
+                .clone()
+                .or_else(|| {
+                    let is_full = |error: &Error| matches!(error, Error::DiskFull { .. });
+                    checkpoint_failure.clone().filter(is_full)
+                }),
+            checkpoint_failure,
         }
     }
 

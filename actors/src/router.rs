@@ -8,6 +8,7 @@ use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering::Relaxed},
 };
+use tokio::sync::Notify;
 
 /// What a handle needs to reach the owner of a key.
 #[derive(Debug)]
@@ -52,6 +53,8 @@ pub(crate) struct Route {
 pub(crate) struct Queue {
     waiting: AtomicUsize,
     capacity: usize,
+    /// Wakes who waits for the node's answers, to look at his deadline.
+    pub(crate) overdue: Notify,
 }
 
 impl Queue {
@@ -59,6 +62,7 @@ impl Queue {
         Self {
             waiting: AtomicUsize::new(0),
             capacity,
+            overdue: Notify::new(),
         }
     }
 

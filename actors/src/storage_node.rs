@@ -6,6 +6,7 @@
 
 use crate::{
     admission::Admission,
+    clock::TICK,
     guard::{guarded, panicked},
     kinds,
     message::{Ask, Deliver},
@@ -182,6 +183,22 @@ impl StorageNode {
         ctx.stop();
     }
 
+    /// While the node recovers, requests wait in line: this refuses those whose deadline passes there. The actor's own
+    /// timer will do, since the mailbox is drained into that line.
+    fn watch_deadlines(&mut self, ctx: &mut Context<Self>) {
+        ctx.run_later(TICK, |node, ctx| {
+            if node.machine.is_recovering() {
+                let mut effects = Vec::new();
+                let now = node.switchboard.clock.now();
+                node.machine.handle_timeout(now, &mut effects);
+                for effect in effects {
+                    node.carry_out(effect, ctx);
+                }
+                node.watch_deadlines(ctx);
+            }
+        });
+    }
+
     /// Handles the message that the old life died of once more. Without it the journal, the checkpointer or a caller
     /// would wait for ever. Who dies of it twice does not come back.
     fn repeat(&mut self, message: NodeMessage, ctx: &mut Context<Self>) {
@@ -250,10 +267,11 @@ impl Actor for StorageNode {
 }
 
 impl Supervised for StorageNode {
-    fn restarting(&mut self, _: &mut Self::Context) {
+    fn restarting(&mut self, ctx: &mut Self::Context) {
         // A message to oneself that was queued in the old context is gone, and so was its effect: the new life has
         // nothing to flush.
         tracing::warn!(node = %self.node, "storage node restarts");
+        self.watch_deadlines(ctx);
     }
 }
 

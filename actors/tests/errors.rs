@@ -150,7 +150,7 @@ async fn bad_and_dropped_names_of_keyspaces_are_refused() -> Result<()> {
     assert_eq!(gone.get("key").await, Err(missing("gone")));
     assert_eq!(gone.put("key", "v").await, Err(missing("gone")));
     assert_eq!(gone.add("key", 1).await, Err(missing("gone")));
-    assert_eq!(gone.scan::<&[u8]>(..).count().await, Err(missing("gone")));
+    assert_eq!(gone.scan(..).count().await, Err(missing("gone")));
     assert_eq!(gone.watch("").await.err(), Some(missing("gone")));
     let mut batch = db.batch();
     batch.put(&ks, "x", "v").put(&gone, "key", "v");
@@ -361,7 +361,7 @@ async fn an_engine_that_is_shut_down_answers_closed() -> Result<()> {
     db.shutdown().await?;
     assert_eq!(ks.get("kept").await, Err(Error::Closed));
     assert_eq!(ks.put("kept", "v").await, Err(Error::Closed));
-    assert_eq!(ks.scan::<&[u8]>(..).count().await, Err(Error::Closed));
+    assert_eq!(ks.scan(..).count().await, Err(Error::Closed));
     assert_eq!(snapshot.get(&ks, "kept"), Err(Error::Closed));
     assert_eq!(db.keyspace("new").await.err(), Some(Error::Closed));
     assert_eq!(db.checkpoint().await, Err(Error::Closed));
@@ -575,7 +575,7 @@ async fn a_damaged_tree_is_reported_with_its_node_and_file() -> Result<()> {
                 }
             }
             assert!(refused > 0);
-            assert!(ks.scan::<&[u8]>(..).count().await.is_err());
+            assert!(ks.scan(..).count().await.is_err());
             assert_kept(&ks).await?;
         }
     }
@@ -621,7 +621,7 @@ async fn a_damaged_or_missing_manifest_is_reported_and_nothing_is_created_over_i
     fs::write(&manifest, &whole).unwrap();
     let db = builder(directory.path()).open().await?;
     let ks = db.keyspace("ks").await?;
-    assert_eq!(ks.scan::<&[u8]>(..).count().await?, 41);
+    assert_eq!(ks.scan(..).count().await?, 41);
     assert_kept(&ks).await
 }
 
@@ -718,6 +718,14 @@ fn only_what_was_certainly_not_applied_and_can_succeed_later_is_retryable() {
             false,
         ),
         (Error::DirectoryInUse { path: path.clone() }, false),
+        (Error::NoEngine { path: path.clone() }, false),
+        (
+            Error::ForeignDirectory {
+                path: path.clone(),
+                entry: String::new(),
+            },
+            false,
+        ),
         (
             Error::NewerFormat {
                 file: path,

@@ -11,7 +11,9 @@
 )]
 
 pub mod disk;
+pub mod full;
 pub mod stage;
+pub mod store;
 
 use mailring::{Builder, FaultHook, FaultSite, Keyspace, Mailring, NodeId, RestartPolicy};
 use std::{

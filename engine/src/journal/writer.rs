@@ -390,6 +390,12 @@ impl Journal {
         }
     }
 
+    /// The last LSN that is forced.
+    #[must_use]
+    pub fn forced_lsn(&self) -> Lsn {
+        self.forced.lsn
+    }
+
     /// Figures for `stats()`.
     #[must_use]
     pub fn stats(&self) -> JournalStats {
