@@ -12,6 +12,7 @@
 
 pub mod disk;
 pub mod full;
+pub mod kept;
 pub mod stage;
 pub mod store;
 
