@@ -160,7 +160,9 @@ async fn the_threads_of_a_checkpoint_may_panic() -> Result<()> {
 async fn a_node_whose_rebuilding_thread_panics_is_down_and_the_others_go_on() -> Result<()> {
     let stage = Stage::open().await?;
     stage.first.set("node", Some(1), "Request", true, 3, 1);
-    stage.trap.set("rebuild", None, "Rebuild", false, 0, 1);
+    stage
+        .trap
+        .set("rebuild", None, "Rebuild", false, 0, usize::MAX);
     stage.load("during", 8, 10).await;
     until(|| stage.db.stats().nodes[1].state == NodeState::Down).await;
     let failure = stage.db.stats().nodes[1].last_failure.clone();
