@@ -1,8 +1,9 @@
 //! Backup: a consistent copy, written through the same trees and manifest as any directory.
 
 use crate::{
+    directory::{lock, tree_folder},
     engine::{Engine, Pinned},
-    open::{lock, tree_folder},
+    offload::offload,
     scan::merge_node,
 };
 use mailring_engine::{
@@ -41,17 +42,7 @@ pub(crate) async fn backup(engine: &Arc<Engine>, directory: &Path) -> Result<Bac
     let catalogue = engine.describe().await?;
     let engine = Arc::clone(engine);
     let directory = directory.to_owned();
-    let (reply, answer) = tokio::sync::oneshot::channel();
-    std::thread::Builder::new()
-        .name("mailring-backup".into())
-        .spawn(move || {
-            let result = write(&engine, &catalogue, directory);
-            // Who has the answer may drop the last handle, and finds the directory free.
-            drop(engine);
-            let _ = reply.send(result);
-        })
-        .map_err(|error| Error::io("starting the backup thread", &error))?;
-    answer.await.unwrap_or(Err(Error::Closed))
+    offload("backup", move || write(&engine, &catalogue, directory)).await
 }
 
 fn write(engine: &Engine, catalogue: &Catalogue, directory: PathBuf) -> Result<Backup> {

@@ -2,7 +2,8 @@
 //! an async task.
 
 use crate::{
-    Backup, Batch, CompareAndSet, Keyspace, Mailring, Result, Verification, Watch, WatchEvent,
+    Backup, Batch, CompareAndSet, KeyRange, Keyspace, Mailring, Result, Scan, Snapshot, Stats,
+    Verification, Watch, WatchEvent,
 };
 use bytes::Bytes;
 use mailring_engine::ids::Lsn;
@@ -13,7 +14,7 @@ use std::{path::Path, time::Duration};
 #[derive(Debug, Clone)]
 pub struct BlockingMailring(Mailring);
 
-/// The blocking view of a [`Keyspace`]. For scans, see [`Scan::iter`](crate::Scan::iter).
+/// The blocking view of a [`Keyspace`].
 #[derive(Debug, Clone)]
 pub struct BlockingKeyspace(Keyspace);
 
@@ -59,6 +60,26 @@ impl BlockingMailring {
     /// As the async call.
     pub fn keyspace(&self, name: &str) -> Result<BlockingKeyspace> {
         block_on(self.0.keyspace(name)).map(BlockingKeyspace)
+    }
+
+    /// [`Mailring::batch`]; ends with [`Batch::commit_blocking`].
+    pub fn batch(&self) -> Batch {
+        self.0.batch()
+    }
+
+    /// [`Mailring::snapshot`], whose calls block anyway.
+    ///
+    /// # Errors
+    ///
+    /// As [`Mailring::snapshot`].
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        self.0.snapshot()
+    }
+
+    /// [`Mailring::stats`].
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.0.stats()
     }
 
     /// [`Mailring::keyspaces`].
@@ -117,7 +138,7 @@ impl BlockingMailring {
 }
 
 impl BlockingKeyspace {
-    /// The keyspace itself, for scans and batches.
+    /// The keyspace itself, as batches and snapshots take it.
     #[must_use]
     pub fn keyspace(&self) -> &Keyspace {
         &self.0
@@ -151,6 +172,16 @@ impl BlockingKeyspace {
         keys: impl IntoIterator<Item = K>,
     ) -> Result<Vec<Option<Bytes>>> {
         block_on(self.0.get_many(keys))
+    }
+
+    /// [`Keyspace::scan`], to be read with [`Scan::iter`].
+    pub fn scan(&self, range: impl KeyRange) -> Scan {
+        self.0.scan(range)
+    }
+
+    /// [`Keyspace::prefix`], to be read with [`Scan::iter`].
+    pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Scan {
+        self.0.prefix(prefix)
     }
 
     /// [`Keyspace::put`].

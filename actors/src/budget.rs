@@ -3,12 +3,13 @@
 //! The cache bounds itself. Here are the other two: bytes of generations (freed by checkpoints, and only when no
 //! snapshot holds them) and bytes of requests under way. A write is admitted at once while both are low. Above the soft
 //! limit of the generations writers are slowed to the rate at which checkpoints free memory, so that throughput sinks
-//! gently; at the hard limit they wait, until their deadline.
+//! gently; at the hard limit they wait, until their deadline. Where checkpoints fail, waiting would not help: then the
+//! hard limit refuses at once, with the error of the checkpoint.
 
 use crate::clock::{Clock, TICK};
 use mailring_engine::{Error, Result, ids::Time};
 use std::sync::{
-    Arc,
+    Arc, Mutex, PoisonError,
     atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 use tokio::sync::Notify;
@@ -31,6 +32,8 @@ pub(crate) struct Budget {
     room: Notify,
     /// Whether a write has met the hard limit since the last checkpoint tick.
     starved: AtomicBool,
+    /// Why checkpoints free no memory now.
+    blocked: Mutex<Option<Error>>,
 }
 
 /// Bytes of a request under way; given back when dropped.
@@ -64,6 +67,7 @@ impl Budget {
             drain_bytes_per_second: AtomicU64::new(INITIAL_DRAIN_BYTES_PER_SECOND),
             room: Notify::new(),
             starved: AtomicBool::new(false),
+            blocked: Mutex::new(None),
         }
     }
 
@@ -84,6 +88,11 @@ impl Budget {
             let room = self.room.notified();
             if let Some(permit) = self.try_admit(bytes) {
                 return Ok(permit);
+            }
+            if let Some(error) = self.blocked()
+                && self.is_full_for(bytes)
+            {
+                return Err(error);
             }
             if self.clock.now() >= deadline {
                 return Err(Error::Overloaded {
@@ -108,7 +117,7 @@ impl Budget {
         if generations + in_flight + bytes <= self.soft_limit {
             return Some(permit);
         }
-        if generations + in_flight + bytes > self.hard_limit && generations > 0 {
+        if is_over(generations, in_flight + bytes, self.hard_limit) {
             self.starved.store(true, Relaxed);
             return None;
         }
@@ -118,6 +127,23 @@ impl Budget {
             self.allowance.fetch_add(cost, Relaxed);
         }
         allowed.then_some(permit)
+    }
+
+    fn is_full_for(&self, bytes: usize) -> bool {
+        let in_flight = self.in_flight.load(Relaxed);
+        is_over(self.generation_bytes(), in_flight + bytes, self.hard_limit)
+    }
+
+    /// Why checkpoints free no memory now, if they don't.
+    pub(crate) fn blocked(&self) -> Option<Error> {
+        let blocked = self.blocked.lock();
+        blocked.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A checkpoint has freed memory, or could not.
+    pub(crate) fn set_blocked(&self, error: Option<Error>) {
+        let mut blocked = self.blocked.lock().unwrap_or_else(PoisonError::into_inner);
+        *blocked = error;
     }
 
     /// Whether a write has waited for generations to be freed since this was last asked.
@@ -140,4 +166,9 @@ impl Budget {
         self.allowance.store(per_tick as i64, Relaxed);
         self.room.notify_waiters();
     }
+}
+
+/// An engine without generations has nothing to free: whatever comes then is admitted.
+fn is_over(generations: usize, others: usize, limit: usize) -> bool {
+    generations > 0 && generations + others > limit
 }

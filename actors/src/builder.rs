@@ -1,11 +1,12 @@
 //! The builder: every setting, its default and its limits.
 
-use crate::{Mailring, open, switchboard::FaultHook};
+use crate::{Mailring, offload::offload, open, switchboard::FaultHook};
 use mailring_engine::{
     Error, Result,
     disk::Disk,
     restart::{RestartPolicy, Restarts},
     ring::recommended_arc_bits,
+    store::Store,
 };
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -24,6 +25,9 @@ pub enum Durability {
     /// the process loses nothing, a crash of the machine may lose any number of the newest writes.
     None,
 }
+
+/// Puts something around each store that is opened. Only tests set one.
+pub type StoreHook = Arc<dyn Fn(Arc<dyn Store>) -> Arc<dyn Store> + Send + Sync>;
 
 /// Where an engine keeps its data.
 #[derive(Debug, Clone)]
@@ -51,6 +55,8 @@ pub struct Builder {
     pub(crate) watch_capacity: usize,
     pub(crate) fault_hook: Option<FaultHook>,
     pub(crate) disk: Option<Arc<dyn Disk>>,
+    pub(crate) store_hook: Option<StoreHook>,
+    pub(crate) create: bool,
 }
 
 impl std::fmt::Debug for Builder {
@@ -83,7 +89,16 @@ impl Builder {
             watch_capacity: 1024,
             fault_hook: None,
             disk: None,
+            store_hook: None,
+            create: true,
         }
+    }
+
+    /// Whether an engine is created where there is none; default `true`. With `false`, opening a directory without one
+    /// answers `NoEngine` and leaves everything as it is.
+    pub fn create(mut self, create: bool) -> Self {
+        self.create = create;
+        self
     }
 
     /// Number of storage nodes, of equal weight. Fixed when the directory is created; default 4.
@@ -142,7 +157,8 @@ impl Builder {
         self
     }
 
-    /// How long a write may wait before the journal has admitted it; default 5 s.
+    /// How long a write may wait before the journal has admitted it; default 5 s. A write that was admitted in time and
+    /// whose fate is not known a second later, since the disk hangs, is answered `Unknown`.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
@@ -180,22 +196,22 @@ impl Builder {
         self
     }
 
+    /// Puts something around each store that is opened.
+    #[doc(hidden)]
+    pub fn store_hook(mut self, hook: StoreHook) -> Self {
+        self.store_hook = Some(hook);
+        self
+    }
+
     /// Opens the engine: creates the directory, or recovers it. Runs on a thread of its own, so that an executor is
     /// not blocked. Dropping the future lets the opening finish and closes the engine again.
     ///
     /// # Errors
     ///
     /// `InvalidOption`, `SettingsMismatch`, `DirectoryInUse`, `NewerFormat`, `CorruptManifest`, `CorruptJournal`,
-    /// `CorruptTree`, `DiskFull` and `Io`.
+    /// `CorruptTree`, `ForeignDirectory` (it is not empty and holds no engine), `NoEngine`, `DiskFull` and `Io`.
     pub async fn open(self) -> Result<Mailring> {
-        let (reply, answer) = tokio::sync::oneshot::channel();
-        std::thread::Builder::new()
-            .name("mailring-open".into())
-            .spawn(move || {
-                let _ = reply.send(self.open_blocking());
-            })
-            .map_err(|error| Error::io("starting the opening thread", &error))?;
-        answer.await.unwrap_or(Err(Error::Closed))
+        offload("open", move || self.open_blocking()).await
     }
 
     /// [`Builder::open`] for plain threads.
@@ -256,6 +272,13 @@ impl Builder {
                 "segment_bytes",
                 self.segment_bytes.to_string(),
                 "1 MiB to 4 GiB are possible",
+            );
+        }
+        if !self.create && matches!(self.place, Place::Memory) {
+            return refuse(
+                "create",
+                "false".into(),
+                "an engine in memory is always new",
             );
         }
         Restarts::new(self.restart_policy)?;

@@ -1,10 +1,15 @@
 //! The checkpointer's actor, and the two threads that work for it: one writes runs and the manifest, one compacts.
+//!
+//! A panic in a handler is taken back with everything that the handler changed, and the message is handled once more: no
+//! message is lost, and nobody who waits for a checkpoint is refused. If it panics again, or panics more often than the
+//! restart policy allows, there are no checkpoints any more and the engine turns read-only.
 
 use crate::{
-    guard::guarded,
+    guard::{guarded, panicked},
     journal_io::{IoRequest, JournalFile},
+    kinds,
     message::{Ask, Deliver, Tick},
-    switchboard::{FaultSite, Switchboard},
+    switchboard::Switchboard,
 };
 use actix::{Actor, Context, Handler, Message};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -16,6 +21,7 @@ use mailring_engine::{
     keyspaces::Keyspaces,
     manifest::Manifest,
     participant::NodeMessage,
+    restart::{Restarts, Verdict},
     run::frozen_run,
     sequencer::JournalMessage,
 };
@@ -59,7 +65,8 @@ pub(crate) struct Checkpointer {
     compactions: Sender<Compact>,
     io: Sender<IoRequest>,
     replies: Slab<oneshot::Sender<Result<Lsn>>>,
-    /// Set by a panic: the machine is not asked again, and every request gets this answer.
+    restarts: Restarts,
+    /// Set by one panic too many: the machine is not asked again, and every request gets this answer.
     dead: Option<Error>,
 }
 
@@ -70,6 +77,7 @@ impl Checkpointer {
         jobs: Sender<Job>,
         compactions: Sender<Compact>,
         io: Sender<IoRequest>,
+        restarts: Restarts,
     ) -> Self {
         Self {
             machine,
@@ -78,29 +86,47 @@ impl Checkpointer {
             compactions,
             io,
             replies: Slab::new(),
+            restarts,
             dead: None,
         }
     }
 
-    fn step(&mut self, handle: impl FnOnce(&mut Checkpoint, &mut Vec<CheckpointEffect>)) {
-        if self.dead.is_some() {
-            return;
-        }
-        let result = guarded(|| {
-            let mut effects = Vec::new();
-            self.fault(false);
-            handle(&mut self.machine, &mut effects);
-            self.fault(true);
-            effects
-        });
-        match result {
-            Ok(effects) => {
-                for effect in effects {
-                    self.carry_out(effect);
+    fn step(&mut self, kind: &str, handle: impl Fn(&mut Checkpoint, &mut Vec<CheckpointEffect>)) {
+        let mut attempts = 0;
+        while self.dead.is_none() {
+            // The step is a transaction on the machine, whose messages are few and whose state is small.
+            let mut machine = self.machine.clone();
+            let board = &self.switchboard;
+            let result = guarded(|| {
+                let mut effects = Vec::new();
+                board.between_faults("checkpointer", kind, || handle(&mut machine, &mut effects));
+                effects
+            });
+            match result {
+                Ok(effects) => {
+                    self.machine = machine;
+                    for effect in effects {
+                        self.carry_out(effect);
+                    }
+                    return;
+                }
+                Err(reason) => {
+                    attempts += 1;
+                    let verdict = self.restarts.handle_panic(board.clock.now(), 0);
+                    if attempts > 1 || verdict == Verdict::Down {
+                        self.die(&reason);
+                    } else {
+                        tracing::error!(reason, kind, "the checkpointer panicked; it restarts");
+                    }
                 }
             }
-            Err(reason) => self.die(&reason),
         }
+    }
+
+    fn handle(&mut self, message: &CheckpointMessage) {
+        self.step(kinds::of_checkpointer(message), |machine, out| {
+            machine.handle(message.clone(), out);
+        });
     }
 
     /// Nothing is lost without checkpoints, but memory would run out: the engine turns read-only.
@@ -113,15 +139,6 @@ impl Checkpointer {
         }
         self.dead = Some(error.clone());
         self.switchboard.to_journal(JournalMessage::Failed(error));
-    }
-
-    fn fault(&self, handled: bool) {
-        self.switchboard.fault(FaultSite {
-            actor: "checkpointer",
-            node: None,
-            message: "Checkpoint",
-            handled,
-        });
     }
 
     fn carry_out(&mut self, effect: CheckpointEffect) {
@@ -178,7 +195,11 @@ impl Handler<Deliver<CheckpointMessage>> for Checkpointer {
     type Result = ();
 
     fn handle(&mut self, Deliver(message): Deliver<CheckpointMessage>, _: &mut Self::Context) {
-        self.step(|machine, out| machine.handle(message, out));
+        if let CheckpointMessage::Written(results) = &message {
+            let failure = results.iter().find_map(|(_, result)| result.clone().err());
+            self.switchboard.budget.set_blocked(failure);
+        }
+        self.handle(&message);
     }
 }
 
@@ -195,7 +216,7 @@ impl Handler<Ask<CheckpointNow, oneshot::Sender<Result<Lsn>>>> for Checkpointer 
             return;
         }
         let request = RequestId(self.replies.insert(ask.reply) as u64);
-        self.step(|machine, out| machine.handle(CheckpointMessage::Request(request), out));
+        self.handle(&CheckpointMessage::Request(request));
     }
 }
 
@@ -203,7 +224,7 @@ impl Handler<ReadOnly> for Checkpointer {
     type Result = ();
 
     fn handle(&mut self, ReadOnly(error): ReadOnly, _: &mut Self::Context) {
-        self.step(|machine, out| machine.fail(&error, out));
+        self.step("ReadOnly", |machine, out| machine.fail(&error, out));
     }
 }
 
@@ -217,13 +238,7 @@ impl Handler<Tick> for Checkpointer {
             1.. if self.switchboard.budget.take_starved() => u64::MAX,
             bytes => bytes,
         };
-        self.machine_tick(active_bytes);
-    }
-}
-
-impl Checkpointer {
-    fn machine_tick(&mut self, active_bytes: u64) {
-        self.step(|machine, out| machine.handle(CheckpointMessage::Tick { active_bytes }, out));
+        self.handle(&CheckpointMessage::Tick { active_bytes });
     }
 }
 
@@ -236,31 +251,49 @@ pub(crate) fn run_worker(
     switchboard: &Switchboard,
 ) {
     for job in jobs {
+        let kind = kinds::of_runs(&job);
         let message = match job {
             Job::Write {
                 through,
                 nodes,
                 keyspaces,
-            } => CheckpointMessage::Written(write_runs(
-                through,
-                &nodes,
-                &keyspaces,
-                journal,
-                switchboard,
-            )),
+            } => {
+                let written = guarded(|| {
+                    switchboard.between_faults("runs", kind, || {
+                        write_runs(through, &nodes, &keyspaces, journal, switchboard)
+                    })
+                });
+                // Runs that were written all the same are written again: the next checkpoint brings the same versions.
+                CheckpointMessage::Written(written.unwrap_or_else(|reason| {
+                    let error = panicked(WORKER, reason);
+                    nodes
+                        .iter()
+                        .map(|node| (*node, Err(error.clone())))
+                        .collect()
+                }))
+            }
             Job::Save {
                 complete,
                 through,
                 catalogue,
             } => {
-                manifest.record_checkpoint(&complete, through, &catalogue);
-                let saved = guarded(|| manifest.save(disk.as_ref()));
-                CheckpointMessage::Saved(saved.unwrap_or_else(|reason| Err(panicked(reason))))
+                let saved = guarded(|| {
+                    switchboard.between_faults("runs", kind, || {
+                        let mut next = manifest.clone();
+                        next.record_checkpoint(&complete, through, &catalogue);
+                        next.save(disk.as_ref())?;
+                        Ok(next)
+                    })
+                });
+                let saved = saved.unwrap_or_else(|reason| Err(panicked(WORKER, reason)));
+                CheckpointMessage::Saved(saved.map(|saved| manifest = saved))
             }
         };
         switchboard.to_checkpointer(message);
     }
 }
+
+const WORKER: &str = "a checkpoint's thread";
 
 fn write_runs(
     through: Lsn,
@@ -284,14 +317,11 @@ fn write_runs(
             let view = switchboard.tables[usize::from(node.0)].view();
             let store = &switchboard.stores[usize::from(node.0)];
             let mut run = frozen_run(&view, through, keyspaces)?;
-            let result = guarded(|| store.ingest(&mut run)).unwrap_or_else(|reason| {
-                Err(Error::CorruptTree {
-                    node: *node,
-                    file: "tree".into(),
-                    reason,
-                })
-            });
-            bytes += run.bytes();
+            let result = guarded(|| store.ingest(&mut run))
+                .unwrap_or_else(|reason| Err(panicked(WORKER, reason)));
+            if result.is_ok() {
+                bytes += run.bytes();
+            }
             Some((*node, result))
         })
         .collect();
@@ -332,20 +362,12 @@ pub(crate) fn run_compaction(requests: &Receiver<Compact>, switchboard: &Switchb
 fn compact(switchboard: &Switchboard) -> Result<()> {
     let mut outcome = Ok(());
     for store in &switchboard.stores {
-        let maintained = guarded(|| store.maintain());
-        if let Err(error) = maintained.unwrap_or_else(|reason| Err(panicked(reason))) {
+        let maintained =
+            guarded(|| switchboard.between_faults("compaction", "Compact", || store.maintain()));
+        if let Err(error) = maintained.unwrap_or_else(|reason| Err(panicked(WORKER, reason))) {
             tracing::error!(%error, "a tree could not be compacted");
             outcome = Err(error);
         }
     }
     outcome
-}
-
-/// What the worker's threads answer for a panic: their asker must not wait for ever.
-fn panicked(reason: String) -> Error {
-    Error::Io {
-        context: "a checkpoint's thread panicked".into(),
-        kind: std::io::ErrorKind::Other,
-        message: reason,
-    }
 }

@@ -3,7 +3,7 @@
 //! An actor's own timers run only when its mailbox is drained, so they are late exactly when time matters. The tick
 //! comes from a thread of its own instead, and never queues up: an actor that has not handled the last tick gets none.
 
-use crate::switchboard::Switchboard;
+use crate::{guard::guarded, switchboard::Switchboard};
 use mailring_engine::ids::Time;
 use std::{
     sync::{
@@ -15,6 +15,9 @@ use std::{
 
 /// How often the clock ticks.
 pub(crate) const TICK: Duration = Duration::from_millis(10);
+
+/// Ticks between two looks at what is overdue.
+const OVERDUE_TICKS: u64 = 25;
 
 /// The monotonic clock of one engine.
 #[derive(Debug, Clone, Copy)]
@@ -67,10 +70,19 @@ pub(crate) fn run(switchboard: &Switchboard, stop: &crossbeam_channel::Receiver<
     use crossbeam_channel::RecvTimeoutError::Timeout;
     let mut ticks = 0u64;
     while stop.recv_timeout(TICK) == Err(Timeout) {
-        switchboard.tick();
         ticks += 1;
-        if ticks.is_multiple_of(100) {
-            switchboard.publish_gauges();
+        // A recorder of metrics is the application's: its panic must not stop the clock.
+        let ticked = guarded(|| {
+            switchboard.tick();
+            if ticks.is_multiple_of(OVERDUE_TICKS) {
+                switchboard.wake_overdue();
+            }
+            if ticks.is_multiple_of(100) {
+                switchboard.publish_gauges();
+            }
+        });
+        if let Err(reason) = ticked {
+            tracing::error!(reason, "the clock panicked; it goes on");
         }
     }
 }

@@ -13,20 +13,29 @@ use crate::{
 use mailring_engine::{
     Error, Result,
     checkpoint::Catalogue,
-    ids::{KeyspaceId, Lsn, NodeId},
+    ids::{KeyspaceId, Lsn, NodeId, Time},
     participant::{Answer, Operation},
     value::{KEYSPACE_PREFIX_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES, Value, Write},
     view::NodeView,
 };
 use std::{
     collections::BTreeMap,
+    future::{Future, poll_fn},
+    pin::pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    task::Poll,
     time::{Duration, Instant},
 };
-use tokio::sync::oneshot;
+use tokio::sync::{
+    Notify,
+    oneshot::{self, Receiver, error::RecvError},
+};
+
+/// How long after the deadline whoever should answer may still do so.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// A keyspace that some handle has opened.
 #[derive(Debug)]
@@ -134,7 +143,7 @@ impl Engine {
         let deadline = switchboard.clock.in_future(self.deadline);
         let permit = switchboard.budget.admit(weight, deadline).await?;
         let (reply, answer) = oneshot::channel();
-        {
+        let queue = {
             let routes = switchboard.routes.load();
             let Route { queue, table, .. } = &routes.nodes[usize::from(node.0)];
             table.check_up()?;
@@ -146,13 +155,13 @@ impl Engine {
                 },
                 reply: Reply::new(reply, admission),
             });
-        }
-        let answer = answer.await.unwrap_or_else(|_| {
-            self.check_open()?;
-            Err(Error::Unknown {
-                reason: format!("node {node} stopped before it answered"),
-            })
-        });
+            Arc::clone(queue)
+        };
+        let answer = match self.in_time(answer, &queue.overdue, deadline).await {
+            Some(Ok(answer)) => answer,
+            Some(Err(_)) => Err(lost(&format!("node {node}"))),
+            None => Err(overdue(&format!("node {node}"))),
+        };
         switchboard.telemetry.node(node).written(started.elapsed());
         answer
     }
@@ -164,7 +173,43 @@ impl Engine {
         self.check_open()?;
         let (reply, answer) = oneshot::channel();
         self.switchboard.journal().do_send(Ask { message, reply });
-        answer.await.unwrap_or(Err(Error::Closed))
+        match self.journal_answer(answer).await {
+            Some(Ok(answer)) => answer,
+            Some(Err(_)) => Err(lost("the journal")),
+            None => Err(overdue("the journal")),
+        }
+    }
+
+    /// The journal's answer; `None` if it is overdue.
+    async fn journal_answer<T>(
+        &self,
+        answer: Receiver<T>,
+    ) -> Option<std::result::Result<T, RecvError>> {
+        let deadline = self.switchboard.clock.in_future(self.deadline);
+        let wake = &self.switchboard.journal_overdue;
+        self.in_time(answer, wake, deadline).await
+    }
+
+    /// Waits for an answer until it is overdue. It takes no timer: the clock wakes all who wait from time to time. Whoever
+    /// should answer knows more and gets [`GRACE`] to say it.
+    async fn in_time<T>(
+        &self,
+        answer: Receiver<T>,
+        wake: &Notify,
+        deadline: Time,
+    ) -> Option<std::result::Result<T, RecvError>> {
+        let mut answer = pin!(answer);
+        loop {
+            let mut woken = pin!(wake.notified());
+            let answered = poll_fn(|context| match answer.as_mut().poll(context) {
+                Poll::Ready(answer) => Poll::Ready(Some(answer)),
+                Poll::Pending => woken.as_mut().poll(context).map(|()| None),
+            });
+            let answered = answered.await;
+            if answered.is_some() || self.switchboard.clock.now() >= deadline.after(GRACE) {
+                return answered;
+            }
+        }
     }
 
     pub(crate) async fn describe(&self) -> Result<Catalogue> {
@@ -174,7 +219,7 @@ impl Engine {
             message: Describe,
             reply,
         });
-        answer.await.map_err(|_| Error::Closed)
+        self.looked_up(answer).await
     }
 
     pub(crate) async fn subscribe(&self) -> Result<Subscription> {
@@ -184,12 +229,31 @@ impl Engine {
             message: Subscribe,
             reply,
         });
-        answer.await.map_err(|_| Error::Closed)
+        self.looked_up(answer).await
+    }
+
+    /// The journal's answer to a question that changes nothing.
+    async fn looked_up<T>(&self, answer: Receiver<T>) -> Result<T> {
+        match self.journal_answer(answer).await {
+            Some(answer) => answer.map_err(|_| self.gone("the journal")),
+            None => Err(Error::DeadlineExceeded),
+        }
     }
 
     pub(crate) async fn checkpoint(&self) -> Result<Lsn> {
         self.check_open()?;
         self.checkpoint_while_closing().await
+    }
+
+    /// Why a question is not answered any more.
+    fn gone(&self, who: &str) -> Error {
+        match self.switchboard.read_only.get() {
+            _ if self.closed.load(Ordering::Acquire) => Error::Closed,
+            Some(error) => Error::ReadOnly {
+                reason: error.to_string(),
+            },
+            None => lost(who),
+        }
     }
 
     pub(crate) async fn checkpoint_while_closing(&self) -> Result<Lsn> {
@@ -199,6 +263,20 @@ impl Engine {
             reply,
         });
         answer.await.unwrap_or(Err(Error::Closed))
+    }
+}
+
+/// Whoever should have answered has stopped, for whatever reason: what was asked of him may have been done.
+fn lost(who: &str) -> Error {
+    Error::Unknown {
+        reason: format!("{who} stopped before it answered"),
+    }
+}
+
+/// The deadline has passed long ago, and what was asked may be done or not, as far as can be told.
+fn overdue(who: &str) -> Error {
+    Error::Unknown {
+        reason: format!("{who} has not answered in time, the disk may hang"),
     }
 }
 

@@ -6,6 +6,7 @@
 use crate::{
     guard::guarded,
     journal_io::{IoRequest, JournalFile, SegmentRequest},
+    kinds,
     message::{Ask, Deliver, Tick},
     switchboard::{FaultSite, Switchboard},
 };
@@ -84,7 +85,7 @@ impl JournalActor {
                 self.cut_scheduled = true;
                 ctx.notify(Deliver(JournalMessage::Cut));
             }
-            let kind = kind(&message);
+            let kind = kinds::of_journal(&message);
             let now = self.switchboard.clock.now();
             let result = guarded(|| {
                 let mut effects = Vec::new();
@@ -111,6 +112,13 @@ impl JournalActor {
             message,
             handled,
         });
+    }
+
+    /// Reads from the machine; `None` if that was a panic, of which who asked hears by the end of the reply's channel.
+    fn look<T>(&mut self, kind: &str, read: impl FnOnce(&Sequencer) -> T) -> Option<T> {
+        let board = Arc::clone(&self.switchboard);
+        let read = guarded(|| board.between_faults("journal", kind, || read(&self.machine)));
+        read.map_err(|reason| self.die(&reason)).ok()
     }
 
     fn die(&mut self, reason: &str) {
@@ -242,7 +250,9 @@ impl Handler<Ask<Subscribe, oneshot::Sender<Subscription>>> for JournalActor {
     ) {
         let receiver = self.watchers.subscribe();
         self.step(JournalMessage::Watch(true), ctx);
-        let _ = ask.reply.send((self.machine.last_lsn(), receiver));
+        if let Some(since) = self.look("Subscribe", Sequencer::last_lsn) {
+            let _ = ask.reply.send((since, receiver));
+        }
     }
 }
 
@@ -250,7 +260,9 @@ impl Handler<Ask<Describe, oneshot::Sender<Catalogue>>> for JournalActor {
     type Result = ();
 
     fn handle(&mut self, ask: Ask<Describe, oneshot::Sender<Catalogue>>, _: &mut Self::Context) {
-        let _ = ask.reply.send(self.machine.catalogue());
+        if let Some(catalogue) = self.look("Describe", Sequencer::catalogue) {
+            let _ = ask.reply.send(catalogue);
+        }
     }
 }
 
@@ -268,7 +280,9 @@ impl Handler<Tick> for JournalActor {
         }
         let result = guarded(|| {
             let mut effects = Vec::new();
+            self.fault("Tick", false);
             self.machine.handle_timeout(now, &mut effects);
+            self.fault("Tick", true);
             effects
         });
         match result {
@@ -281,22 +295,5 @@ impl Handler<Tick> for JournalActor {
             }
             Err(reason) => self.die(&reason),
         }
-    }
-}
-
-fn kind(message: &JournalMessage) -> &'static str {
-    match message {
-        JournalMessage::Append(_) => "Append",
-        JournalMessage::Cut => "Cut",
-        JournalMessage::Persisted { .. } => "Persisted",
-        JournalMessage::Failed(_) => "Failed",
-        JournalMessage::Spare(_) => "Spare",
-        JournalMessage::Installed { .. } => "Installed",
-        JournalMessage::Fence { .. } => "Fence",
-        JournalMessage::Down { .. } => "Down",
-        JournalMessage::Mark => "Mark",
-        JournalMessage::CreateKeyspace { .. } => "CreateKeyspace",
-        JournalMessage::DropKeyspace { .. } => "DropKeyspace",
-        JournalMessage::Watch(_) => "Watch",
     }
 }

@@ -2,8 +2,16 @@
 //!
 //! A group is written on the I/O thread, so that the actors go on while the disk works. A lone group, when nobody else
 //! is writing, is forced by the journal's actor in place: that saves two wake-ups, which cost as much as the force.
+//!
+//! A panic while the journal's files are in use (of a [`Disk`], say) is like a failed write: what is in the files is
+//! unknown, so nothing is written any more, and the engine is read-only until it is reopened.
 
-use crate::{switchboard::Switchboard, telemetry::Telemetry};
+use crate::{
+    guard::{guarded, panicked},
+    kinds,
+    switchboard::Switchboard,
+    telemetry::Telemetry,
+};
 use crossbeam_channel::{Receiver, Sender};
 use mailring_engine::{
     Error, Result,
@@ -13,7 +21,10 @@ use mailring_engine::{
     sequencer::{GroupWrite, JournalMessage},
 };
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -37,39 +48,79 @@ struct Open {
     journal: Journal,
     unforced: bool,
     last_force: Time,
+    /// Set by a panic in the journal: nobody uses it again.
+    panicked: Option<Error>,
+}
+
+impl Open {
+    fn give_up(&mut self, reason: &str) -> Error {
+        let error = Error::ReadOnly {
+            reason: format!("writing the journal panicked: {reason}"),
+        };
+        self.panicked.get_or_insert(error).clone()
+    }
 }
 
 /// The journal's files, used by the I/O thread and, for lone groups, by the journal's actor.
 pub(crate) struct JournalFile {
     open: Mutex<Option<Open>>,
     interval: Option<Duration>,
+    /// The last LSN that is forced, for everybody to see.
+    forced: Arc<AtomicU64>,
 }
 
 impl JournalFile {
-    pub(crate) fn new(journal: Journal, interval: Option<Duration>) -> Self {
+    pub(crate) fn new(
+        journal: Journal,
+        interval: Option<Duration>,
+        forced: Arc<AtomicU64>,
+    ) -> Self {
+        forced.store(journal.forced_lsn().0, Relaxed);
         Self {
             open: Mutex::new(Some(Open {
                 journal,
                 unforced: false,
                 last_force: Time::default(),
+                panicked: None,
             })),
             interval,
+            forced,
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Open>> {
-        // A panic under this lock has made the journal's actor or thread give up: nobody writes after it.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn open(&self) -> MappedGuard<'_> {
-        MappedGuard(self.lock())
+    /// Lets `work` use the journal, unless an earlier use has panicked.
+    fn with<T>(&self, work: impl FnOnce(&mut Open) -> Result<T>) -> Result<T> {
+        let mut open = self.lock();
+        let open = open.as_mut().expect("the journal is closed last");
+        if let Some(error) = &open.panicked {
+            return Err(error.clone());
+        }
+        let result = guarded(|| work(open)).unwrap_or_else(|reason| Err(open.give_up(&reason)));
+        self.forced.store(open.journal.forced_lsn().0, Relaxed);
+        result
+    }
+
+    /// Whoever used the journal has panicked: nobody uses it again.
+    fn give_up(&self, reason: &str) -> Error {
+        let mut open = self.lock();
+        open.as_mut()
+            .expect("the journal is closed last")
+            .give_up(reason)
     }
 
     /// Forces and seals the journal. Called once everybody who writes has stopped.
     pub(crate) fn close(&self) -> Result<()> {
         match self.lock().take() {
-            Some(open) => open.journal.close(),
+            Some(Open {
+                panicked: Some(error),
+                ..
+            }) => Err(error),
+            Some(open) => guarded(|| open.journal.close())
+                .unwrap_or_else(|reason| Err(panicked("closing the journal", reason))),
             None => Ok(()),
         }
     }
@@ -93,50 +144,49 @@ impl JournalFile {
         );
         let _entered = span.enter();
         let started = std::time::Instant::now();
-        let mut open = self.open();
-        let mut result = groups.into_iter().try_for_each(|write| {
-            open.journal.append(&Group {
-                number: write.number,
-                first_lsn: write.first,
-                last_lsn: write.last,
-                payload: write.payload,
-            })
-        });
-        if result.is_ok() {
+        let result = self.with(|open| {
+            for write in groups {
+                open.journal.append(&Group {
+                    number: write.number,
+                    first_lsn: write.first,
+                    last_lsn: write.last,
+                    payload: write.payload,
+                })?;
+            }
             if force {
-                result = open.journal.force();
+                open.journal.force()?;
             } else {
                 open.unforced = true;
             }
-        }
-        telemetry.group_written(records, bytes, started.elapsed(), force);
-        match result {
-            Ok(()) => JournalMessage::Persisted {
+            Ok(JournalMessage::Persisted {
                 last,
                 room: open.journal.room(),
                 spare: open.journal.spare_room(),
-            },
-            Err(error) => JournalMessage::Failed(error),
-        }
+            })
+        });
+        telemetry.group_written(records, bytes, started.elapsed(), force);
+        result.unwrap_or_else(JournalMessage::Failed)
     }
 
     fn add_spare(&self, outcome: Result<Spare>) -> Result<u64> {
-        let mut open = self.open();
-        open.journal.add_spare(outcome)?;
-        open.journal.spare_room().ok_or(Error::Overloaded {
-            what: "the journal",
+        self.with(|open| {
+            open.journal.add_spare(outcome)?;
+            open.journal.spare_room().ok_or(Error::Overloaded {
+                what: "the journal",
+            })
         })
     }
 
     /// Forces what was written and is not forced yet.
     pub(crate) fn force(&self, now: Time) -> Result<()> {
-        let mut open = self.open();
-        if open.unforced {
-            open.journal.force()?;
-            open.unforced = false;
-        }
-        open.last_force = now;
-        Ok(())
+        self.with(|open| {
+            if open.unforced {
+                open.journal.force()?;
+                open.unforced = false;
+            }
+            open.last_force = now;
+            Ok(())
+        })
     }
 
     /// Whether groups are forced by the clock.
@@ -148,25 +198,8 @@ impl JournalFile {
         let Some(interval) = self.interval else {
             return Ok(());
         };
-        let due = self.open().last_force.after(interval) <= now;
+        let due = self.with(|open| Ok(open.last_force.after(interval) <= now))?;
         if due { self.force(now) } else { Ok(()) }
-    }
-}
-
-/// The open journal behind its lock.
-struct MappedGuard<'a>(MutexGuard<'a, Option<Open>>);
-
-impl std::ops::Deref for MappedGuard<'_> {
-    type Target = Open;
-
-    fn deref(&self) -> &Open {
-        self.0.as_ref().expect("the journal is closed last")
-    }
-}
-
-impl std::ops::DerefMut for MappedGuard<'_> {
-    fn deref_mut(&mut self) -> &mut Open {
-        self.0.as_mut().expect("the journal is closed last")
     }
 }
 
@@ -179,39 +212,54 @@ pub(crate) fn run_io(
     let mut failed = false;
     let mut next = None;
     while let Some(request) = next.take().or_else(|| requests.recv().ok()) {
-        let result = match request {
-            IoRequest::Write(group) => {
-                let groups;
-                (groups, next) = with_queued(group, requests);
-                switchboard.to_journal(file.write(groups, &switchboard.telemetry));
-                continue;
-            }
-            IoRequest::ForceIfDue(now) => file.force_if_due(now),
-            IoRequest::AddSpare(outcome) => {
-                let spare = file.add_spare(outcome);
-                switchboard.set_space_error(spare.as_ref().err().cloned());
-                switchboard.to_journal(JournalMessage::Spare(spare));
-                continue;
-            }
-            IoRequest::ReportSpare => {
-                // A group ahead of this may have taken the spare: a spare without room makes the journal ask again.
-                let room = file.open().journal.spare_room().unwrap_or(0);
-                switchboard.to_journal(JournalMessage::Spare(Ok(room)));
-                continue;
-            }
-            IoRequest::Release(through) => {
-                if let Err(error) = file.open().journal.release(through) {
-                    // Space that could not be given back is given back next time.
-                    tracing::warn!(%error, "journal segments could not be released");
+        let kind = kinds::of_io(&request);
+        let message = guarded(|| {
+            switchboard.between_faults("io", kind, || match request {
+                IoRequest::Write(group) => {
+                    let groups;
+                    (groups, next) = with_queued(group, requests);
+                    Some(file.write(groups, &switchboard.telemetry))
                 }
-                continue;
-            }
+                request => handle(file, request, switchboard),
+            })
+        });
+        let message =
+            message.unwrap_or_else(|reason| Some(JournalMessage::Failed(file.give_up(&reason))));
+        let Some(message) = message else {
+            continue;
         };
-        if let Err(error) = result
-            && !failed
-        {
-            failed = true;
-            switchboard.to_journal(JournalMessage::Failed(error));
+        // One failure is enough to turn the engine read-only.
+        if matches!(message, JournalMessage::Failed(_)) && std::mem::replace(&mut failed, true) {
+            continue;
+        }
+        switchboard.to_journal(message);
+    }
+}
+
+fn handle(
+    file: &JournalFile,
+    request: IoRequest,
+    switchboard: &Switchboard,
+) -> Option<JournalMessage> {
+    match request {
+        IoRequest::Write(group) => Some(file.write(vec![group], &switchboard.telemetry)),
+        IoRequest::ForceIfDue(now) => file.force_if_due(now).err().map(JournalMessage::Failed),
+        IoRequest::AddSpare(outcome) => {
+            let spare = file.add_spare(outcome);
+            switchboard.set_space_error(spare.as_ref().err().cloned());
+            Some(JournalMessage::Spare(spare))
+        }
+        IoRequest::ReportSpare => {
+            // A group ahead of this may have taken the spare: a spare without room makes the journal ask again.
+            let room = file.with(|open| Ok(open.journal.spare_room().unwrap_or(0)));
+            Some(JournalMessage::Spare(room))
+        }
+        IoRequest::Release(through) => {
+            if let Err(error) = file.with(|open| open.journal.release(through)) {
+                // Space that could not be given back is given back next time.
+                tracing::warn!(%error, "journal segments could not be released");
+            }
+            None
         }
     }
 }
@@ -244,20 +292,27 @@ pub(crate) fn run_segments(
     file: &JournalFile,
     requests: &Receiver<SegmentRequest>,
     io: &Sender<IoRequest>,
+    switchboard: &Switchboard,
 ) {
     for SegmentRequest { at_least } in requests {
-        let request = file.open().journal.spare_request(at_least);
-        let outcome = match request {
-            Some(request) => request.prepare(disk.as_ref()),
-            // Nothing to prepare: one is there already, or nothing can be written any more.
-            None => {
-                let _ = io.send(IoRequest::ReportSpare);
-                continue;
-            }
-        };
-        if let Err(error) = &outcome {
-            tracing::warn!(%error, "no journal segment could be prepared");
-        }
-        let _ = io.send(IoRequest::AddSpare(outcome));
+        let outcome = guarded(|| {
+            switchboard.between_faults("segments", "Prepare", || {
+                let request = file.with(|open| Ok(open.journal.spare_request(at_least)))?;
+                request
+                    .map(|request| request.prepare(disk.as_ref()))
+                    .transpose()
+            })
+        });
+        let request =
+            match outcome.unwrap_or_else(|reason| Err(panicked("the segments' thread", reason))) {
+                Ok(Some(spare)) => IoRequest::AddSpare(Ok(spare)),
+                // Nothing to prepare: one is there already, or nothing can be written any more.
+                Ok(None) => IoRequest::ReportSpare,
+                Err(error) => {
+                    tracing::warn!(%error, "no journal segment could be prepared");
+                    IoRequest::AddSpare(Err(error))
+                }
+            };
+        let _ = io.send(request);
     }
 }

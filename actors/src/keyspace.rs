@@ -1,7 +1,7 @@
 //! A keyspace: the calls for single keys, and scans.
 
 use crate::{
-    Batch, Scan, Watch,
+    Batch, KeyRange, Scan, Watch,
     clock::wall_clock_ms,
     engine::{Engine, KeyspaceState, QualifiedKey, check_key, check_value, weight},
 };
@@ -14,7 +14,6 @@ use mailring_engine::{
     value::{Value, Write, qualify},
 };
 use std::{
-    ops::RangeBounds,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -117,8 +116,8 @@ impl Keyspace {
     /// # Errors
     ///
     /// `EmptyKey`, `KeyTooLarge`, `ValueTooLarge`, `KeyspaceNotFound`; `Overloaded`, `DeadlineExceeded`, `DiskFull`
-    /// and `NodeRestarted` (nothing was written, try again); `NodeDown`, `ReadOnly`, `Closed`; `Unknown` (it may have
-    /// been written).
+    /// and `NodeRestarted` (nothing was written, try again); `NodeDown`, `ReadOnly`, `Closed`; `Io` or `CorruptTree`
+    /// (nothing was written: checkpoints fail, and the memory budget is used up); `Unknown` (it may have been written).
     pub async fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<Lsn> {
         self.write(key.as_ref(), Some((value.as_ref(), 0))).await
     }
@@ -264,14 +263,14 @@ impl Keyspace {
     ///
     /// ```
     /// # async fn f(ks: mailring::Keyspace) -> mailring::Result<()> {
-    /// let mut scan = ks.scan::<&[u8]>(&b"a"[..]..&b"c"[..]).reverse().limit(10);
+    /// let mut scan = ks.scan("a".."c").reverse().limit(10);
     /// while let Some((key, value)) = scan.next().await? {
     ///     println!("{key:?} = {value:?}");
     /// }
     /// # Ok(()) }
     /// ```
-    pub fn scan<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Scan {
-        Scan::range(self, range, None)
+    pub fn scan(&self, range: impl KeyRange) -> Scan {
+        Scan::range(self, &range, None)
     }
 
     /// The pairs whose keys begin with `prefix`, like [`Keyspace::scan`].

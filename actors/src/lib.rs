@@ -35,14 +35,19 @@ mod budget;
 mod builder;
 mod checkpointer;
 mod clock;
+mod directory;
 mod engine;
 mod guard;
 mod journal;
 mod journal_io;
 mod keyspace;
+#[doc(hidden)]
+pub mod kinds;
 mod mailring;
 mod message;
+mod offload;
 mod open;
+mod range;
 mod router;
 mod scan;
 mod snapshot;
@@ -58,6 +63,8 @@ mod watch;
 pub use backup::Backup;
 pub use batch::{Batch, MAX_BATCH_BYTES, MAX_BATCH_KEYS};
 pub use blocking::{BlockingKeyspace, BlockingMailring};
+#[doc(hidden)]
+pub use builder::StoreHook;
 pub use builder::{Builder, Durability};
 pub use keyspace::{CompareAndSet, Keyspace};
 pub use mailring::Mailring;
@@ -68,6 +75,7 @@ pub use mailring_engine::{
     store::StoreStats,
     value::{MAX_KEY_BYTES, MAX_VALUE_BYTES},
 };
+pub use range::KeyRange;
 pub use scan::Scan;
 pub use snapshot::Snapshot;
 pub use stats::{NodeState, NodeStats, Stats};

@@ -5,6 +5,7 @@ use crate::{
     builder::Place,
     engine::{Engine, KeyspaceState},
     journal::KeyspaceRequest,
+    offload::offload,
     stats::{NodeState, NodeStats},
 };
 use mailring_engine::{Error, Result, ids::Lsn};
@@ -180,6 +181,7 @@ impl Mailring {
             journal_bytes,
             checkpoints,
         ] = switchboard.telemetry.totals();
+        let checkpoint_failure = switchboard.budget.blocked();
         let routes = switchboard.routes.load();
         let nodes = routes
             .nodes
@@ -208,6 +210,7 @@ impl Mailring {
             .collect();
         Stats {
             nodes,
+            durable_lsn: Lsn(switchboard.forced.load(Ordering::Relaxed)),
             visible_lsn: switchboard.visible.load(),
             journal_groups,
             journal_records,
@@ -222,7 +225,12 @@ impl Mailring {
                 .space_error
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .clone(),
+                .clone()
+                .or_else(|| {
+                    let is_full = |error: &Error| matches!(error, Error::DiskFull { .. });
+                    checkpoint_failure.clone().filter(is_full)
+                }),
+            checkpoint_failure,
         }
     }
 
@@ -246,14 +254,7 @@ impl Mailring {
             return outcome;
         };
         let clean = outcome.is_ok() && self.engine.switchboard.read_only.get().is_none();
-        let (reply, stopped) = tokio::sync::oneshot::channel();
-        std::thread::Builder::new()
-            .name("mailring-stop".into())
-            .spawn(move || {
-                let _ = reply.send(threads.stop_cleanly(clean));
-            })
-            .map_err(|error| Error::io("starting the stopping thread", &error))?;
-        let stopped = stopped.await.unwrap_or(Ok(()));
+        let stopped = offload("stop", move || threads.stop_cleanly(clean)).await;
         match self.engine.switchboard.read_only.get() {
             // That the journal of a read-only engine can't be closed is no news.
             Some(_) => outcome,

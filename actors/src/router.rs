@@ -1,13 +1,14 @@
 //! The router: the only writer of who owns what. It publishes an immutable snapshot, by which handles route without a
 //! message, and answers for the state of the nodes.
 
-use crate::{stats::NodeState, switchboard::Switchboard};
+use crate::{guard::transacted, stats::NodeState, switchboard::Switchboard};
 use actix::{Actor, Context, Handler, Message};
 use mailring_engine::{ids::NodeId, ring::Ring, view::NodeTable};
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering::Relaxed},
 };
+use tokio::sync::Notify;
 
 /// What a handle needs to reach the owner of a key.
 #[derive(Debug)]
@@ -19,6 +20,20 @@ pub(crate) struct Routes {
 impl Routes {
     pub(crate) fn owner(&self, key: &[u8]) -> &Route {
         &self.nodes[usize::from(self.ring.owner(key).0)]
+    }
+
+    fn after(&self, status: &NodeStatus) -> Self {
+        let mut nodes = self.nodes.clone();
+        let route = &mut nodes[usize::from(status.node.0)];
+        if status.state == NodeState::Restarted {
+            route.restarts += 1;
+        }
+        route.state = status.state;
+        route.last_failure.clone_from(&status.reason);
+        Self {
+            ring: Arc::clone(&self.ring),
+            nodes,
+        }
     }
 }
 
@@ -38,6 +53,8 @@ pub(crate) struct Route {
 pub(crate) struct Queue {
     waiting: AtomicUsize,
     capacity: usize,
+    /// Wakes who waits for the node's answers, to look at his deadline.
+    pub(crate) overdue: Notify,
 }
 
 impl Queue {
@@ -45,6 +62,7 @@ impl Queue {
         Self {
             waiting: AtomicUsize::new(0),
             capacity,
+            overdue: Notify::new(),
         }
     }
 
@@ -101,17 +119,21 @@ impl Handler<NodeStatus> for Router {
     type Result = ();
 
     fn handle(&mut self, status: NodeStatus, _: &mut Self::Context) {
-        let routes = self.switchboard.routes.load();
-        let mut nodes = routes.nodes.clone();
-        let route = &mut nodes[usize::from(status.node.0)];
-        if status.state == NodeState::Restarted {
-            route.restarts += 1;
+        let board = &self.switchboard;
+        let next = transacted(&mut (), |()| {
+            board.between_faults("router", "NodeStatus", || {
+                board.routes.load().after(&status)
+            })
+        });
+        match next {
+            Ok(routes) => board.routes.store(Arc::new(routes)),
+            Err(reason) => {
+                tracing::error!(
+                    reason,
+                    ?status,
+                    "the router panicked; stats may be out of date"
+                );
+            }
         }
-        route.state = status.state;
-        route.last_failure = status.reason;
-        self.switchboard.routes.store(Arc::new(Routes {
-            ring: Arc::clone(&routes.ring),
-            nodes,
-        }));
     }
 }

@@ -1,6 +1,6 @@
 //! Scans over all nodes in key order.
 
-use crate::{Keyspace, clock::wall_clock_ms, engine::Pinned};
+use crate::{KeyRange, Keyspace, clock::wall_clock_ms, engine::Pinned};
 use bytes::Bytes;
 use mailring_engine::{
     Result,
@@ -10,7 +10,7 @@ use mailring_engine::{
     value::{KEYSPACE_PREFIX_BYTES, qualify},
 };
 use std::{
-    ops::{Bound, RangeBounds},
+    ops::Bound,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -41,20 +41,20 @@ impl std::fmt::Debug for Scan {
 }
 
 impl Scan {
-    pub(crate) fn range<K: AsRef<[u8]>>(
+    pub(crate) fn range(
         keyspace: &Keyspace,
-        range: impl RangeBounds<K>,
+        range: &impl KeyRange,
         pinned: Option<Arc<Pinned>>,
     ) -> Self {
         let id = keyspace.state.id;
-        let low = match range.start_bound() {
-            Bound::Included(key) => Bound::Included(qualify(id, key.as_ref())),
-            Bound::Excluded(key) => Bound::Excluded(qualify(id, key.as_ref())),
+        let low = match range.low() {
+            Bound::Included(key) => Bound::Included(qualify(id, key)),
+            Bound::Excluded(key) => Bound::Excluded(qualify(id, key)),
             Bound::Unbounded => Bound::Included(qualify(id, b"")),
         };
-        let high = match range.end_bound() {
-            Bound::Included(key) => Bound::Included(qualify(id, key.as_ref())),
-            Bound::Excluded(key) => Bound::Excluded(qualify(id, key.as_ref())),
+        let high = match range.high() {
+            Bound::Included(key) => Bound::Included(qualify(id, key)),
+            Bound::Excluded(key) => Bound::Excluded(qualify(id, key)),
             Bound::Unbounded => end_of_keyspace(id),
         };
         Self::new(keyspace, low, high, pinned)

@@ -1,12 +1,12 @@
 //! A consistent view over all nodes.
 
 use crate::{
-    Keyspace, Scan,
+    KeyRange, Keyspace, Scan,
     engine::{Engine, Pinned, QualifiedKey, is_live},
 };
 use bytes::Bytes;
 use mailring_engine::{Result, ids::Lsn};
-use std::{ops::RangeBounds, sync::Arc};
+use std::sync::Arc;
 
 /// The state of all keyspaces at one LSN. Cheap to clone. Holds the memory of what it shows that has been overwritten
 /// or written to the trees since, until the last clone and its scans are dropped.
@@ -47,8 +47,8 @@ impl Snapshot {
     }
 
     /// The pairs of a range, like [`Keyspace::scan`].
-    pub fn scan<K: AsRef<[u8]>>(&self, keyspace: &Keyspace, range: impl RangeBounds<K>) -> Scan {
-        Scan::range(keyspace, range, Some(Arc::clone(&self.pinned)))
+    pub fn scan(&self, keyspace: &Keyspace, range: impl KeyRange) -> Scan {
+        Scan::range(keyspace, &range, Some(Arc::clone(&self.pinned)))
     }
 
     /// The pairs whose keys begin with `prefix`, like [`Keyspace::prefix`].

@@ -47,8 +47,11 @@ pub struct NodeStats {
 pub struct Stats {
     /// The nodes, by number.
     pub nodes: Vec<NodeStats>,
-    /// Everything up to here is durable and visible.
+    /// Everything up to here is as durable as was asked for, and visible.
     pub visible_lsn: Lsn,
+    /// Everything up to here is forced to the medium: with [`Durability::Always`](crate::Durability::Always) at least the
+    /// visible LSN, else what a crash of the machine would leave now at the least.
+    pub durable_lsn: Lsn,
     /// Groups written to the journal.
     pub journal_groups: u64,
     /// Records written to the journal.
@@ -67,6 +70,9 @@ pub struct Stats {
     pub cache_bytes: usize,
     /// Set once the engine refuses writes until it is reopened.
     pub read_only: Option<Error>,
-    /// Set while the disk has no room for the journal.
+    /// Set while the disk has no room for the journal or a tree.
     pub disk_full: Option<Error>,
+    /// Set while checkpoints can't write a tree. Writes are refused with it once the memory budget is used up; it is
+    /// tried again by itself.
+    pub checkpoint_failure: Option<Error>,
 }

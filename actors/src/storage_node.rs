@@ -6,7 +6,9 @@
 
 use crate::{
     admission::Admission,
-    guard::guarded,
+    clock::TICK,
+    guard::{guarded, panicked},
+    kinds,
     message::{Ask, Deliver},
     supervisor::{Broken, Panicked},
     switchboard::{FaultSite, Switchboard},
@@ -83,7 +85,7 @@ impl StorageNode {
     /// Hands one message to the machine and carries out what it wants.
     fn step(&mut self, message: NodeMessage, ctx: &mut Context<Self>) {
         let mut effects = std::mem::take(&mut self.effects);
-        let kind = kind(&message);
+        let kind = kinds::of_node(&message);
         let again = repeatable(&message);
         let now = self.switchboard.clock.now();
         let result = guarded(|| {
@@ -181,6 +183,22 @@ impl StorageNode {
         ctx.stop();
     }
 
+    /// While the node recovers, requests wait in line: this refuses those whose deadline passes there. The actor's own
+    /// timer will do, since the mailbox is drained into that line.
+    fn watch_deadlines(&mut self, ctx: &mut Context<Self>) {
+        ctx.run_later(TICK, |node, ctx| {
+            if node.machine.is_recovering() {
+                let mut effects = Vec::new();
+                let now = node.switchboard.clock.now();
+                node.machine.handle_timeout(now, &mut effects);
+                for effect in effects {
+                    node.carry_out(effect, ctx);
+                }
+                node.watch_deadlines(ctx);
+            }
+        });
+    }
+
     /// Handles the message that the old life died of once more. Without it the journal, the checkpointer or a caller
     /// would wait for ever. Who dies of it twice does not come back.
     fn repeat(&mut self, message: NodeMessage, ctx: &mut Context<Self>) {
@@ -214,7 +232,13 @@ impl StorageNode {
                 let generation = Arc::new(Generation::with_gauge(Arc::clone(
                     &switchboard.budget.generations,
                 )));
-                let result = rebuild_node(&journal, node, after, through, &generation);
+                let result = guarded(|| {
+                    switchboard.between_faults("rebuild", "Rebuild", || {
+                        rebuild_node(&journal, node, after, through, &generation)
+                    })
+                });
+                let result =
+                    result.unwrap_or_else(|reason| Err(panicked("the rebuilding thread", reason)));
                 switchboard.to_node(
                     node,
                     NodeMessage::Rebuilt {
@@ -243,10 +267,11 @@ impl Actor for StorageNode {
 }
 
 impl Supervised for StorageNode {
-    fn restarting(&mut self, _: &mut Self::Context) {
+    fn restarting(&mut self, ctx: &mut Self::Context) {
         // A message to oneself that was queued in the old context is gone, and so was its effect: the new life has
         // nothing to flush.
         tracing::warn!(node = %self.node, "storage node restarts");
+        self.watch_deadlines(ctx);
     }
 }
 
@@ -302,21 +327,5 @@ fn repeatable(message: &NodeMessage) -> Option<NodeMessage> {
         | NodeMessage::Flush
         | NodeMessage::Fenced { .. }
         | NodeMessage::Rebuilt { .. } => None,
-    }
-}
-
-/// The name of a message's kind, for the fault hook.
-fn kind(message: &NodeMessage) -> &'static str {
-    match message {
-        NodeMessage::Request { .. } => "Request",
-        NodeMessage::Flush => "Flush",
-        NodeMessage::Resolve(_) => "Resolve",
-        NodeMessage::Visible(_) => "Visible",
-        NodeMessage::Freeze(_) => "Freeze",
-        NodeMessage::Flushed { .. } => "Flushed",
-        NodeMessage::Fenced { .. } => "Fenced",
-        NodeMessage::Rebuilt { .. } => "Rebuilt",
-        NodeMessage::ReadOnly(_) => "ReadOnly",
-        NodeMessage::GoDown => "GoDown",
     }
 }

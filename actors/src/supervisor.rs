@@ -1,6 +1,8 @@
 //! The supervisor: decides when a storage node may start a new life, and when it has died too often.
 
-use crate::{router::NodeStatus, storage_node::Resume, switchboard::Switchboard};
+use crate::{
+    guard::transacted, router::NodeStatus, storage_node::Resume, switchboard::Switchboard,
+};
 use actix::{Actor, AsyncContext, Context, Handler, Message};
 use mailring_engine::{
     Error,
@@ -71,15 +73,23 @@ impl Handler<Panicked> for Supervisor {
         let now = self.switchboard.clock.now();
         // A hasher's random keys are all the randomness that a jitter needs.
         let jitter = RandomState::new().build_hasher().finish();
-        match self.restarts[usize::from(node.0)].handle_panic(now, jitter) {
-            Verdict::Restart { at } => {
+        let board = Arc::clone(&self.switchboard);
+        let verdict = transacted(&mut self.restarts[usize::from(node.0)], |restarts| {
+            board.between_faults("supervisor", "Panicked", || {
+                restarts.handle_panic(now, jitter)
+            })
+        });
+        match verdict {
+            Ok(Verdict::Restart { at }) => {
                 self.report(node, crate::stats::NodeState::Restarted, Some(reason));
                 let back_off = Duration::from_nanos(at.0.saturating_sub(now.0));
                 ctx.run_later(back_off, move |supervisor, _| {
                     supervisor.switchboard.node(node).do_send(Resume);
                 });
             }
-            Verdict::Down => self.take_down(node, reason),
+            Ok(Verdict::Down) => self.take_down(node, reason),
+            // Without a supervisor the node would never come back, nor be reported.
+            Err(panic) => self.take_down(node, format!("{reason}; the supervisor: {panic}")),
         }
     }
 }
@@ -88,6 +98,13 @@ impl Handler<Broken> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, Broken { node, error }: Broken, _: &mut Self::Context) {
-        self.take_down(node, error.to_string());
+        let board = &self.switchboard;
+        let reason = transacted(&mut (), |()| {
+            board.between_faults("supervisor", "Broken", || error.to_string())
+        });
+        self.take_down(
+            node,
+            reason.unwrap_or_else(|panic| format!("{error}; {panic}")),
+        );
     }
 }

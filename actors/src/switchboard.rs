@@ -27,6 +27,7 @@ use std::sync::{
     Arc, Mutex, OnceLock, PoisonError,
     atomic::{AtomicU64, Ordering},
 };
+use tokio::sync::Notify;
 
 /// Where a panic can be injected: before or after a message of some kind is handled.
 pub type FaultHook = Arc<dyn Fn(&FaultSite<'_>) + Send + Sync>;
@@ -34,7 +35,8 @@ pub type FaultHook = Arc<dyn Fn(&FaultSite<'_>) + Send + Sync>;
 /// A place at which the fault hook is called. Only tests set one.
 #[derive(Debug, Clone, Copy)]
 pub struct FaultSite<'a> {
-    /// The actor: `"node"`, `"journal"` or `"checkpointer"`.
+    /// The actor (`"node"`, `"journal"`, `"checkpointer"`, `"router"` or `"supervisor"`), or the thread that works for
+    /// one (`"io"`, `"segments"`, `"runs"`, `"compaction"` or `"rebuild"`).
     pub actor: &'a str,
     /// The node's number, for a node.
     pub node: Option<NodeId>,
@@ -66,11 +68,15 @@ pub(crate) struct Switchboard {
     pub(crate) fault_hook: Option<FaultHook>,
     pub(crate) read_only: OnceLock<Error>,
     pub(crate) space_error: Mutex<Option<Error>>,
+    /// The last LSN that is forced.
+    pub(crate) forced: Arc<AtomicU64>,
     pub(crate) addresses: OnceLock<Addresses>,
     /// Milliseconds since the Unix epoch, kept current for the stores, which have no clock.
     pub(crate) now_ms: Arc<AtomicU64>,
     pub(crate) journal_tick: TickSlot,
     pub(crate) checkpoint_tick: TickSlot,
+    /// Wakes who waits for the journal, to look at his deadline.
+    pub(crate) journal_overdue: Notify,
 }
 
 impl std::fmt::Debug for Switchboard {
@@ -141,6 +147,25 @@ impl Switchboard {
         }
     }
 
+    /// Runs `handler` between two calls of the fault hook. For actors and threads of which there is one.
+    pub(crate) fn between_faults<T>(
+        &self,
+        actor: &str,
+        message: &str,
+        handler: impl FnOnce() -> T,
+    ) -> T {
+        let site = |handled| FaultSite {
+            actor,
+            node: None,
+            message,
+            handled,
+        };
+        self.fault(site(false));
+        let outcome = handler();
+        self.fault(site(true));
+        outcome
+    }
+
     /// Wakes whoever waits for time or for memory.
     pub(crate) fn tick(&self) {
         self.now_ms.store(wall_clock_ms(), Ordering::Relaxed);
@@ -154,6 +179,17 @@ impl Switchboard {
             addresses.checkpointer.do_send(Tick);
         }
         self.budget.tick();
+    }
+
+    /// Wakes whoever waits for an answer, so that he can look at his deadline. Whoever should answer may be held up by a
+    /// disk that hangs, so this is no business of his.
+    pub(crate) fn wake_overdue(&self) {
+        for route in &self.routes.load().nodes {
+            if route.queue.depth() > 0 {
+                route.queue.overdue.notify_waiters();
+            }
+        }
+        self.journal_overdue.notify_waiters();
     }
 
     /// Weight of the generations that take writes.

@@ -1,16 +1,19 @@
 //! Verification: reading everything and checking it.
 
 use crate::{
+    directory::{lock, tree_folder},
     engine::Engine,
-    open::{lock, ring_of, tree_folder},
+    offload::offload,
+    open::ring_of,
     scan::merge_node,
 };
 use mailring_engine::{
     Error, Result,
+    checkpoint::Catalogue,
     disk::DirectoryDisk,
     ids::{Lsn, NodeId},
     journal,
-    manifest::Manifest,
+    manifest::{MANIFEST_FILE, Manifest},
     ring::Ring,
     store::{
         Store, StoreFactory,
@@ -35,21 +38,12 @@ pub struct Verification {
 
 pub(crate) async fn verify_online(engine: &Arc<Engine>) -> Result<Verification> {
     engine.check_open()?;
+    let catalogue = engine.describe().await?;
     let engine = Arc::clone(engine);
-    let (reply, answer) = tokio::sync::oneshot::channel();
-    std::thread::Builder::new()
-        .name("mailring-verify".into())
-        .spawn(move || {
-            let result = online(&engine);
-            // Who has the answer may drop the last handle, and finds the directory free.
-            drop(engine);
-            let _ = reply.send(result);
-        })
-        .map_err(|error| Error::io("starting the verifying thread", &error))?;
-    answer.await.unwrap_or(Err(Error::Closed))
+    offload("verify", move || online(&engine, &catalogue)).await
 }
 
-fn online(engine: &Engine) -> Result<Verification> {
+fn online(engine: &Engine, catalogue: &Catalogue) -> Result<Verification> {
     let mut tree_keys = 0;
     for store in &engine.switchboard.stores {
         tree_keys += store.verify()?;
@@ -61,7 +55,9 @@ fn online(engine: &Engine) -> Result<Verification> {
         for pair in merge_node(&pinned, table.node()) {
             let (key, _) = pair?;
             check_owner(&routes.ring, table.node(), &key, Path::new("tree"))?;
-            keys += 1;
+            // Keys of a dropped keyspace stay in generations until a checkpoint leaves them out.
+            let is_live = catalogue.keyspaces.contains(split_qualified(&key).0);
+            keys += u64::from(is_live);
         }
     }
     Ok(Verification {
@@ -73,14 +69,19 @@ fn online(engine: &Engine) -> Result<Verification> {
 }
 
 pub(crate) fn verify_offline(directory: &Path) -> Result<Verification> {
+    let missing = || Error::CorruptManifest {
+        file: directory.join(MANIFEST_FILE),
+        reason: "it is missing".into(),
+    };
+    // Before the lock: its file would be the first thing of ours in a directory that is somebody else's.
+    if !directory.join(MANIFEST_FILE).exists() {
+        return Err(missing());
+    }
     let _lock = lock(directory)?;
     let disk = DirectoryDisk::new(directory)
         .map_err(|error| Error::io(format!("opening {}", directory.display()), &error))?;
     let Some(manifest) = Manifest::load(&disk)? else {
-        return Err(Error::CorruptManifest {
-            file: directory.join(mailring_engine::manifest::MANIFEST_FILE),
-            reason: "it is missing".into(),
-        });
+        return Err(missing());
     };
     let ring = ring_of(&manifest)?;
     let report = journal::verify(&disk)?;

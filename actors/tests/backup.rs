@@ -95,10 +95,7 @@ async fn an_engine_in_memory_can_be_backed_up_to_a_directory() -> Result<()> {
     assert_eq!(db.backup(directory.path()).await?.keys, 100);
     let copied = Mailring::builder(directory.path()).nodes(3).open().await?;
     let cks = copied.keyspace("ks").await?;
-    assert_eq!(
-        cks.scan::<&[u8]>(..).collect().await?,
-        ks.scan::<&[u8]>(..).collect().await?
-    );
+    assert_eq!(cks.scan(..).collect().await?, ks.scan(..).collect().await?);
     Ok(())
 }
 

@@ -3,37 +3,15 @@
 mod common;
 
 use common::{
-    Gate, OpensAtTheEnd, Trap, builder, copy_directory, patiently, quick_restarts, until,
-    until_idle,
+    Gate, OpensAtTheEnd, Trap, builder,
+    kept::{assert_kept, fresh},
+    patiently, quick_restarts, until, until_idle,
 };
 use mailring::{
     Builder, Error, FaultSite, Keyspace, MAX_BATCH_BYTES, MAX_BATCH_KEYS, MAX_KEY_BYTES,
     MAX_VALUE_BYTES, Mailring, NodeId, Result,
 };
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
-
-async fn fresh() -> Result<(tempfile::TempDir, Mailring, Keyspace)> {
-    let directory = tempfile::tempdir().unwrap();
-    let db = builder(directory.path()).open().await?;
-    let ks = db.keyspace("ks").await?;
-    ks.put("kept", "value").await?;
-    Ok((directory, db, ks))
-}
-
-async fn assert_kept(ks: &Keyspace) -> Result<()> {
-    assert_eq!(ks.get("kept").await?.as_deref(), Some(&b"value"[..]));
-    ks.put("still writable", "yes").await.map(drop)
-}
-
-/// Why a directory does not open.
-async fn refusal(builder: Builder) -> Error {
-    builder.open().await.expect_err("this does not open")
-}
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 #[tokio::test]
 async fn keys_and_values_beyond_the_limits_are_refused_and_at_the_limits_kept() -> Result<()> {
@@ -150,7 +128,7 @@ async fn bad_and_dropped_names_of_keyspaces_are_refused() -> Result<()> {
     assert_eq!(gone.get("key").await, Err(missing("gone")));
     assert_eq!(gone.put("key", "v").await, Err(missing("gone")));
     assert_eq!(gone.add("key", 1).await, Err(missing("gone")));
-    assert_eq!(gone.scan::<&[u8]>(..).count().await, Err(missing("gone")));
+    assert_eq!(gone.scan(..).count().await, Err(missing("gone")));
     assert_eq!(gone.watch("").await.err(), Some(missing("gone")));
     let mut batch = db.batch();
     batch.put(&ks, "x", "v").put(&gone, "key", "v");
@@ -234,7 +212,7 @@ async fn a_memory_budget_that_is_not_freed_answers_overloaded_at_the_deadline() 
     let db = builder(directory.path())
         .memory_budget(32 << 20)
         .deadline(Duration::from_millis(300))
-        .disk(Arc::new(common::disk::GatedDisk::new(
+        .disk(Arc::new(common::disk::HookedDisk::gated(
             directory.path(),
             Arc::clone(&gate),
         )))
@@ -361,7 +339,7 @@ async fn an_engine_that_is_shut_down_answers_closed() -> Result<()> {
     db.shutdown().await?;
     assert_eq!(ks.get("kept").await, Err(Error::Closed));
     assert_eq!(ks.put("kept", "v").await, Err(Error::Closed));
-    assert_eq!(ks.scan::<&[u8]>(..).count().await, Err(Error::Closed));
+    assert_eq!(ks.scan(..).count().await, Err(Error::Closed));
     assert_eq!(snapshot.get(&ks, "kept"), Err(Error::Closed));
     assert_eq!(db.keyspace("new").await.err(), Some(Error::Closed));
     assert_eq!(db.checkpoint().await, Err(Error::Closed));
@@ -372,268 +350,6 @@ async fn an_engine_that_is_shut_down_answers_closed() -> Result<()> {
     assert_eq!(watch.next().await, None);
     let db = builder(directory.path()).open().await?;
     assert_kept(&db.keyspace("ks").await?).await
-}
-
-#[tokio::test]
-async fn a_directory_in_use_is_refused_until_it_is_closed() -> Result<()> {
-    let (directory, db, ks) = fresh().await?;
-    let path = directory.path().to_owned();
-    let in_use = Error::DirectoryInUse { path: path.clone() };
-    assert_eq!(refusal(builder(&path)).await, in_use);
-    assert_eq!(Mailring::verify_directory(&path), Err(in_use));
-    assert_kept(&ks).await?;
-    drop(db);
-    assert!(
-        refusal(builder(&path)).await.to_string().contains("open"),
-        "a keyspace holds it"
-    );
-    drop(ks);
-    let db = builder(&path).open().await?;
-    assert_kept(&db.keyspace("ks").await?).await
-}
-
-#[tokio::test]
-async fn other_settings_than_the_directorys_are_refused() -> Result<()> {
-    let (directory, db, ks) = fresh().await?;
-    drop((ks, db));
-    let path = directory.path();
-    for (builder, setting) in [
-        (builder(path).nodes(3), "nodes and their weights"),
-        (builder(path).weights([1, 2]), "nodes and their weights"),
-        (builder(path).arc_bits(5), "arc_bits"),
-    ] {
-        match refusal(builder).await {
-            Error::SettingsMismatch { setting: found, .. } => assert_eq!(found, setting),
-            other => panic!("{other}"),
-        }
-    }
-    let unsaid = Mailring::builder(path).open().await?;
-    assert_kept(&unsaid.keyspace("ks").await?).await
-}
-
-#[tokio::test]
-async fn options_that_can_not_work_are_refused_before_anything_is_created() -> Result<()> {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("new");
-    let endless = mailring::RestartPolicy {
-        window: Duration::ZERO,
-        ..mailring::RestartPolicy::default()
-    };
-    let fresh = || Mailring::builder(&path);
-    for (builder, option) in [
-        (fresh().memory_budget(1), "memory_budget"),
-        (fresh().cache_bytes(512 << 20), "cache_bytes"),
-        (fresh().mailbox_capacity(0), "mailbox_capacity"),
-        (fresh().arbiters(0), "arbiters"),
-        (fresh().arbiters(257), "arbiters"),
-        (fresh().watch_capacity(0), "watch_capacity"),
-        (fresh().segment_bytes(4096), "segment_bytes"),
-        (fresh().checkpoint_bytes(usize::MAX), "checkpoint_bytes"),
-        (fresh().restart_policy(endless), "restart window"),
-    ] {
-        match refusal(builder).await {
-            Error::InvalidOption { option: found, .. } => assert_eq!(found, option),
-            other => panic!("{other}"),
-        }
-        assert!(!path.exists(), "{option}");
-    }
-    for builder in [
-        fresh().nodes(0),
-        fresh().weights([0, 0]),
-        fresh().arc_bits(60),
-    ] {
-        let error = refusal(builder).await;
-        assert!(matches!(error, Error::InvalidOption { .. }), "{error}");
-    }
-    let db = fresh().open().await?;
-    db.keyspace("ks").await?.put("key", "v").await?;
-    Ok(())
-}
-
-/// A closed directory with something in the journal and in the trees.
-async fn closed(keys: u32) -> Result<tempfile::TempDir> {
-    let (directory, db, ks) = fresh().await?;
-    for number in 0..keys {
-        ks.put(format!("tree-{number}"), vec![b'v'; 100]).await?;
-    }
-    db.checkpoint().await?;
-    for number in 0..keys {
-        ks.put(format!("journal-{number}"), vec![b'v'; 100]).await?;
-    }
-    drop((ks, db));
-    Ok(directory)
-}
-
-fn flip(file: &Path, offset: usize) {
-    let mut bytes = fs::read(file).unwrap();
-    bytes[offset] ^= 0x55;
-    fs::write(file, bytes).unwrap();
-}
-
-fn files_under(folder: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            files.extend(files_under(&path));
-        } else {
-            files.push(path);
-        }
-    }
-    files.sort();
-    files
-}
-
-#[tokio::test]
-async fn a_damaged_journal_is_reported_with_file_and_offset_and_not_changed() -> Result<()> {
-    let directory = closed(50).await?;
-    let needle = b"journal-7";
-    let (file, offset) = files_under(directory.path())
-        .into_iter()
-        .filter(|file| file.extension().is_none_or(|extension| extension != "tmp"))
-        .find_map(|file| {
-            let bytes = fs::read(&file).unwrap();
-            let at = bytes
-                .windows(needle.len())
-                .position(|part| part == needle)?;
-            (file.parent() == Some(directory.path())).then_some((file, at))
-        })
-        .expect("the record is in a segment");
-    let whole = fs::read(&file).unwrap();
-    flip(&file, offset);
-    let damaged = fs::read(&file).unwrap();
-    for error in [
-        refusal(builder(directory.path())).await,
-        Mailring::verify_directory(directory.path()).unwrap_err(),
-    ] {
-        match error {
-            Error::CorruptJournal {
-                file: found,
-                offset: at,
-                ..
-            } => {
-                assert_eq!(found, file);
-                assert!(
-                    at <= offset as u64 && offset as u64 - at < 4096,
-                    "{at} {offset}"
-                );
-            }
-            other => panic!("{other}"),
-        }
-    }
-    assert_eq!(
-        fs::read(&file).unwrap(),
-        damaged,
-        "the damage is left for the repair"
-    );
-    fs::write(&file, whole).unwrap();
-    let db = builder(directory.path()).open().await?;
-    let ks = db.keyspace("ks").await?;
-    assert_eq!(ks.prefix("journal-").count().await?, 50);
-    assert_kept(&ks).await
-}
-
-#[tokio::test]
-async fn a_damaged_tree_is_reported_with_its_node_and_file() -> Result<()> {
-    let directory = closed(2000).await?;
-    let whole = tempfile::tempdir().unwrap();
-    copy_directory(directory.path(), whole.path());
-    let folder = directory.path().join("node-001");
-    let table = files_under(&folder)
-        .into_iter()
-        .max_by_key(|file| fs::metadata(file).unwrap().len())
-        .unwrap();
-    let middle = fs::metadata(&table).unwrap().len() / 3;
-    flip(&table, usize::try_from(middle).unwrap());
-    let names_the_file = |error: Error| match error {
-        Error::CorruptTree { node, file, .. } => {
-            assert_eq!(node, NodeId(1));
-            assert!(
-                file.starts_with(&folder),
-                "{} {}",
-                file.display(),
-                folder.display()
-            );
-        }
-        other => panic!("{other}"),
-    };
-    names_the_file(Mailring::verify_directory(directory.path()).unwrap_err());
-    match builder(directory.path()).open().await {
-        Err(error) => names_the_file(error),
-        Ok(db) => {
-            names_the_file(db.verify().await.unwrap_err());
-            // A read answers what was written or the error, and nothing else.
-            let ks = db.keyspace("ks").await?;
-            let mut refused = 0;
-            for number in 0..2000 {
-                match ks.get(format!("tree-{number}")).await {
-                    Ok(value) => assert_eq!(value.as_deref(), Some(&[b'v'; 100][..])),
-                    Err(error) => {
-                        names_the_file(error);
-                        refused += 1;
-                    }
-                }
-            }
-            assert!(refused > 0);
-            assert!(ks.scan::<&[u8]>(..).count().await.is_err());
-            assert_kept(&ks).await?;
-        }
-    }
-    let db = builder(whole.path()).open().await?;
-    assert_eq!(
-        db.keyspace("ks").await?.prefix("tree-").count().await?,
-        2000
-    );
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_damaged_or_missing_manifest_is_reported_and_nothing_is_created_over_it() -> Result<()> {
-    let directory = closed(20).await?;
-    let manifest = directory.path().join("MANIFEST");
-    let whole = fs::read(&manifest).unwrap();
-    for offset in 0..whole.len() {
-        flip(&manifest, offset);
-        match refusal(builder(directory.path())).await {
-            Error::CorruptManifest { file, .. } => assert_eq!(file, manifest),
-            other => panic!("byte {offset}: {other}"),
-        }
-        fs::write(&manifest, &whole).unwrap();
-    }
-    fs::remove_file(&manifest).unwrap();
-    let error = refusal(builder(directory.path())).await;
-    assert!(
-        matches!(
-            error,
-            Error::CorruptJournal { .. } | Error::CorruptManifest { .. }
-        ),
-        "{error}"
-    );
-    assert!(
-        !manifest.exists(),
-        "a refused opening leaves nothing behind"
-    );
-    let verified = Mailring::verify_directory(directory.path()).unwrap_err();
-    assert!(
-        matches!(verified, Error::CorruptManifest { .. }),
-        "{verified}"
-    );
-    fs::write(&manifest, &whole).unwrap();
-    let db = builder(directory.path()).open().await?;
-    let ks = db.keyspace("ks").await?;
-    assert_eq!(ks.scan::<&[u8]>(..).count().await?, 41);
-    assert_kept(&ks).await
-}
-
-#[tokio::test]
-async fn a_place_that_is_no_directory_is_an_error_of_the_system() -> Result<()> {
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("file");
-    fs::write(&file, "not ours").unwrap();
-    let error = refusal(builder(&file)).await;
-    assert!(matches!(error, Error::Io { .. }), "{error}");
-    assert_eq!(fs::read(&file).unwrap(), b"not ours");
-    Ok(())
 }
 
 #[test]
@@ -718,6 +434,14 @@ fn only_what_was_certainly_not_applied_and_can_succeed_later_is_retryable() {
             false,
         ),
         (Error::DirectoryInUse { path: path.clone() }, false),
+        (Error::NoEngine { path: path.clone() }, false),
+        (
+            Error::ForeignDirectory {
+                path: path.clone(),
+                entry: String::new(),
+            },
+            false,
+        ),
         (
             Error::NewerFormat {
                 file: path,

@@ -60,7 +60,7 @@ async fn a_failed_write_or_force_turns_the_engine_read_only_until_it_is_reopened
                 Err(Error::ReadOnly { .. })
             ));
             assert!(matches!(db.checkpoint().await, Err(Error::ReadOnly { .. })));
-            assert!(db.snapshot()?.scan::<&[u8]>(&ks, ..).count().await? > 0);
+            assert!(db.snapshot()?.scan(&ks, ..).count().await? > 0);
             patiently(db.shutdown()).await?;
             drop((ks, db));
 

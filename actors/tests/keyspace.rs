@@ -1,5 +1,7 @@
 //! What a keyspace promises, over a directory and in memory.
 
+mod common;
+
 use mailring::{CompareAndSet, Durability, Error, Mailring, Result};
 use std::time::Duration;
 
@@ -33,10 +35,10 @@ async fn what_was_put_is_read_and_what_was_deleted_is_not() -> Result<()> {
                 "key {number}"
             );
         }
-        assert_eq!(ks.scan::<&[u8]>(..).count().await?, 250);
+        assert_eq!(ks.scan(..).count().await?, 250);
         db.checkpoint().await?;
-        assert_eq!(ks.scan::<&[u8]>(..).count().await?, 250);
-        let reversed = ks.scan::<&[u8]>(..).reverse().limit(2).collect().await?;
+        assert_eq!(ks.scan(..).count().await?, 250);
+        let reversed = ks.scan(..).reverse().limit(2).collect().await?;
         assert_eq!(reversed[0].0[..], 499u32.to_be_bytes());
         assert_eq!(reversed[1].0[..], 497u32.to_be_bytes());
         db.shutdown().await?;
@@ -95,7 +97,7 @@ async fn a_value_with_time_to_live_expires_and_is_gone_after_a_checkpoint() -> R
         assert_eq!(ks.get("gone").await?, None);
         assert!(ks.contains("stays").await?);
         db.checkpoint().await?;
-        assert_eq!(ks.scan::<&[u8]>(..).count().await?, 1);
+        assert_eq!(ks.scan(..).count().await?, 1);
         assert!(matches!(
             ks.compare_and_set("gone", None, Some(b"back")).await?,
             CompareAndSet::Swapped(_)
@@ -151,11 +153,59 @@ async fn a_dropped_keyspace_is_empty_when_it_is_created_again() -> Result<()> {
     assert_eq!(db.keyspaces().await?, Vec::<String>::new());
     let again = db.keyspace("ks").await?;
     assert_eq!(again.get("key").await?, None);
-    assert_eq!(again.scan::<&[u8]>(..).count().await?, 0);
+    assert_eq!(again.scan(..).count().await?, 0);
     db.shutdown().await?;
     let db = Mailring::builder(directory.path()).open().await?;
     assert_eq!(db.keyspaces().await?, ["ks"]);
-    assert_eq!(db.keyspace("ks").await?.scan::<&[u8]>(..).count().await?, 0);
+    assert_eq!(db.keyspace("ks").await?.scan(..).count().await?, 0);
+    Ok(())
+}
+
+/// The rows of the old one are in trees, in frozen generations and in the journal when the new one gets its own.
+#[tokio::test]
+async fn rows_of_a_dropped_keyspace_never_appear_in_a_newer_one_of_its_name() -> Result<()> {
+    let directory = tempfile::tempdir().unwrap();
+    let open = || common::builder(directory.path()).open();
+    let mut db = open().await?;
+    for round in 0..3u32 {
+        let old = db.keyspace("ks").await?;
+        let keys =
+            |part: &'static str| (0..100u32).map(move |key| (format!("{part}-{key}"), "old"));
+        old.put_many(keys("tree")).await?;
+        db.checkpoint().await?;
+        old.put_many(keys("journal")).await?;
+        // Overwrites hide nothing of it either.
+        old.put_many(keys("tree")).await?;
+        db.drop_keyspace("ks").await?;
+        let new = db.keyspace("ks").await?;
+        new.put("journal-7", "new").await?;
+        drop((old, new));
+        for step in 0..6 {
+            let new = db.keyspace("ks").await?;
+            let pairs = new.scan(..).collect().await?;
+            assert_eq!(pairs.len(), 1, "round {round}, step {step}: {pairs:?}");
+            assert_eq!(new.get("journal-7").await?.as_deref(), Some(&b"new"[..]));
+            assert_eq!(new.get("tree-7").await?, None);
+            assert_eq!(new.get("journal-8").await?, None);
+            assert_eq!(db.snapshot()?.get(&new, "tree-8")?, None);
+            assert_eq!(db.verify().await?.keys, 1);
+            drop(new);
+            match step {
+                1 | 3 => drop(db.checkpoint().await?),
+                // As after a kill, and after a shutdown.
+                0 | 2 => {
+                    drop(db);
+                    db = open().await?;
+                }
+                _ => {
+                    db.shutdown().await?;
+                    drop(db);
+                    db = open().await?;
+                }
+            }
+        }
+        db.drop_keyspace("ks").await?;
+    }
     Ok(())
 }
 

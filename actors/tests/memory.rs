@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Gate, OpensAtTheEnd, builder, disk::GatedDisk, patiently, until, until_idle};
+use common::{Gate, OpensAtTheEnd, builder, disk::HookedDisk, patiently, until, until_idle};
 use mailring::{Error, Mailring, Result};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use std::{
@@ -32,7 +32,7 @@ async fn the_budget_is_kept_when_the_disk_is_slower_than_the_writers() -> Result
     let _open = OpensAtTheEnd(Arc::clone(&gate));
     let db = builder(directory.path())
         .memory_budget(BUDGET)
-        .disk(Arc::new(GatedDisk::new(
+        .disk(Arc::new(HookedDisk::gated(
             directory.path(),
             Arc::clone(&gate),
         )))
@@ -80,10 +80,7 @@ async fn the_budget_is_kept_when_the_disk_is_slower_than_the_writers() -> Result
     assert_within_budget(&db);
     assert!(db.stats().checkpoints > 1);
     patiently(db.checkpoint()).await?;
-    assert_eq!(
-        ks.scan::<&[u8]>(..).count().await?,
-        (3 * BUDGET / (32 << 10)) as u64
-    );
+    assert_eq!(ks.scan(..).count().await?, (3 * BUDGET / (32 << 10)) as u64);
     assert_within_budget(&db);
     until_idle(&db).await;
     Ok(())
@@ -117,7 +114,7 @@ async fn a_value_with_time_to_live_is_gone_everywhere_once_it_has_expired() -> R
             !ks.contains("overwritten").await?,
             "the older value does not come back"
         );
-        let pairs = ks.scan::<&[u8]>(..).collect().await?;
+        let pairs = ks.scan(..).collect().await?;
         assert_eq!(pairs.len(), 1, "{pairs:?}");
         assert_eq!(db.snapshot()?.get(&ks, "overwritten")?, None);
     }
@@ -129,7 +126,7 @@ async fn a_value_with_time_to_live_is_gone_everywhere_once_it_has_expired() -> R
     drop((ks, db));
     let db = builder(directory.path()).open().await?;
     let ks = db.keyspace("ks").await?;
-    assert_eq!(ks.scan::<&[u8]>(..).count().await?, 2);
+    assert_eq!(ks.scan(..).count().await?, 2);
     ks.put("kept", "v").await?;
     Ok(())
 }
@@ -201,7 +198,7 @@ async fn a_dropped_keyspace_gives_its_keys_back_and_stays_gone() -> Result<()> {
     kept.put("key", "v").await?;
     for round in 0..4u32 {
         let ks = db.keyspace("ks").await?;
-        assert_eq!(ks.scan::<&[u8]>(..).count().await?, 0, "round {round}");
+        assert_eq!(ks.scan(..).count().await?, 0, "round {round}");
         ks.put_many((0..300u32).map(|number| (number.to_be_bytes(), "v")))
             .await?;
         if round % 2 == 0 {
@@ -225,6 +222,6 @@ async fn a_dropped_keyspace_gives_its_keys_back_and_stays_gone() -> Result<()> {
     let db = builder(directory.path()).open().await?;
     assert_eq!(db.keyspaces().await?, ["kept"]);
     assert_eq!(db.verify().await?.keys, 1);
-    assert_eq!(db.keyspace("ks").await?.scan::<&[u8]>(..).count().await?, 0);
+    assert_eq!(db.keyspace("ks").await?.scan(..).count().await?, 0);
     Ok(())
 }

@@ -129,7 +129,7 @@ async fn a_long_scan_keeps_its_moment_and_the_engine_goes_on() -> Result<()> {
     let pairs = (0..20_000u32).map(|number| (number.to_be_bytes(), "old"));
     ks.put_many(pairs).await?;
     db.checkpoint().await?;
-    let mut scan = ks.scan::<&[u8]>(..);
+    let mut scan = ks.scan(..);
     let mut read = 0u32;
     while let Some((key, value)) = scan.next().await? {
         assert_eq!(key[..], read.to_be_bytes());
@@ -146,6 +146,6 @@ async fn a_long_scan_keeps_its_moment_and_the_engine_goes_on() -> Result<()> {
     }
     assert_eq!(read, 20_000);
     // The last thousand was written again after some of it was deleted, but for the last deletion.
-    assert_eq!(ks.scan::<&[u8]>(..).count().await?, 19_999);
+    assert_eq!(ks.scan(..).count().await?, 19_999);
     Ok(())
 }

@@ -96,7 +96,7 @@ async fn a_snapshot_keeps_what_is_overwritten_deleted_and_checkpointed_meanwhile
         ks.put(format!("new-{round}"), "v").await?;
         db.checkpoint().await?;
         assert_eq!(snapshot.get(&ks, "000")?.as_deref(), Some(&b"old"[..]));
-        let pairs = snapshot.clone().scan::<&[u8]>(&ks, ..).collect().await?;
+        let pairs = snapshot.clone().scan(&ks, ..).collect().await?;
         assert_eq!(pairs.len(), 200);
         assert!(pairs.iter().all(|(_, value)| &value[..] == b"old"));
     }

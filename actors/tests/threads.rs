@@ -55,7 +55,7 @@ async fn use_it(db: &Mailring, name: &str) -> Result<()> {
     }
     assert_eq!(ks.add("sum", 0).await?, 20);
     db.checkpoint().await?;
-    assert_eq!(ks.scan::<&[u8]>(..).count().await?, 2);
+    assert_eq!(ks.scan(..).count().await?, 2);
     Ok(())
 }
 

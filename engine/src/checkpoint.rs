@@ -12,12 +12,16 @@
 //! - One checkpoint at a time; requests that arrive meanwhile share the next one.
 //!
 //! A node that is recovering sits a checkpoint out: its complete LSN stays, and with it the journal it still needs.
+//! A run or manifest that can't be written is tried again, so that a disk that was full clears without anybody's help.
 
 use crate::{
     error::{Error, Result},
     ids::{Incarnation, Lsn, NodeId, RequestId},
     keyspaces::Keyspaces,
 };
+
+/// Ticks to wait after a failure before the next attempt: half a second of a clock that ticks every 10 ms.
+const RETRY_TICKS: u32 = 50;
 
 /// What the journal's records up to a mark add up to, besides the keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +33,7 @@ pub struct Catalogue {
 }
 
 /// What arrives at the checkpointer.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum CheckpointMessage {
     /// From the clock: bytes in all active generations now.
     Tick {
@@ -92,7 +96,7 @@ pub enum CheckpointEffect {
     Failed(NodeId, Error),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Phase {
     Idle,
     Marked {
@@ -113,7 +117,7 @@ enum Phase {
 }
 
 /// The checkpointer's state machine.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Checkpoint {
     threshold_bytes: u64,
     complete: Vec<Lsn>,
@@ -125,6 +129,8 @@ pub struct Checkpoint {
     due: bool,
     /// Compactions asked for and not reported yet.
     compacting: usize,
+    /// Ticks until a checkpoint that failed is tried again; 0 after one that did not.
+    retry_in: u32,
 }
 
 impl Checkpoint {
@@ -141,6 +147,7 @@ impl Checkpoint {
             failure: None,
             due: false,
             compacting: 0,
+            retry_in: 0,
         }
     }
 
@@ -154,7 +161,15 @@ impl Checkpoint {
     pub fn handle(&mut self, message: CheckpointMessage, out: &mut Vec<CheckpointEffect>) {
         match message {
             CheckpointMessage::Tick { active_bytes } => {
-                self.due = active_bytes >= self.threshold_bytes;
+                // What could not be written is not active any more, but keeps its memory: it is due whatever has come
+                // since, though not at once. A full disk would be written on all the time.
+                self.due = match self.retry_in {
+                    0 => active_bytes >= self.threshold_bytes,
+                    left => {
+                        self.retry_in = left - 1;
+                        left == 1
+                    }
+                };
                 self.begin(out);
             }
             CheckpointMessage::Request(request) => {
@@ -254,7 +269,9 @@ impl Checkpoint {
                 }
             }
         }
+        self.retry_in = 0;
         if let Err(error) = outcome {
+            self.retry_in = RETRY_TICKS;
             for request in self.serving.drain(..) {
                 out.push(CheckpointEffect::Answer(request, Err(error.clone())));
             }
@@ -274,6 +291,8 @@ impl Checkpoint {
         if result.is_ok() {
             let lowest = self.complete.iter().min().copied().unwrap_or(through);
             out.push(CheckpointEffect::Release(lowest));
+        } else {
+            self.retry_in = RETRY_TICKS;
         }
         self.compacting += 1;
         if self.serving.is_empty() {

@@ -194,3 +194,42 @@ fn a_node_that_restarted_since_the_mark_is_left_out_by_the_worker() {
         [Release(Lsn(4)), Maintain]
     );
 }
+
+#[test]
+fn a_run_that_could_not_be_written_is_due_again_after_a_while_though_nothing_is_active() {
+    // What had failed was not active any more, so that it was not due until somebody wrote; but the memory that it held
+    // let nobody write.
+    let mut machine = checkpoint();
+    tell(&mut machine, Tick { active_bytes: 100 });
+    until_written(&mut machine, [true, true]);
+    tell(&mut machine, Written(vec![(A, Ok(())), (B, Err(error()))]));
+    tell(&mut machine, Saved(Ok(())));
+    for _ in 1..RETRY_TICKS {
+        // Nor is it tried all the time, however much has come since.
+        assert_eq!(tell(&mut machine, Tick { active_bytes: 500 }), []);
+    }
+    assert_eq!(tell(&mut machine, Tick { active_bytes: 0 }), [Mark]);
+    until_written(&mut machine, [true, true]);
+    tell(&mut machine, Written(vec![(A, Ok(())), (B, Ok(()))]));
+    tell(&mut machine, Saved(Ok(())));
+    for _ in 0..2 * RETRY_TICKS {
+        assert_eq!(
+            tell(&mut machine, Tick { active_bytes: 0 }),
+            [],
+            "all is well"
+        );
+    }
+}
+
+#[test]
+fn a_manifest_that_could_not_be_saved_is_saved_by_the_next_attempt() {
+    let mut machine = checkpoint();
+    tell(&mut machine, Tick { active_bytes: 100 });
+    until_written(&mut machine, [true, true]);
+    tell(&mut machine, Written(vec![(A, Ok(())), (B, Ok(()))]));
+    tell(&mut machine, Saved(Err(error())));
+    for _ in 1..RETRY_TICKS {
+        assert_eq!(tell(&mut machine, Tick { active_bytes: 0 }), []);
+    }
+    assert_eq!(tell(&mut machine, Tick { active_bytes: 0 }), [Mark]);
+}

@@ -163,6 +163,20 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
+    /// The directory has something in it, but no engine.
+    #[error("the directory {path} holds no engine, but {entry:?}; use an empty or a new one")]
+    ForeignDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// The first name in it that is not an engine's.
+        entry: String,
+    },
+    /// There is no engine, and none was to be created.
+    #[error("there is no engine in {path}; check the path, or open it with `create(true)`")]
+    NoEngine {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The directory was written by a newer mailring.
     #[error(
         "{file} has format version {found}, this build reads up to {supported}; use a newer mailring"
@@ -250,6 +264,8 @@ impl Error {
             | Self::CorruptTree { .. }
             | Self::CorruptManifest { .. }
             | Self::DirectoryInUse { .. }
+            | Self::ForeignDirectory { .. }
+            | Self::NoEngine { .. }
             | Self::NewerFormat { .. }
             | Self::SettingsMismatch { .. }
             | Self::InvalidOption { .. }

@@ -322,6 +322,25 @@ impl Participant {
         }
     }
 
+    /// Refuses what waits for the end of a recovery and is past its deadline.
+    pub fn handle_timeout(&mut self, now: Time, out: &mut Vec<NodeEffect>) {
+        if let Phase::Recovering { stash } = &mut self.phase {
+            stash.retain(|(id, deadline, _)| {
+                let in_time = *deadline > now;
+                if !in_time {
+                    out.push(NodeEffect::Answer(*id, Err(Error::DeadlineExceeded)));
+                }
+                in_time
+            });
+        }
+    }
+
+    /// Whether requests wait for the end of a recovery.
+    #[must_use]
+    pub fn is_recovering(&self) -> bool {
+        matches!(self.phase, Phase::Recovering { .. })
+    }
+
     /// Begins a new life after a panic: gives up what is staged, and asks the journal where the old life ended.
     /// Requests whose fate the journal knows are answered by it; the others are refused once it has said so.
     ///

@@ -518,6 +518,60 @@ fn a_replay_that_lost_its_journal_to_a_checkpoint_begins_behind_it() {
         generation: Err(broken()),
     });
     assert_eq!(out, [rebuild(3, 5)]);
+    node.tell(NodeMessage::Flushed { through: Lsn(4) });
+    let out = node.tell(NodeMessage::Rebuilt {
+        incarnation: NEXT,
+        through: Lsn(5),
+        generation: Err(broken()),
+    });
+    assert_eq!(out, [rebuild(4, 5)], "as often as it is overtaken");
+    assert_eq!(node.rebuilt(5), [installed(NEXT, 5)]);
+    assert_eq!(node.get("a", 5), Some("rebuilt".into()));
+}
+
+#[test]
+fn a_replay_that_fails_though_nobody_has_overtaken_it_breaks_the_node() {
+    let mut node = bench();
+    node.restart();
+    node.tell(NodeMessage::Flushed { through: Lsn(3) });
+    assert_eq!(node.tell(fenced(5)), [rebuild(3, 5)]);
+    let out = node.tell(NodeMessage::Rebuilt {
+        incarnation: NEXT,
+        through: Lsn(5),
+        generation: Err(broken()),
+    });
+    assert_eq!(out, [NodeEffect::Broken(broken())]);
+}
+
+#[test]
+fn a_request_whose_deadline_passes_while_its_node_recovers_is_refused() {
+    let mut node = bench();
+    node.restart();
+    node.tell(put(1, "a", "x"));
+    let patient = NodeMessage::Request {
+        id: RequestId(2),
+        deadline: Time(200),
+        operation: Operation::Write([put_of("b", "x")].into()),
+    };
+    node.tell(patient);
+    let mut out = Vec::new();
+    node.machine.handle_timeout(Time(99), &mut out);
+    assert_eq!(out, []);
+    node.machine.handle_timeout(SOON, &mut out);
+    assert_eq!(out, [refused(1, Error::DeadlineExceeded)]);
+    assert!(!node.machine.owes(RequestId(1)) && node.machine.owes(RequestId(2)));
+    assert!(node.machine.is_recovering());
+    node.tell(fenced(0));
+    let generation = Ok(Arc::default());
+    let rebuilt = NodeMessage::Rebuilt {
+        incarnation: NEXT,
+        through: Lsn(0),
+        generation,
+    };
+    assert_eq!(node.tell(rebuilt), [installed(NEXT, 0), ScheduleFlush]);
+    out.clear();
+    node.machine.handle_timeout(Time(500), &mut out);
+    assert_eq!(out, [], "what is staged is the journal's to refuse");
 }
 
 #[test]

@@ -303,6 +303,9 @@ fn wrong_use_is_told_and_makes_nothing() {
     let entries = fs::read_dir(bench.path().join("db")).unwrap();
     assert_eq!(entries.count(), 1, "asking writes nothing");
 
+    let refused = bench.run("load", &["a.txt", "--format", "tsv"]).expect(1);
+    assert!(refused.err.contains("notes"), "{}", refused.err);
+    fs::remove_file(bench.path().join("db/notes")).unwrap();
     bench.run("load", &["a.txt", "--format", "tsv"]).expect(0);
     let misspelt = bench.run("count", &["--keyspace", "recrods"]).expect(1);
     assert!(

@@ -186,10 +186,10 @@ fn a_tree_of_a_newer_format_is_refused() {
     fs::write(folder.path().join("current"), pointer).unwrap();
     match open_lsm(folder.path()).map(drop) {
         Err(Error::NewerFormat {
+            file,
             found: 4,
             supported: 3,
-            ..
-        }) => {}
+        }) => assert_eq!(file, folder.path(), "it names the tree's folder"),
         other => panic!("{other:?}"),
     }
 }

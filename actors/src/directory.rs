@@ -1,0 +1,83 @@
+//! A directory as a place for an engine: its lock, its folders, and whether it may be used at all.
+
+use mailring_engine::{Error, Result, ids::NodeId, manifest::MANIFEST_FILE};
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    path::{Path, PathBuf},
+};
+
+/// The name of the file that a running engine holds locked.
+const LOCK_FILE: &str = "LOCK";
+/// The root of a file system is a good place for an engine.
+const HARMLESS: &str = "lost+found";
+
+/// The folder of a node's tree.
+pub(crate) fn tree_folder(directory: &Path, node: NodeId) -> PathBuf {
+    directory.join(format!("node-{:03}", node.0))
+}
+
+/// Locks the directory against other engines.
+pub(crate) fn lock(directory: &Path) -> Result<File> {
+    let path = directory.join(LOCK_FILE);
+    let context = || format!("opening {}", path.display());
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|error| Error::io(context(), &error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::DirectoryInUse {
+            path: directory.to_owned(),
+        }),
+        Err(TryLockError::Error(error)) => Err(Error::io(context(), &error)),
+    }
+}
+
+/// Refuses to begin where something else is kept, or where there is no engine and none shall be created. Leaves the
+/// directory as it is.
+pub(crate) fn check_place(directory: &Path, create: bool) -> Result<()> {
+    if directory.join(MANIFEST_FILE).exists() {
+        return Ok(());
+    }
+    let no_engine = || match create {
+        true => Ok(()),
+        false => Err(Error::NoEngine {
+            path: directory.to_owned(),
+        }),
+    };
+    let context = |error: &io::Error| Error::io(format!("reading {}", directory.display()), error);
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return no_engine(),
+        Err(error) => return Err(context(&error)),
+    };
+    let mut foreign = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(|error| context(&error))?.file_name();
+        let name = name.to_string_lossy().into_owned();
+        if name != HARMLESS && !may_be_ours(&name) {
+            foreign.push(name);
+        }
+    }
+    match foreign.into_iter().min() {
+        Some(entry) => Err(Error::ForeignDirectory {
+            path: directory.to_owned(),
+            entry,
+        }),
+        None => no_engine(),
+    }
+}
+
+/// Whether a file or folder of this name may be there without a manifest: what a creation that was cut short has left,
+/// which begins again, or what has lost its manifest, of which the journal tells.
+fn may_be_ours(name: &str) -> bool {
+    let is_segment = |prefix| name.starts_with(prefix) && name.ends_with(".seg");
+    let is_temporary = name.strip_suffix(".tmp") == Some(MANIFEST_FILE);
+    let is_tree = name
+        .strip_prefix("node-")
+        .is_some_and(|number| number.parse::<u16>().is_ok());
+    name == LOCK_FILE || is_temporary || is_tree || is_segment("journal-") || is_segment("spare-")
+}

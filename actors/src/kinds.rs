@@ -1,0 +1,56 @@
+//! The kinds of messages by name, for the fault hook.
+//!
+//! A kind that is not listed here does not compile, and the tests inject a panic at each one that is listed: a new kind
+//! of message needs a row in their table.
+
+use crate::{checkpointer::Job, journal_io::IoRequest};
+use mailring_engine::{
+    checkpoint::CheckpointMessage, participant::NodeMessage, sequencer::JournalMessage,
+};
+
+macro_rules! kinds {
+    ($(#[$doc:meta])* $list:ident, $name:ident($message:ident) = $($kind:ident)+) => {
+        $(#[$doc])*
+        pub const $list: &[&str] = &[$(stringify!($kind)),+];
+
+        pub(crate) fn $name(message: &$message) -> &'static str {
+            match message {
+                $($message::$kind { .. } => stringify!($kind),)+
+            }
+        }
+    };
+}
+
+kinds! {
+    /// What a storage node gets.
+    NODE, of_node(NodeMessage) =
+        Request Flush Resolve Visible Freeze Flushed Fenced Rebuilt ReadOnly GoDown
+}
+
+kinds! {
+    /// What the journal gets.
+    JOURNAL, of_journal(JournalMessage) =
+        Append Cut Persisted Failed Spare Installed Fence Down Mark CreateKeyspace DropKeyspace Watch
+}
+
+/// What the journal's shell answers without a message to the journal.
+pub const JOURNAL_SHELL: &[&str] = &["Tick", "Subscribe", "Describe"];
+
+kinds! {
+    /// What the checkpointer gets, but for [`CHECKPOINTER_SHELL`].
+    CHECKPOINTER, of_checkpointer(CheckpointMessage) =
+        Tick Request Frozen MarkReached Written Saved Maintained
+}
+
+/// What the checkpointer's shell gets besides.
+pub const CHECKPOINTER_SHELL: &[&str] = &["ReadOnly"];
+
+kinds! {
+    /// What the thread gets that writes and forces the journal.
+    IO, of_io(IoRequest) = Write ForceIfDue AddSpare ReportSpare Release
+}
+
+kinds! {
+    /// What the thread gets that writes runs and the manifest.
+    RUNS, of_runs(Job) = Write Save
+}

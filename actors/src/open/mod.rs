@@ -1,0 +1,66 @@
+//! Opening: from a directory to running actors, and back.
+//!
+//! ```text
+//!  LOCK ─▶ MANIFEST (created or checked) ─▶ openings + 1, forced ─▶ trees ─▶ journal: replay into generations
+//!       ─▶ threads (I/O, segments, runs, compaction) ─▶ actix System with its arbiters ─▶ actors ─▶ clock
+//! ```
+
+mod recover;
+mod settings;
+mod start;
+mod threads;
+
+pub(crate) use settings::ring_of;
+pub(crate) use threads::Threads;
+
+use crate::{
+    Builder, Mailring,
+    builder::Place,
+    clock,
+    directory::{check_place, lock},
+};
+use mailring_engine::{
+    Error, Result,
+    disk::{DirectoryDisk, Disk, MemoryDisk},
+};
+use recover::recover;
+use start::start;
+use std::{
+    fs,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize},
+    },
+};
+
+pub(crate) fn open(builder: Builder) -> Result<Mailring> {
+    let now_ms = Arc::new(AtomicU64::new(clock::wall_clock_ms()));
+    let gauge = Arc::<AtomicUsize>::default();
+    let (disk, lock, recovered) = match &builder.place {
+        Place::Directory(directory) => {
+            if builder.disk.is_none() {
+                // Of a disk of the caller's only the caller knows what is on it.
+                check_place(directory, builder.create)?;
+            }
+            fs::create_dir_all(directory)
+                .map_err(|error| Error::io(format!("creating {}", directory.display()), &error))?;
+            let lock = lock(directory)?;
+            let disk: Arc<dyn Disk> = match &builder.disk {
+                Some(disk) => Arc::clone(disk),
+                None => Arc::new(DirectoryDisk::new(directory).map_err(|error| {
+                    Error::io(format!("opening {}", directory.display()), &error)
+                })?),
+            };
+            let recovered = recover(&builder, &disk, directory, &now_ms, &gauge)?;
+            (disk, Some(lock), recovered)
+        }
+        Place::Memory => {
+            let disk = builder.disk.clone();
+            let disk = disk.unwrap_or_else(|| Arc::new(MemoryDisk::new()));
+            let recovered = recover(&builder, &disk, Path::new(""), &now_ms, &gauge)?;
+            (disk, None, recovered)
+        }
+    };
+    start(builder, disk, lock, recovered, now_ms, gauge)
+}

@@ -1,0 +1,194 @@
+//! From a directory to what its engine knew: manifest, trees, and the journal replayed into generations.
+
+use super::settings::{check_settings, new_manifest, ring_of};
+use crate::{Builder, builder::Place, directory::tree_folder};
+use mailring_engine::{
+    Error, Result,
+    disk::Disk,
+    generation::Generation,
+    ids::{Incarnation, Lsn},
+    journal::{
+        Journal, JournalOptions,
+        record::{Record, RecordBody},
+    },
+    keyspaces::Keyspaces,
+    manifest::Manifest,
+    ring::Ring,
+    store::{
+        Store, StoreFactory,
+        lsm::{LsmFactory, LsmOptions},
+        memory::MemoryFactory,
+    },
+};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize},
+    },
+};
+
+/// Descriptors that the trees of an engine keep open together.
+const OPEN_FILES: usize = 256;
+
+/// What was read back from a directory.
+pub(super) struct Recovered {
+    pub(super) manifest: Manifest,
+    pub(super) ring: Ring,
+    pub(super) keyspaces: Keyspaces,
+    pub(super) incarnations: Vec<Incarnation>,
+    pub(super) stores: Vec<Arc<dyn Store>>,
+    pub(super) generations: Vec<Generation>,
+    pub(super) journal: Journal,
+    pub(super) last_lsn: Lsn,
+}
+
+pub(super) fn recover(
+    builder: &Builder,
+    disk: &Arc<dyn Disk>,
+    directory: &Path,
+    now_ms: &Arc<AtomicU64>,
+    gauge: &Arc<AtomicUsize>,
+) -> Result<Recovered> {
+    let found = Manifest::load(&**disk)?;
+    let is_new = found.is_none();
+    let mut manifest = match found {
+        Some(manifest) => {
+            check_settings(builder, &manifest)?;
+            manifest
+        }
+        None if !builder.create => {
+            return Err(Error::NoEngine {
+                path: directory.to_owned(),
+            });
+        }
+        None => new_manifest(builder)?,
+    };
+    let ring = ring_of(&manifest)?;
+    let was_clean = manifest.clean_shutdown;
+    // A salt is used for one opening only: the count is forced before anything is written under it.
+    manifest.openings += 1;
+    manifest.clean_shutdown = false;
+    for progress in &mut manifest.progress {
+        progress.incarnation = progress.incarnation.next();
+    }
+    let options = JournalOptions {
+        segment_bytes: builder.segment_bytes,
+        salt: manifest.openings,
+    };
+    // The journal of a new directory comes before its manifest: where the manifest is missing and commits are there,
+    // nothing may be written that looks like a directory. A creation cut short in between begins again.
+    let created = match is_new {
+        true => Some(Journal::create(Arc::clone(disk), options, Lsn(0))?),
+        false => None,
+    };
+    manifest.save(&**disk)?;
+    let mut keyspaces = manifest.keyspaces(&**disk)?;
+    let factory = factory(builder, now_ms);
+    let mut stores = Vec::new();
+    for node in &manifest.nodes {
+        let store = factory.open(node.node, &tree_folder(directory, node.node))?;
+        stores.push(match &builder.store_hook {
+            Some(hook) => hook(store),
+            None => store,
+        });
+    }
+    let generations: Vec<_> = stores
+        .iter()
+        .map(|_| Generation::with_gauge(Arc::clone(gauge)))
+        .collect();
+    let mut incarnations: Vec<_> = manifest.progress.iter().map(|p| p.incarnation).collect();
+    let complete: Vec<_> = manifest.progress.iter().map(|p| p.complete).collect();
+    let catalogue_lsn = manifest.last_lsn;
+    let (journal, last_lsn) = if let Some(journal) = created {
+        (journal, Lsn(0))
+    } else {
+        let after = complete.iter().min().copied().unwrap_or_default();
+        let mut visit = |record: Record| {
+            replay(
+                record,
+                catalogue_lsn,
+                &complete,
+                &generations,
+                &mut keyspaces,
+                &mut incarnations,
+            )
+        };
+        let (journal, recovery) = Journal::open(Arc::clone(disk), options, after, &mut visit)?;
+        tracing::info!(
+            last_lsn = recovery.last_lsn.0,
+            torn_bytes = recovery.torn_bytes,
+            was_clean,
+            "the journal was recovered"
+        );
+        (journal, recovery.last_lsn)
+    };
+    for id in 1..keyspaces.next_id().0 {
+        let id = mailring_engine::ids::KeyspaceId(id);
+        if !keyspaces.contains(id) {
+            for store in &stores {
+                store.drop_prefix(&id.0.to_be_bytes())?;
+            }
+        }
+    }
+    Ok(Recovered {
+        manifest,
+        ring,
+        keyspaces,
+        incarnations,
+        stores,
+        generations,
+        journal,
+        last_lsn,
+    })
+}
+
+/// Installs one record of the journal.
+fn replay(
+    record: Record,
+    catalogue_lsn: Lsn,
+    complete: &[Lsn],
+    generations: &[Generation],
+    keyspaces: &mut Keyspaces,
+    incarnations: &mut [Incarnation],
+) -> Result<()> {
+    let lsn = record.lsn;
+    match record.body {
+        RecordBody::Commit { parts, .. } => {
+            for part in &parts {
+                let node = usize::from(part.node.0);
+                if complete.get(node).is_some_and(|complete| lsn > *complete) {
+                    for write in &part.writes {
+                        generations[node].insert(lsn, write);
+                    }
+                }
+            }
+        }
+        RecordBody::CreateKeyspace { id, name } if lsn > catalogue_lsn => {
+            keyspaces.install_create(id, &name)?;
+        }
+        RecordBody::DropKeyspace { id } if lsn > catalogue_lsn => {
+            keyspaces.install_drop(id);
+        }
+        RecordBody::Fence { node, incarnation } => {
+            if let Some(current) = incarnations.get_mut(usize::from(node.0)) {
+                *current = incarnation.next().max(*current);
+            }
+        }
+        RecordBody::CreateKeyspace { .. } | RecordBody::DropKeyspace { .. } => {}
+    }
+    Ok(())
+}
+
+fn factory(builder: &Builder, now_ms: &Arc<AtomicU64>) -> Box<dyn StoreFactory> {
+    match builder.place {
+        Place::Directory(_) => {
+            let options = LsmOptions::new(builder.block_cache_share() as u64, OPEN_FILES)
+                .now_ms(Arc::clone(now_ms));
+            Box::new(LsmFactory::new(options))
+        }
+        Place::Memory => Box::new(MemoryFactory {
+            now_ms: Arc::clone(now_ms),
+        }),
+    }
+}

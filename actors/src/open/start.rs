@@ -1,0 +1,290 @@
+//! From what was recovered to running actors and threads.
+
+use super::{
+    recover::Recovered,
+    threads::{Files, Threads},
+};
+use crate::{
+    Builder, Durability, Mailring,
+    budget::Budget,
+    checkpointer::{self, Checkpointer},
+    clock::{self, Clock},
+    engine::Engine,
+    journal::JournalActor,
+    journal_io::{self, JournalFile},
+    router::{Queue, Route, Router, Routes},
+    stats::NodeState,
+    storage_node::StorageNode,
+    supervisor::Supervisor,
+    switchboard::{Addresses, Switchboard},
+    system::ActorSystem,
+    telemetry::Telemetry,
+};
+use actix::Actor;
+use arc_swap::ArcSwap;
+use crossbeam_channel::unbounded;
+use mailring_engine::{
+    Error, Result,
+    cache::RowCache,
+    checkpoint::Checkpoint,
+    disk::Disk,
+    journal::frame_bytes,
+    participant::{Participant, TreeSource},
+    restart::Restarts,
+    sequencer::{Sequencer, SequencerOptions, SequencerState},
+    view::{Frozen, NodeTable, NodeView, Visible},
+};
+use std::{
+    collections::{BTreeMap, hash_map::RandomState},
+    fs::File,
+    hash::{BuildHasher, Hasher},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize},
+    },
+    thread,
+};
+use tokio::sync::Notify;
+
+/// Bytes of records in one group; beyond, a batch waits for the next group.
+const MAX_GROUP_BYTES: usize = 8 << 20;
+
+pub(super) fn start(
+    builder: Builder,
+    disk: Arc<dyn Disk>,
+    lock: Option<File>,
+    recovered: Recovered,
+    now_ms: Arc<AtomicU64>,
+    gauge: Arc<AtomicUsize>,
+) -> Result<Mailring> {
+    let Recovered {
+        manifest,
+        ring,
+        keyspaces,
+        incarnations,
+        stores,
+        generations,
+        journal,
+        last_lsn,
+    } = recovered;
+    let clock = Clock::start();
+    let tables: Vec<_> = manifest
+        .progress
+        .iter()
+        .zip(generations)
+        .zip(&stores)
+        .map(|((progress, generation), store)| {
+            let generation = Arc::new(generation);
+            let active = Arc::new(generation.successor());
+            let frozen = if generation.is_empty() {
+                Vec::new()
+            } else {
+                vec![Frozen {
+                    through: last_lsn,
+                    generation,
+                }]
+            };
+            let view = NodeView {
+                active,
+                frozen,
+                tree: store.view(),
+                complete: progress.complete,
+            };
+            Arc::new(NodeTable::new(progress.node, view))
+        })
+        .collect();
+    let nodes: Vec<_> = tables
+        .iter()
+        .map(|table| Route {
+            node: table.node(),
+            table: Arc::clone(table),
+            queue: Arc::new(Queue::new(builder.mailbox_capacity)),
+            state: NodeState::Serving,
+            restarts: 0,
+            last_failure: None,
+        })
+        .collect();
+    let budget = Budget::new(
+        clock,
+        gauge,
+        builder.generations_share(),
+        builder.in_flight_share(),
+    );
+    let switchboard = Arc::new(Switchboard {
+        clock,
+        visible: Visible::new(last_lsn),
+        cache: Arc::new(RowCache::new(builder.row_cache_share(), random())),
+        telemetry: Telemetry::new(tables.len()),
+        budget: Arc::new(budget),
+        routes: ArcSwap::from_pointee(Routes {
+            ring: Arc::new(ring),
+            nodes,
+        }),
+        tables,
+        stores,
+        fault_hook: builder.fault_hook.clone(),
+        read_only: OnceLock::new(),
+        space_error: Mutex::new(None),
+        forced: Arc::default(),
+        addresses: OnceLock::new(),
+        now_ms,
+        journal_tick: clock::TickSlot::default(),
+        checkpoint_tick: clock::TickSlot::default(),
+        journal_overdue: Notify::new(),
+    });
+    let sequencer = Sequencer::new(
+        SequencerOptions {
+            force: builder.durability == Durability::Always,
+            max_group_bytes: MAX_GROUP_BYTES,
+            segment_bytes: builder.segment_bytes - frame_bytes(0) - 4096,
+        },
+        SequencerState {
+            last_lsn,
+            last_group: journal.last_group(),
+            incarnations: incarnations.clone(),
+            keyspaces,
+            room: journal.room(),
+        },
+    );
+    let reader = journal.reader();
+    let interval = match builder.durability {
+        Durability::Interval(interval) => Some(interval),
+        Durability::Always | Durability::None => None,
+    };
+    let file = Arc::new(JournalFile::new(
+        journal,
+        interval,
+        Arc::clone(&switchboard.forced),
+    ));
+    let (io_sender, io_requests) = unbounded();
+    let (segment_sender, segment_requests) = unbounded();
+    let (job_sender, jobs) = unbounded();
+    let (compaction_sender, compactions) = unbounded();
+    let (clock_sender, clock_stop) = crossbeam_channel::bounded(0);
+
+    let system = ActorSystem::start(builder.arbiters)?;
+    let home = system.arbiter(0);
+    let complete = manifest.progress.iter().map(|p| p.complete).collect();
+    let addresses = Addresses {
+        nodes: incarnations
+            .iter()
+            .enumerate()
+            .map(|(number, incarnation)| {
+                let store = Arc::clone(&switchboard.stores[number]);
+                let participant = Participant::new(
+                    *incarnation,
+                    Arc::clone(&switchboard.tables[number]),
+                    Arc::clone(&switchboard.cache),
+                    TreeSource(Box::new(move || store.view())),
+                    last_lsn,
+                    builder.mailbox_capacity,
+                );
+                let node = StorageNode::new(participant, Arc::clone(&switchboard), reader.clone());
+                actix::Supervisor::start_in_arbiter(system.arbiter(number), move |_| node)
+            })
+            .collect(),
+        journal: {
+            let actor = JournalActor::new(
+                sequencer,
+                Arc::clone(&switchboard),
+                Arc::clone(&file),
+                io_sender.clone(),
+                segment_sender,
+                builder.watch_capacity,
+            );
+            JournalActor::start_in_arbiter(home, move |_| actor)
+        },
+        checkpointer: {
+            let actor = Checkpointer::new(
+                Checkpoint::new(builder.checkpoint_share() as u64, complete),
+                Arc::clone(&switchboard),
+                job_sender,
+                compaction_sender,
+                io_sender.clone(),
+                Restarts::new(builder.restart_policy)?,
+            );
+            Checkpointer::start_in_arbiter(home, move |_| actor)
+        },
+        supervisor: {
+            let restarts = switchboard
+                .tables
+                .iter()
+                .map(|_| Restarts::new(builder.restart_policy))
+                .collect::<Result<_>>()?;
+            let actor = Supervisor::new(restarts, Arc::clone(&switchboard));
+            Supervisor::start_in_arbiter(home, move |_| actor)
+        },
+        router: {
+            let actor = Router::new(Arc::clone(&switchboard));
+            Router::start_in_arbiter(home, move |_| actor)
+        },
+    };
+    assert!(
+        switchboard.addresses.set(addresses).is_ok(),
+        "addresses are published once"
+    );
+
+    let mut joins = Vec::new();
+    let mut spawn = |name: &str, run: Box<dyn FnOnce(&Switchboard) + Send>| {
+        let switchboard = Arc::clone(&switchboard);
+        let join = thread::Builder::new()
+            .name(format!("mailring-{name}"))
+            .spawn(move || run(&switchboard))
+            .map_err(|error| Error::io("starting a thread", &error))?;
+        joins.push(join);
+        Ok::<_, Error>(())
+    };
+    let io_file = Arc::clone(&file);
+    spawn(
+        "journal",
+        Box::new(move |board| journal_io::run_io(&io_file, &io_requests, board)),
+    )?;
+    let segment_file = Arc::clone(&file);
+    let segment_disk = Arc::clone(&disk);
+    spawn(
+        "segments",
+        Box::new(move |board| {
+            let disk = &segment_disk;
+            journal_io::run_segments(disk, &segment_file, &segment_requests, &io_sender, board);
+        }),
+    )?;
+    let worker_disk = Arc::clone(&disk);
+    let worker_file = Arc::clone(&file);
+    spawn(
+        "runs",
+        Box::new(move |board| {
+            checkpointer::run_worker(&jobs, manifest, &worker_disk, &worker_file, board);
+        }),
+    )?;
+    spawn(
+        "compaction",
+        Box::new(move |board| checkpointer::run_compaction(&compactions, board)),
+    )?;
+    spawn(
+        "clock",
+        Box::new(move |board| clock::run(board, &clock_stop)),
+    )?;
+
+    Ok(Mailring {
+        engine: Arc::new(Engine {
+            switchboard,
+            deadline: builder.deadline,
+            keyspaces: Mutex::new(BTreeMap::new()),
+            threads: Mutex::new(Some(Threads {
+                system,
+                clock: clock_sender,
+                joins,
+                files: Files {
+                    journal: file,
+                    disk,
+                    _lock: lock,
+                },
+            })),
+            closed: AtomicBool::new(false),
+        }),
+    })
+}
+
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}

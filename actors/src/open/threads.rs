@@ -1,0 +1,52 @@
+//! What runs behind a handle, and how it is stopped.
+
+use crate::{journal_io::JournalFile, system::ActorSystem};
+use mailring_engine::{Result, disk::Disk, manifest::Manifest};
+use std::{fs::File, sync::Arc, thread::JoinHandle};
+
+/// Everything that runs, and how it is stopped.
+#[derive(Debug)]
+pub(crate) struct Threads {
+    pub(super) system: ActorSystem,
+    pub(super) clock: crossbeam_channel::Sender<()>,
+    pub(super) joins: Vec<JoinHandle<()>>,
+    pub(super) files: Files,
+}
+
+pub(super) struct Files {
+    pub(super) journal: Arc<JournalFile>,
+    pub(super) disk: Arc<dyn Disk>,
+    /// Held locked until the end.
+    pub(super) _lock: Option<File>,
+}
+
+impl std::fmt::Debug for Files {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Files")
+    }
+}
+
+impl Threads {
+    /// Stops everything; what is acknowledged is in the journal.
+    pub(crate) fn stop(self) {
+        if let Err(error) = self.stop_cleanly(false) {
+            tracing::warn!(%error, "the journal could not be closed; opening recovers it");
+        }
+    }
+
+    /// Stops everything, and says in the manifest that all of it is in the trees if `clean`.
+    pub(crate) fn stop_cleanly(self, clean: bool) -> Result<()> {
+        self.system.stop();
+        drop(self.clock);
+        for join in self.joins {
+            // A thread that panicked has told so, and nothing depends on it any more.
+            let _ = join.join();
+        }
+        self.files.journal.close()?;
+        if clean && let Some(mut manifest) = Manifest::load(&*self.files.disk)? {
+            manifest.clean_shutdown = true;
+            manifest.save(&*self.files.disk)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,117 @@
+//! An engine of two nodes with traps, under a load whose every outcome is noted.
+
+use super::{Ledger, Trap, builder, check, load, patiently, until, until_idle};
+use mailring::{Builder, Error, FaultSite, Keyspace, Mailring, Result};
+use std::sync::{Arc, Mutex};
+
+pub struct Stage {
+    pub directory: tempfile::TempDir,
+    pub trap: Arc<Trap>,
+    /// A second trap, for what must go wrong first.
+    pub first: Arc<Trap>,
+    pub second: Arc<Trap>,
+    pub ledger: Arc<Mutex<Ledger>>,
+    pub db: Mailring,
+    pub ks: Keyspace,
+}
+
+impl Stage {
+    pub async fn open() -> Result<Self> {
+        Self::tuned(|builder| builder).await
+    }
+
+    pub async fn tuned(tune: impl FnOnce(Builder) -> Builder) -> Result<Self> {
+        let directory = tempfile::tempdir().unwrap();
+        let (trap, first, second) = (Trap::new(), Trap::new(), Trap::new());
+        let hooks = [trap.hook(), first.hook(), second.hook()];
+        let hook = Arc::new(move |site: &FaultSite<'_>| hooks.iter().for_each(|hook| hook(site)));
+        let db = tune(builder(directory.path()).fault_hook(hook))
+            .open()
+            .await?;
+        let ks = db.keyspace("ks").await?;
+        ks.put("first", "value").await?;
+        Ok(Self {
+            directory,
+            trap,
+            first,
+            second,
+            ledger: Arc::default(),
+            db,
+            ks,
+        })
+    }
+
+    /// Writes from several tasks until all rounds are over, or the engine is read-only.
+    pub async fn load(&self, name: &str, tasks: usize, rounds: usize) {
+        load(&self.ks, &self.ledger, name, tasks, rounds).await;
+    }
+
+    /// Writes from several tasks, and large values beside them, so that the journal goes on to its next segment, and then
+    /// makes a checkpoint, so that it lets go of the old ones. Whatever the answers are, there are some.
+    pub async fn write_until_a_segment_is_full(&self, round: usize) {
+        let large = {
+            let ks = self.ks.clone();
+            tokio::spawn(async move {
+                for number in 0..8 {
+                    let _ = ks.put(format!("large-{number}"), vec![0; 300 << 10]).await;
+                }
+            })
+        };
+        self.load(&format!("round-{round}"), 8, 10).await;
+        patiently(large).await.expect("it has not panicked");
+        let _ = patiently(self.db.checkpoint()).await;
+    }
+
+    /// Makes checkpoints beside whatever else goes on.
+    pub fn checkpoints(&self, count: usize) -> tokio::task::JoinHandle<Result<()>> {
+        let db = self.db.clone();
+        tokio::spawn(async move {
+            for _ in 0..count {
+                db.checkpoint().await?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Checks what is there now against what was told.
+    pub async fn check(&self) {
+        check(&self.ledger, &self.ks).await;
+    }
+
+    /// The engine refuses every write and serves every read, and it stops when it is told to.
+    pub async fn assert_read_only(&self) -> Result<()> {
+        let (db, ks) = (&self.db, &self.ks);
+        until(|| db.stats().read_only.is_some()).await;
+        assert_eq!(ks.get("first").await?.as_deref(), Some(&b"value"[..]));
+        assert!(ks.prefix("").count().await? > 0);
+        self.assert_refuses().await;
+        patiently(db.shutdown()).await
+    }
+
+    pub async fn assert_refuses(&self) {
+        let (db, ks) = (&self.db, &self.ks);
+        let refused = |error: Option<Error>| match error {
+            Some(Error::ReadOnly { .. } | Error::NodeDown { .. }) => {}
+            other => panic!("{other:?}"),
+        };
+        refused(patiently(ks.put("first", "x")).await.err());
+        refused(patiently(ks.add("counter", 1)).await.err());
+        refused(patiently(db.keyspace("new")).await.err());
+        refused(patiently(db.drop_keyspace("ks")).await.err());
+        refused(patiently(db.checkpoint()).await.err());
+        until_idle(db).await;
+    }
+
+    /// Opens the directory again, as it was left, and checks that everything acknowledged is there and that it serves.
+    pub async fn assert_reopens_whole(self) -> Result<()> {
+        let ledger = std::mem::take(&mut *self.ledger.lock().unwrap());
+        drop((self.ks, self.db));
+        let db = builder(self.directory.path()).open().await?;
+        let ks = db.keyspace("ks").await?;
+        ledger.check(&ks).await;
+        assert_eq!(ks.get("first").await?.as_deref(), Some(&b"value"[..]));
+        ks.put("first", "again").await?;
+        patiently(db.checkpoint()).await?;
+        patiently(db.verify()).await.map(drop)
+    }
+}

@@ -1,0 +1,276 @@
+//! A panic at every kind of message of every actor: everybody who asked is answered, nothing acknowledged is lost, and
+//! the parts that can go on do.
+//!
+//! The tables must name every kind: a new kind of message without a row fails its test.
+
+mod common;
+
+use common::{patiently, quick_restarts, stage::Stage, until, until_idle};
+use mailring::{NodeState, Result, kinds};
+
+/// What has to go wrong first for a message of a kind to be sent.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum First {
+    Nothing,
+    NodePanics,
+    NodeIsGivenUp,
+    JournalFails,
+}
+use First::{JournalFails, NodeIsGivenUp, NodePanics, Nothing};
+
+type Table = &'static [(&'static str, First)];
+
+const NODE: Table = &[
+    ("Request", Nothing),
+    ("Flush", Nothing),
+    ("Resolve", Nothing),
+    ("Visible", Nothing),
+    ("Freeze", Nothing),
+    ("Flushed", Nothing),
+    ("Fenced", NodePanics),
+    ("Rebuilt", NodePanics),
+    ("ReadOnly", JournalFails),
+    ("GoDown", NodeIsGivenUp),
+];
+
+const JOURNAL: Table = &[
+    ("Append", Nothing),
+    ("Cut", Nothing),
+    ("Persisted", Nothing),
+    ("Failed", JournalFails),
+    ("Spare", Nothing),
+    ("Installed", Nothing),
+    ("Fence", NodePanics),
+    ("Down", NodeIsGivenUp),
+    ("Mark", Nothing),
+    ("CreateKeyspace", Nothing),
+    ("DropKeyspace", Nothing),
+    ("Watch", Nothing),
+    ("Tick", Nothing),
+    ("Subscribe", Nothing),
+    ("Describe", Nothing),
+];
+
+const CHECKPOINTER: Table = &[
+    ("Tick", Nothing),
+    ("Request", Nothing),
+    ("Frozen", Nothing),
+    ("MarkReached", Nothing),
+    ("Written", Nothing),
+    ("Saved", Nothing),
+    ("Maintained", Nothing),
+    ("ReadOnly", JournalFails),
+];
+
+/// Every kind with its row.
+fn rows(table: Table, kinds: &[&[&'static str]]) -> Vec<(&'static str, First)> {
+    let row = |kind: &&'static str| {
+        let row = table.iter().find(|(listed, _)| listed == kind);
+        *row.unwrap_or_else(|| panic!("a new kind of message, {kind}, needs a row in the table"))
+    };
+    kinds
+        .iter()
+        .flat_map(|kinds| kinds.iter())
+        .map(row)
+        .collect()
+}
+
+async fn stage_for(first: First) -> Result<Stage> {
+    let intensity = if first == NodeIsGivenUp { 0 } else { 5 };
+    let stage = Stage::tuned(|builder| builder.restart_policy(quick_restarts(intensity))).await?;
+    match first {
+        Nothing => {}
+        NodePanics | NodeIsGivenUp => stage.first.set("node", Some(1), "Request", true, 3, 1),
+        JournalFails => stage.first.set("io", None, "Write", false, 1, 1),
+    }
+    Ok(stage)
+}
+
+/// Does whatever makes messages, until the trap has sprung: writes small and large, checkpoints, keyspaces that come and
+/// go, watches. All of it is answered; by what is for the caller to say.
+async fn do_everything_until_sprung(stage: &Stage, times: usize) {
+    for round in 0.. {
+        let checkpoints = stage.checkpoints(2);
+        let keyspaces = {
+            let (db, ks) = (stage.db.clone(), stage.ks.clone());
+            tokio::spawn(async move {
+                if let Ok(other) = db.keyspace("other").await {
+                    let _ = other.put("key", "v").await;
+                    let _ = db.drop_keyspace("other").await;
+                }
+                let _ = db.keyspaces().await;
+                let _ = ks.watch("").await;
+                // Uses up segments.
+                for number in 0..8 {
+                    let _ = ks.put(format!("large-{number}"), vec![0; 300 << 10]).await;
+                }
+            })
+        };
+        stage.load(&format!("round-{round}"), 8, 10).await;
+        patiently(keyspaces).await.expect("it has not panicked");
+        let _ = patiently(checkpoints).await.expect("it has not panicked");
+        if stage.trap.sprung() >= times {
+            return;
+        }
+        assert!(round < 200, "no such message was ever sent");
+    }
+}
+
+/// One restart (two where the restart itself is hit), no addition counted that was refused, and service as before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_panics_at_any_message_loses_nothing_and_serves_again() -> Result<()> {
+    for (kind, first) in rows(NODE, &[kinds::NODE]) {
+        for handled in [false, true] {
+            println!("{kind}, handled: {handled}");
+            let stage = stage_for(first).await?;
+            let skip = usize::from(matches!(kind, "Request" | "Flush" | "Resolve")) * 3;
+            stage.trap.set("node", Some(1), kind, handled, skip, 1);
+            do_everything_until_sprung(&stage, 1).await;
+            match first {
+                Nothing | NodePanics => assert_serves_again(&stage, kind, handled).await?,
+                NodeIsGivenUp => assert_is_down_alone(&stage).await?,
+                JournalFails => stage.assert_read_only().await?,
+            }
+            stage.assert_reopens_whole().await?;
+        }
+    }
+    Ok(())
+}
+
+async fn assert_serves_again(stage: &Stage, kind: &str, handled: bool) -> Result<()> {
+    let unknown = stage.ledger.lock().unwrap().unknown();
+    assert!(
+        unknown == 0 || (kind, handled) == ("Visible", true),
+        "{unknown} additions are unknown where their fate can be told"
+    );
+    stage.load("after", 4, 2).await;
+    patiently(stage.db.checkpoint()).await?;
+    stage.check().await;
+    until_idle(&stage.db).await;
+    let stats = stage.db.stats();
+    assert_eq!(stats.nodes[1].state, NodeState::Restarted);
+    assert!(stats.nodes[1].last_failure.is_some());
+    assert_eq!(stats.nodes[0].state, NodeState::Serving);
+    assert_eq!(stats.read_only, None);
+    stage.db.verify().await.map(drop)
+}
+
+async fn assert_is_down_alone(stage: &Stage) -> Result<()> {
+    until(|| stage.db.stats().nodes[1].state == NodeState::Down).await;
+    let up = common::keys_of(&stage.db, &stage.ks, 0, 3).await;
+    for key in &up {
+        let lsn = patiently(stage.ks.put(key, key)).await?;
+        assert!(stage.db.stats().visible_lsn >= lsn, "nothing is held back");
+    }
+    patiently(stage.db.checkpoint()).await?;
+    until_idle(&stage.db).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_journal_that_panics_at_any_message_leaves_a_read_only_engine_that_reopens_whole()
+-> Result<()> {
+    for (kind, first) in rows(JOURNAL, &[kinds::JOURNAL, kinds::JOURNAL_SHELL]) {
+        for handled in [false, true] {
+            println!("{kind}, handled: {handled}");
+            let stage = stage_for(first).await?;
+            let is_frequent = matches!(kind, "Append" | "Cut" | "Persisted" | "Installed");
+            let skip = usize::from(is_frequent) * 20;
+            stage.trap.set("journal", None, kind, handled, skip, 1);
+            do_everything_until_sprung(&stage, 1).await;
+            match first {
+                NodeIsGivenUp => {
+                    until(|| stage.db.stats().read_only.is_some()).await;
+                    stage.assert_refuses().await;
+                }
+                Nothing | NodePanics | JournalFails => stage.assert_read_only().await?,
+            }
+            stage.assert_reopens_whole().await?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpointer_that_panics_at_any_message_goes_on_and_refuses_nobody() -> Result<()> {
+    for (kind, first) in rows(
+        CHECKPOINTER,
+        &[kinds::CHECKPOINTER, kinds::CHECKPOINTER_SHELL],
+    ) {
+        for handled in [false, true] {
+            println!("{kind}, handled: {handled}");
+            let stage = stage_for(first).await?;
+            stage.trap.set("checkpointer", None, kind, handled, 0, 1);
+            let checkpoint = stage.checkpoints(1);
+            do_everything_until_sprung(&stage, 1).await;
+            let checkpoint = patiently(checkpoint).await.unwrap();
+            if first == JournalFails {
+                stage.assert_read_only().await?;
+            } else {
+                checkpoint?;
+                let lsn = patiently(stage.ks.put("behind", "v")).await?;
+                assert!(patiently(stage.db.checkpoint()).await? >= lsn);
+                assert_eq!(stage.db.stats().read_only, None);
+                stage.check().await;
+            }
+            stage.assert_reopens_whole().await?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpointer_that_panics_at_a_message_twice_leaves_a_read_only_engine() -> Result<()> {
+    for (kind, first) in rows(
+        CHECKPOINTER,
+        &[kinds::CHECKPOINTER, kinds::CHECKPOINTER_SHELL],
+    ) {
+        println!("{kind}");
+        let stage = stage_for(first).await?;
+        stage.trap.set("checkpointer", None, kind, false, 0, 2);
+        do_everything_until_sprung(&stage, 2).await;
+        stage.assert_read_only().await?;
+        stage.assert_reopens_whole().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_router_or_supervisor_that_panics_loses_no_report() -> Result<()> {
+    for (actor, kind) in [("router", "NodeStatus"), ("supervisor", "Panicked")] {
+        for handled in [false, true] {
+            println!("{actor} {kind}, handled: {handled}");
+            let stage = stage_for(NodePanics).await?;
+            stage.trap.set(actor, None, kind, handled, 0, 1);
+            do_everything_until_sprung(&stage, 1).await;
+            until_idle(&stage.db).await;
+            let node = stage.db.stats().nodes[1].clone();
+            assert_eq!((node.state, node.restarts), (NodeState::Restarted, 1));
+            stage.load("after", 4, 2).await;
+            stage.check().await;
+            stage.assert_reopens_whole().await?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_supervisor_that_always_panics_gives_up_the_node_and_not_the_engine() -> Result<()> {
+    for kind in ["Panicked", "Broken"] {
+        println!("{kind}");
+        let stage = stage_for(NodePanics).await?;
+        stage
+            .trap
+            .set("supervisor", None, kind, false, 0, usize::MAX);
+        if kind == "Broken" {
+            // Every one: a rebuild that a checkpoint has overtaken is begun again.
+            stage
+                .second
+                .set("rebuild", None, "Rebuild", false, 0, usize::MAX);
+        }
+        do_everything_until_sprung(&stage, 2).await;
+        assert_is_down_alone(&stage).await?;
+        stage.assert_reopens_whole().await?;
+    }
+    Ok(())
+}
