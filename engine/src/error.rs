@@ -4,7 +4,10 @@
 //! succeed later. [`Error::Unknown`] is not retryable: the write may have been applied, so read before you repeat
 //! it, or repeat only what is idempotent.
 
-use crate::ids::NodeId;
+use crate::{
+    ids::NodeId,
+    locks::{FencingToken, Resource, WaitsFor},
+};
 use std::{io, path::PathBuf};
 
 /// A result with mailring's error.
@@ -211,6 +214,53 @@ pub enum Error {
         /// Why.
         reason: &'static str,
     },
+    /// The name can't be a lock's.
+    #[error("{name:?} can't name a lock: {reason}")]
+    InvalidLockName {
+        /// The refused name.
+        name: String,
+        /// Why it was refused.
+        reason: &'static str,
+    },
+    /// The lock could not be had without waiting.
+    #[error("{resource} is not free; try again later, or wait for it")]
+    LockBusy {
+        /// What was to be locked.
+        resource: Resource,
+    },
+    /// The lock was not granted in time.
+    #[error("{resource} was not granted before the deadline; retry with back-off or wait longer")]
+    LockTimeout {
+        /// What was to be locked.
+        resource: Resource,
+    },
+    /// Waiting for the lock would never have ended. The youngest in the cycle is refused.
+    #[error(
+        "a deadlock: {}; release what is held, then retry with back-off",
+        crate::locks::describe_cycle(.cycle)
+    )]
+    Deadlock {
+        /// Who waits for whom, from the refused one on: each for the next, the last for the first.
+        cycle: Vec<WaitsFor>,
+    },
+    /// The lock is not held any more.
+    #[error(
+        "the lock is not held any more: its lease ran out, it was released, or the lock manager restarted; acquire it again"
+    )]
+    LockLost,
+    /// A write carried a token that is not, or not any more, that of the lock's holder.
+    #[error(
+        "the write was refused: its token {token} is not that of the holder of lock {lock:?}; acquire the lock again and read again"
+    )]
+    StaleFence {
+        /// The lock.
+        lock: String,
+        /// The refused token.
+        token: FencingToken,
+    },
+    /// The lock manager panicked while the request waited.
+    #[error("the lock manager restarted; nothing was locked, retry")]
+    LockManagerRestarted,
     /// The operating system refused an operation.
     #[error("{context}: {message}")]
     Io {
@@ -248,6 +298,10 @@ impl Error {
             Self::Overloaded { .. }
             | Self::DeadlineExceeded
             | Self::NodeRestarted { .. }
+            | Self::LockBusy { .. }
+            | Self::LockTimeout { .. }
+            | Self::Deadlock { .. }
+            | Self::LockManagerRestarted
             | Self::DiskFull { .. } => true,
             Self::EmptyKey
             | Self::KeyTooLarge { .. }
@@ -269,6 +323,9 @@ impl Error {
             | Self::NewerFormat { .. }
             | Self::SettingsMismatch { .. }
             | Self::InvalidOption { .. }
+            | Self::InvalidLockName { .. }
+            | Self::LockLost
+            | Self::StaleFence { .. }
             | Self::Io { .. }
             | Self::Closed => false,
         }

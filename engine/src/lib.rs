@@ -15,6 +15,7 @@ pub mod generation_source;
 pub mod ids;
 pub mod journal;
 pub mod keyspaces;
+pub mod locks;
 pub mod manifest;
 pub mod participant;
 pub mod rebuild;
