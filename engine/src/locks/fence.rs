@@ -5,12 +5,18 @@
 //! write under a token is either in the order of commits before everything the next holder does, or refused.
 
 use super::{
-    message::{FenceRefusal, FenceVote, FencingToken, LockEffect, Resource},
+    message::{FenceRefusal, FenceVote, FencingToken, LockEffect, Resource, SessionId},
     slots::Slot,
     table::{LockTable, Timer},
 };
 use crate::ids::Time;
 use std::sync::Arc;
+
+/// A transaction that is being decided under the token of this session's hold of this lock.
+pub(super) type Fence = (u64, Slot, SessionId);
+
+/// Before every other session.
+const FIRST: SessionId = SessionId::Application(0);
 
 impl LockTable {
     pub(super) fn prepare_fence(
@@ -42,16 +48,11 @@ impl LockTable {
         }
         let resource = Resource::Lock(Arc::clone(lock));
         let slot = *self.index.get(&resource).ok_or(FenceRefusal::Stale)?;
-        let is_repeated = self.fences.contains_key(&(txn, slot));
-        let holder = self
-            .locks
-            .at(slot)
-            .holders
-            .iter()
-            .find(|hold| hold.token == token && (hold.is_live() || is_repeated))
-            .map(|hold| hold.session.id)
-            .ok_or(FenceRefusal::Stale)?;
-        if is_repeated {
+        let holders = &self.locks.at(slot).holders;
+        let hold = holders.iter().find(|hold| hold.token == token);
+        let holder = hold.ok_or(FenceRefusal::Stale)?.session.id;
+        let fence = (txn, slot, holder);
+        if self.fences.contains_key(&fence) {
             return Ok(());
         }
         if self.fences.len() >= self.limits.requests {
@@ -59,21 +60,25 @@ impl LockTable {
         }
         let hold = self.locks.at_mut(slot).holders.get_mut(holder);
         let hold = hold.expect("it was just found");
+        if !hold.is_live() {
+            return Err(FenceRefusal::Stale);
+        }
         hold.fences += 1;
         hold.floor = Some(hold.mode);
-        self.fences.insert((txn, slot), (holder, deadline));
-        self.timers.insert((deadline, Timer::Fence(txn, slot)));
+        self.fences.insert(fence, deadline);
+        self.timers.insert((deadline, Timer::Fence(fence)));
         // The floor can strengthen what a waiting conversion of this session will need.
         self.suspects.push_back(holder);
         Ok(())
     }
 
     pub(super) fn resolve_fence(&mut self, txn: u64, out: &mut Vec<LockEffect>) {
-        let of_txn = (txn, Slot::MIN)..=(txn, Slot::MAX);
-        while let Some((&key, &(holder, timer))) = self.fences.range(of_txn.clone()).next() {
-            let (_, slot) = key;
-            self.fences.remove(&key);
-            self.timers.remove(&(timer, Timer::Fence(txn, slot)));
+        while let Some((&fence, &timer)) = self.fences.range((txn, 0, FIRST)..).next()
+            && fence.0 == txn
+        {
+            let (_, slot, holder) = fence;
+            self.fences.remove(&fence);
+            self.timers.remove(&(timer, Timer::Fence(fence)));
             let holders = &mut self.locks.at_mut(slot).holders;
             let hold = holders.get_mut(holder).expect("a fence keeps its hold");
             hold.fences -= 1;
@@ -85,11 +90,11 @@ impl LockTable {
         }
     }
 
-    pub(super) fn fence_due(&mut self, txn: u64, slot: Slot, out: &mut Vec<LockEffect>) {
+    pub(super) fn fence_due(&mut self, fence: Fence, out: &mut Vec<LockEffect>) {
         let next = self.now.after(self.limits.ask_again);
-        let fence = self.fences.get_mut(&(txn, slot));
-        fence.expect("a fence with a timer is unresolved").1 = next;
-        self.timers.insert((next, Timer::Fence(txn, slot)));
-        out.push(LockEffect::Ask { txn });
+        let timer = self.fences.get_mut(&fence);
+        *timer.expect("a fence with a timer is unresolved") = next;
+        self.timers.insert((next, Timer::Fence(fence)));
+        out.push(LockEffect::Ask { txn: fence.0 });
     }
 }

@@ -186,13 +186,8 @@ impl LockTable {
         }
     }
 
-    /// Takes all grants out of a hold; answers them.
-    fn end_hold(
-        &mut self,
-        slot: Slot,
-        session: SessionId,
-        out: &mut Vec<LockEffect>,
-    ) -> Few<Grant> {
+    /// Takes all grants out of a hold.
+    fn end_hold(&mut self, slot: Slot, session: SessionId, out: &mut Vec<LockEffect>) {
         let lock = self.locks.at_mut(slot);
         let hold = lock
             .holders
@@ -205,7 +200,6 @@ impl LockTable {
         }
         self.settle(slot, session);
         self.advance(slot, out);
-        grants
     }
 
     /// After a hold's grants have changed: brings its mode up to date, and ends it if none are left. (Ended or not, it

@@ -125,30 +125,22 @@ impl Holders {
         }
     }
 
-    /// Brings the hold's mode up to date with its grants, and takes it out if it has become empty. Answers the hold
-    /// that is out, and whether others may enter now who could not before.
-    pub(super) fn settle(&mut self, session: SessionId) -> (Option<Hold>, bool) {
+    /// Brings the hold's mode up to date with its grants, and takes it out if nothing is left of it.
+    pub(super) fn settle(&mut self, session: SessionId) {
         let hold = self.get_mut(session).expect("the session holds the lock");
-        let before = hold.mode;
-        match hold.joined() {
-            Some(mode) => {
-                hold.mode = mode;
-                self.counts[before as usize] -= 1;
-                self.counts[mode as usize] += 1;
-                (None, !mode.covers(before))
-            }
-            None => {
-                self.counts[before as usize] -= 1;
-                let is_first = self
-                    .first
-                    .as_ref()
-                    .is_some_and(|first| first.session.id == session);
-                let out = match is_first {
-                    true => self.first.take(),
-                    false => self.others.remove(&session),
-                };
-                (out, true)
-            }
+        let (before, after) = (hold.mode, hold.joined());
+        self.counts[before as usize] -= 1;
+        if let Some(mode) = after {
+            self.counts[mode as usize] += 1;
+            self.get_mut(session).expect("it was just found").mode = mode;
+        } else if self
+            .first
+            .as_ref()
+            .is_some_and(|first| first.session.id == session)
+        {
+            self.first = None;
+        } else {
+            self.others.remove(&session);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::{
     Mode,
+    fence::Fence,
     few::Few,
     lock::{Lock, Waiter},
     message::{Acquire, FencingToken, LockEffect, LockMessage, Resource, SessionId, Wait},
@@ -72,7 +73,7 @@ pub(super) enum Timer {
     /// A lease is due for renewal, or over.
     Lease(Slot, SessionId),
     /// A transaction is past its deadline.
-    Fence(u64, Slot),
+    Fence(Fence),
     /// A request has waited long enough.
     Wait(RequestId),
 }
@@ -89,8 +90,8 @@ pub struct LockTable {
     pub(super) requests: HashMap<RequestId, Place>,
     pub(super) sessions: HashMap<SessionId, SessionState>,
     pub(super) timers: BTreeSet<(Time, Timer)>,
-    /// The transactions under a fence: who holds the lock for each, and when it is asked for.
-    pub(super) fences: BTreeMap<(u64, Slot), (SessionId, Time)>,
+    /// The transactions under a fence, and when each is asked for.
+    pub(super) fences: BTreeMap<Fence, Time>,
     /// Sessions that wait, and for which somebody may have begun to wait since.
     pub(super) suspects: VecDeque<SessionId>,
 }
@@ -167,7 +168,7 @@ impl LockTable {
             match timer {
                 Timer::Open => self.open(out),
                 Timer::Lease(slot, session) => self.lease_due(slot, session, out),
-                Timer::Fence(txn, slot) => self.fence_due(txn, slot, out),
+                Timer::Fence(fence) => self.fence_due(fence, out),
                 Timer::Wait(id) => {
                     let waiter = self
                         .take_waiter(id)
