@@ -116,7 +116,8 @@ fn manifest(engine: &Engine, pinned: &Pinned, catalogue: &Catalogue) -> Manifest
             })
             .collect(),
         epoch: routes.ring.epoch(),
-        openings: 1,
+        // The tokens of its locks go on behind those of the original.
+        openings: engine.switchboard.locks.life(),
         clean_shutdown: true,
         ..Manifest::default()
     };

@@ -2,8 +2,8 @@
 //! an async task.
 
 use crate::{
-    Backup, Batch, CompareAndSet, KeyRange, Keyspace, Mailring, Result, Scan, Snapshot, Stats,
-    Verification, Watch, WatchEvent,
+    Backup, Batch, CompareAndSet, KeyRange, Keyspace, Locks, Mailring, Result, Scan, Snapshot,
+    Stats, Verification, Watch, WatchEvent,
 };
 use bytes::Bytes;
 use mailring_engine::ids::Lsn;
@@ -98,6 +98,12 @@ impl BlockingMailring {
     /// As the async call.
     pub fn drop_keyspace(&self, name: &str) -> Result<()> {
         block_on(self.0.drop_keyspace(name))
+    }
+
+    /// [`Mailring::locks`]; its requests and guards have blocking calls beside the others.
+    #[must_use]
+    pub fn locks(&self) -> Locks {
+        self.0.locks()
     }
 
     /// [`Mailring::checkpoint`].

@@ -11,6 +11,8 @@ use mailring_engine::{
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 const MIB: usize = 1 << 20;
+/// A crash would keep all locks shut for as long.
+const MAX_MAX_LEASE: Duration = Duration::from_secs(3600);
 
 /// When a write counts as done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -51,6 +53,7 @@ pub struct Builder {
     pub(crate) segment_bytes: u64,
     pub(crate) deadline: Duration,
     pub(crate) restart_policy: RestartPolicy,
+    pub(crate) max_lease: Duration,
     pub(crate) arbiters: usize,
     pub(crate) watch_capacity: usize,
     pub(crate) fault_hook: Option<FaultHook>,
@@ -85,6 +88,7 @@ impl Builder {
             segment_bytes: 32 * MIB as u64,
             deadline: Duration::from_secs(5),
             restart_policy: RestartPolicy::default(),
+            max_lease: Duration::from_secs(30),
             arbiters: (cores / 2).max(1),
             watch_capacity: 1024,
             fault_hook: None,
@@ -167,6 +171,13 @@ impl Builder {
     /// How often and how soon a node that panicked is restarted; default 5 restarts a minute.
     pub fn restart_policy(mut self, policy: RestartPolicy) -> Self {
         self.restart_policy = policy;
+        self
+    }
+
+    /// The longest lease that a lock may have; default 30 s. After a crash no lock is granted for as long as the longest
+    /// lease could last that was allowed since the last clean shutdown.
+    pub fn max_lease(mut self, lease: Duration) -> Self {
+        self.max_lease = lease;
         self
     }
 
@@ -279,6 +290,13 @@ impl Builder {
                 "create",
                 "false".into(),
                 "an engine in memory is always new",
+            );
+        }
+        if self.max_lease.is_zero() || self.max_lease > MAX_MAX_LEASE {
+            return refuse(
+                "max_lease",
+                format!("{:?}", self.max_lease),
+                "a lease lasts longer than nothing and up to an hour",
             );
         }
         Restarts::new(self.restart_policy)?;

@@ -49,6 +49,7 @@ pub(crate) struct KeyspaceState {
 pub(crate) struct Engine {
     pub(crate) switchboard: Arc<Switchboard>,
     pub(crate) deadline: Duration,
+    pub(crate) max_lease: Duration,
     pub(crate) keyspaces: Mutex<BTreeMap<String, Arc<KeyspaceState>>>,
     pub(crate) threads: Mutex<Option<Threads>>,
     pub(crate) closed: AtomicBool,

@@ -5,7 +5,8 @@
 
 use crate::{checkpointer::Job, journal_io::IoRequest};
 use mailring_engine::{
-    checkpoint::CheckpointMessage, participant::NodeMessage, sequencer::JournalMessage,
+    checkpoint::CheckpointMessage, locks::LockMessage, participant::NodeMessage,
+    sequencer::JournalMessage,
 };
 
 macro_rules! kinds {
@@ -44,6 +45,15 @@ kinds! {
 
 /// What the checkpointer's shell gets besides.
 pub const CHECKPOINTER_SHELL: &[&str] = &["ReadOnly"];
+
+kinds! {
+    /// What the lock manager gets.
+    LOCKS, of_locks(LockMessage) =
+        Acquire Convert Release Renew ReleaseSession PrepareFence ResolveFence
+}
+
+/// What the lock manager's shell gets besides.
+pub const LOCKS_SHELL: &[&str] = &["Tick"];
 
 kinds! {
     /// What the thread gets that writes and forces the journal.

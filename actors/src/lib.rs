@@ -43,6 +43,7 @@ mod journal_io;
 mod keyspace;
 #[doc(hidden)]
 pub mod kinds;
+mod locks;
 mod mailring;
 mod message;
 mod offload;
@@ -67,10 +68,15 @@ pub use blocking::{BlockingKeyspace, BlockingMailring};
 pub use builder::StoreHook;
 pub use builder::{Builder, Durability};
 pub use keyspace::{CompareAndSet, Keyspace};
+pub use locks::{
+    Candidacy, Leader, LockGuard, LockHolder, LockInfo, LockRequest, LockSession, LockWaiter,
+    Locks, Observer,
+};
 pub use mailring::Mailring;
 pub use mailring_engine::{
     Error, Result,
     ids::{Lsn, NodeId},
+    locks::{FencingToken, MAX_LOCK_NAME_BYTES, Mode as LockMode, Resource, SessionId, WaitsFor},
     restart::RestartPolicy,
     store::StoreStats,
     value::{MAX_KEY_BYTES, MAX_VALUE_BYTES},

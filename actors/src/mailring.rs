@@ -1,7 +1,7 @@
 //! The handle.
 
 use crate::{
-    Backup, Batch, Builder, Keyspace, Snapshot, Stats, Verification, backup,
+    Backup, Batch, Builder, Keyspace, Locks, Snapshot, Stats, Verification, backup,
     builder::Place,
     engine::{Engine, KeyspaceState},
     journal::KeyspaceRequest,
@@ -111,6 +111,12 @@ impl Mailring {
             store.drop_prefix(&prefix)?;
         }
         Ok(())
+    }
+
+    /// Named locks with leases and fencing tokens.
+    #[must_use]
+    pub fn locks(&self) -> Locks {
+        Locks::new(Arc::clone(&self.engine))
     }
 
     /// A batch of writes to any keyspaces.

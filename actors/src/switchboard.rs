@@ -5,6 +5,7 @@ use crate::{
     checkpointer::Checkpointer,
     clock::{Clock, TickSlot, wall_clock_ms},
     journal::JournalActor,
+    locks::{LockDesk, LockManager},
     message::{Deliver, Tick},
     router::{Router, Routes},
     storage_node::StorageNode,
@@ -35,7 +36,7 @@ pub type FaultHook = Arc<dyn Fn(&FaultSite<'_>) + Send + Sync>;
 /// A place at which the fault hook is called. Only tests set one.
 #[derive(Debug, Clone, Copy)]
 pub struct FaultSite<'a> {
-    /// The actor (`"node"`, `"journal"`, `"checkpointer"`, `"router"` or `"supervisor"`), or the thread that works for
+    /// The actor (`"node"`, `"journal"`, `"checkpointer"`, `"router"`, `"supervisor"` or `"locks"`), or the thread that works for
     /// one (`"io"`, `"segments"`, `"runs"`, `"compaction"` or `"rebuild"`).
     pub actor: &'a str,
     /// The node's number, for a node.
@@ -53,6 +54,7 @@ pub(crate) struct Addresses {
     pub(crate) checkpointer: Addr<Checkpointer>,
     pub(crate) supervisor: Addr<Supervisor>,
     pub(crate) router: Addr<Router>,
+    pub(crate) lock_manager: Addr<LockManager>,
 }
 
 /// What every actor and every handle shares.
@@ -77,6 +79,8 @@ pub(crate) struct Switchboard {
     pub(crate) checkpoint_tick: TickSlot,
     /// Wakes who waits for the journal, to look at his deadline.
     pub(crate) journal_overdue: Notify,
+    pub(crate) lock_tick: TickSlot,
+    pub(crate) locks: LockDesk,
 }
 
 impl std::fmt::Debug for Switchboard {
@@ -133,6 +137,10 @@ impl Switchboard {
         &self.addresses().router
     }
 
+    pub(crate) fn lock_manager(&self) -> &Addr<LockManager> {
+        &self.addresses().lock_manager
+    }
+
     pub(crate) fn set_space_error(&self, error: Option<Error>) {
         *self
             .space_error
@@ -177,6 +185,9 @@ impl Switchboard {
         }
         if self.checkpoint_tick.claim() {
             addresses.checkpointer.do_send(Tick);
+        }
+        if self.locks.is_due(self.clock.now()) && self.lock_tick.claim() {
+            addresses.lock_manager.do_send(Tick);
         }
         self.budget.tick();
     }

@@ -28,6 +28,14 @@ const CHECKPOINT_SECONDS: &str = "mailring_checkpoint_seconds";
 const CHECKPOINT_LAG_BYTES: &str = "mailring_checkpoint_lag_bytes";
 const CACHE_BYTES: &str = "mailring_cache_bytes";
 const MEMORY_BYTES: &str = "mailring_memory_bytes";
+const LOCK_GRANTS: &str = "mailring_lock_grants_total";
+const LOCK_WAIT_SECONDS: &str = "mailring_lock_wait_seconds";
+const LOCK_LOCKS: &str = "mailring_lock_locks";
+const LOCK_SESSIONS: &str = "mailring_lock_sessions";
+const LOCK_REQUESTS: &str = "mailring_lock_requests";
+const LOCK_DEADLOCKS: &str = "mailring_lock_deadlocks_total";
+const LOCK_LOST: &str = "mailring_lock_leases_lost_total";
+const LOCK_RESTARTS: &str = "mailring_lock_manager_restarts_total";
 const VISIBLE_LSN: &str = "mailring_visible_lsn";
 
 fn describe() {
@@ -96,6 +104,34 @@ fn describe() {
         MEMORY_BYTES,
         Unit::Bytes,
         "Bytes that count against the memory budget"
+    );
+    describe_counter!(LOCK_GRANTS, Unit::Count, "Locks granted to guards");
+    describe_histogram!(
+        LOCK_WAIT_SECONDS,
+        Unit::Seconds,
+        "From a lock's request to its grant"
+    );
+    describe_gauge!(LOCK_LOCKS, Unit::Count, "Locks held or waited for");
+    describe_gauge!(
+        LOCK_SESSIONS,
+        Unit::Count,
+        "Sessions that hold a lock or wait for one"
+    );
+    describe_gauge!(
+        LOCK_REQUESTS,
+        Unit::Count,
+        "Guards and waiting requests together"
+    );
+    describe_counter!(
+        LOCK_DEADLOCKS,
+        Unit::Count,
+        "Lock requests refused as the youngest of a deadlock"
+    );
+    describe_counter!(LOCK_LOST, Unit::Count, "Leases that ran out");
+    describe_counter!(
+        LOCK_RESTARTS,
+        Unit::Count,
+        "Panics after which the lock manager began anew"
     );
     describe_gauge!(VISIBLE_LSN, Unit::Count, "The visible LSN");
 }
@@ -171,9 +207,58 @@ impl NodeFigures {
     }
 }
 
+/// The figures of the lock manager.
+pub(crate) struct LockFigures {
+    grants: Counter,
+    wait_seconds: Histogram,
+    locks: Gauge,
+    sessions: Gauge,
+    requests: Gauge,
+    pub(crate) deadlocks: Counter,
+    pub(crate) lost: Counter,
+    pub(crate) restarts: Counter,
+    sizes: [AtomicUsize; 3],
+}
+
+impl LockFigures {
+    fn new() -> Self {
+        Self {
+            grants: metrics::counter!(LOCK_GRANTS),
+            wait_seconds: metrics::histogram!(LOCK_WAIT_SECONDS),
+            locks: metrics::gauge!(LOCK_LOCKS),
+            sessions: metrics::gauge!(LOCK_SESSIONS),
+            requests: metrics::gauge!(LOCK_REQUESTS),
+            deadlocks: metrics::counter!(LOCK_DEADLOCKS),
+            lost: metrics::counter!(LOCK_LOST),
+            restarts: metrics::counter!(LOCK_RESTARTS),
+            sizes: Default::default(),
+        }
+    }
+
+    pub(crate) fn granted(&self, took: Duration) {
+        self.grants.increment(1);
+        self.wait_seconds.record(took.as_secs_f64());
+    }
+
+    /// Locks, sessions and requests as of now; the clock publishes them.
+    pub(crate) fn set_sizes(&self, sizes: [usize; 3]) {
+        for (figure, size) in self.sizes.iter().zip(sizes) {
+            figure.store(size, Relaxed);
+        }
+    }
+
+    fn publish_gauges(&self) {
+        let gauges = [&self.locks, &self.sessions, &self.requests];
+        for (gauge, size) in gauges.into_iter().zip(&self.sizes) {
+            gauge.set(size.load(Relaxed) as f64);
+        }
+    }
+}
+
 /// All figures of an engine.
 pub(crate) struct Telemetry {
     nodes: Vec<NodeFigures>,
+    pub(crate) locks: LockFigures,
     group_records: Histogram,
     journal_bytes: Counter,
     force_seconds: Histogram,
@@ -195,6 +280,7 @@ impl Telemetry {
         describe();
         Self {
             nodes: (0..nodes).map(NodeFigures::new).collect(),
+            locks: LockFigures::new(),
             group_records: metrics::histogram!(JOURNAL_GROUP_RECORDS),
             journal_bytes: metrics::counter!(JOURNAL_BYTES),
             force_seconds: metrics::histogram!(JOURNAL_FORCE_SECONDS),
@@ -255,6 +341,7 @@ impl Telemetry {
             let active = route.table.view().active.bytes();
             figures.generation_bytes.set(active as f64);
         }
+        self.locks.publish_gauges();
         let budget = &switchboard.budget;
         let cached = switchboard.cache.bytes();
         self.checkpoint_lag.set(budget.generation_bytes() as f64);

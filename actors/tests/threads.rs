@@ -49,6 +49,7 @@ fn open(directory: &Path) -> Result<Mailring> {
 async fn use_it(db: &Mailring, name: &str) -> Result<()> {
     let ks = db.keyspace(name).await?;
     ks.put("key", "v").await?;
+    assert!(db.locks().lock(name).await?.is_held());
     let tasks = (0..20).map(|_| ks.add("sum", 1));
     for task in tasks {
         task.await?;

@@ -261,6 +261,11 @@ pub enum Error {
     /// The lock manager panicked while the request waited.
     #[error("the lock manager restarted; nothing was locked, retry")]
     LockManagerRestarted,
+    /// The lock manager panicked more often than the restart intensity allows.
+    #[error(
+        "the lock manager is down after repeated failures; no lock can be had until the engine is reopened"
+    )]
+    LockManagerDown,
     /// The operating system refused an operation.
     #[error("{context}: {message}")]
     Io {
@@ -325,6 +330,7 @@ impl Error {
             | Self::InvalidOption { .. }
             | Self::InvalidLockName { .. }
             | Self::LockLost
+            | Self::LockManagerDown
             | Self::StaleFence { .. }
             | Self::Io { .. }
             | Self::Closed => false,

@@ -24,7 +24,7 @@ use crate::{
     keyspaces::Keyspaces,
     wire::{Reader, put_bytes, put_varint},
 };
-use std::{collections::BTreeSet, io, path::PathBuf};
+use std::{collections::BTreeSet, io, path::PathBuf, time::Duration};
 use xxhash_rust::xxh3::Xxh3;
 
 /// The name of the manifest's file.
@@ -43,6 +43,8 @@ const ARCS: u16 = 3;
 const KEYSPACES: u16 = 4;
 const PROGRESS: u16 = 5;
 const STATE: u16 = 6;
+/// May be skipped: who does not know it gives no leases either.
+const LOCKS: u16 = OPTIONAL | 7;
 
 /// What a directory is, and how far it is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -65,6 +67,8 @@ pub struct Manifest {
     pub last_lsn: Lsn,
     /// How often the directory was opened; the journal's salt.
     pub openings: u64,
+    /// The longest lease that a lock may have been given since the last clean shutdown.
+    pub longest_lease: Duration,
     /// Whether the engine was shut down after this was written, and nothing was opened since.
     pub clean_shutdown: bool,
 }
@@ -227,6 +231,10 @@ impl Manifest {
             put_varint(out, self.openings);
             out.push(self.clean_shutdown.into());
         });
+        put_section(&mut sections, LOCKS, |out| {
+            let nanoseconds = self.longest_lease.as_nanos();
+            put_varint(out, u64::try_from(nanoseconds).unwrap_or(u64::MAX));
+        });
         envelope(MANIFEST_VERSION, &sections)
     }
 
@@ -286,6 +294,7 @@ impl Manifest {
                 KEYSPACES => manifest.take_keyspaces(&mut contents),
                 PROGRESS => manifest.take_progress(&mut contents),
                 STATE => manifest.take_state(&mut contents),
+                LOCKS => manifest.take_locks(&mut contents),
                 _ if kind & OPTIONAL != 0 => continue,
                 _ => return Err(Problem::UnknownSection),
             };
@@ -358,6 +367,11 @@ impl Manifest {
             1 => true,
             _ => return None,
         };
+        Some(())
+    }
+
+    fn take_locks(&mut self, reader: &mut Reader<'_>) -> Option<()> {
+        self.longest_lease = Duration::from_nanos(reader.varint()?);
         Some(())
     }
 }
@@ -451,6 +465,7 @@ mod tests {
             ],
             last_lsn: Lsn(1 << 41),
             openings: 12,
+            longest_lease: Duration::from_secs(30),
             clean_shutdown: true,
         }
     }

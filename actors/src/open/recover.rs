@@ -26,6 +26,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, AtomicUsize},
     },
+    time::Duration,
 };
 
 /// Descriptors that the trees of an engine keep open together.
@@ -41,6 +42,8 @@ pub(super) struct Recovered {
     pub(super) generations: Vec<Generation>,
     pub(super) journal: Journal,
     pub(super) last_lsn: Lsn,
+    /// How long leases of an earlier opening may go on.
+    pub(super) old_leases: Duration,
 }
 
 pub(super) fn recover(
@@ -69,6 +72,12 @@ pub(super) fn recover(
     // A salt is used for one opening only: the count is forced before anything is written under it.
     manifest.openings += 1;
     manifest.clean_shutdown = false;
+    // A clean shutdown has told every holder. After a crash, one that was not told may go on until its lease is over.
+    let old_leases = match was_clean {
+        true => Duration::ZERO,
+        false => manifest.longest_lease,
+    };
+    manifest.longest_lease = old_leases.max(builder.max_lease);
     for progress in &mut manifest.progress {
         progress.incarnation = progress.incarnation.next();
     }
@@ -140,6 +149,7 @@ pub(super) fn recover(
         generations,
         journal,
         last_lsn,
+        old_leases,
     })
 }
 

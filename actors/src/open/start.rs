@@ -7,11 +7,13 @@ use super::{
 use crate::{
     Builder, Durability, Mailring,
     budget::Budget,
+    builder::Place,
     checkpointer::{self, Checkpointer},
     clock::{self, Clock},
     engine::Engine,
     journal::JournalActor,
     journal_io::{self, JournalFile},
+    locks::{LockDesk, LockManager},
     router::{Queue, Route, Router, Routes},
     stats::NodeState,
     storage_node::StorageNode,
@@ -29,6 +31,8 @@ use mailring_engine::{
     checkpoint::Checkpoint,
     disk::Disk,
     journal::frame_bytes,
+    locks::{LockLimits, LockTable},
+    manifest::Manifest,
     participant::{Participant, TreeSource},
     restart::Restarts,
     sequencer::{Sequencer, SequencerOptions, SequencerState},
@@ -40,7 +44,7 @@ use std::{
     hash::{BuildHasher, Hasher},
     sync::{
         Arc, Mutex, OnceLock,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread,
 };
@@ -66,6 +70,7 @@ pub(super) fn start(
         generations,
         journal,
         last_lsn,
+        old_leases,
     } = recovered;
     let clock = Clock::start();
     let tables: Vec<_> = manifest
@@ -130,6 +135,8 @@ pub(super) fn start(
         now_ms,
         journal_tick: clock::TickSlot::default(),
         checkpoint_tick: clock::TickSlot::default(),
+        lock_tick: clock::TickSlot::default(),
+        locks: LockDesk::new(builder.mailbox_capacity, lock_life(&builder, &manifest)),
         journal_overdue: Notify::new(),
     });
     let sequencer = Sequencer::new(
@@ -218,6 +225,21 @@ pub(super) fn start(
             let actor = Router::new(Arc::clone(&switchboard));
             Router::start_in_arbiter(home, move |_| actor)
         },
+        lock_manager: {
+            let limits = LockLimits {
+                max_lease: builder.max_lease,
+                ..LockLimits::default()
+            };
+            let grants_from = clock.in_future(old_leases);
+            let actor = LockManager::new(
+                LockTable::new(limits, switchboard.locks.life(), grants_from),
+                limits,
+                Restarts::new(builder.restart_policy)?,
+                Arc::clone(&switchboard),
+            );
+            // Behind the nodes, so that it has a thread of its own where there is one to spare.
+            LockManager::start_in_arbiter(system.arbiter(incarnations.len()), move |_| actor)
+        },
     };
     assert!(
         switchboard.addresses.set(addresses).is_ok(),
@@ -269,6 +291,7 @@ pub(super) fn start(
         engine: Arc::new(Engine {
             switchboard,
             deadline: builder.deadline,
+            max_lease: builder.max_lease,
             keyspaces: Mutex::new(BTreeMap::new()),
             threads: Mutex::new(Some(Threads {
                 system,
@@ -283,6 +306,16 @@ pub(super) fn start(
             closed: AtomicBool::new(false),
         }),
     })
+}
+
+/// The life of the lock manager: the number of this opening, which is forced before anything starts. An engine in memory
+/// has no other openings; there it counts the engines of this process.
+fn lock_life(builder: &Builder, manifest: &Manifest) -> u64 {
+    static LIVES: AtomicU64 = AtomicU64::new(0);
+    match builder.place {
+        Place::Directory(_) => manifest.openings,
+        Place::Memory => LIVES.fetch_add(1, Ordering::Relaxed) + 1,
+    }
 }
 
 fn random() -> u64 {

@@ -14,7 +14,7 @@
 //! # Why it finds every deadlock the moment it forms
 //!
 //! An edge begins where a request begins to wait, and where the grant of a session that waits elsewhere puts it in
-//! somebody's way (an upgrade, a fence). Every new edge begins or ends at that session, and so does every new cycle. So
+//! somebody's way (an upgrade). Every new edge begins or ends at that session, and so does every new cycle. So
 //! each such session is searched from, and nothing else ever needs to be. Releases, refusals and other grants only take
 //! edges away.
 //!

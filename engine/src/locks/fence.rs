@@ -67,8 +67,6 @@ impl LockTable {
         hold.floor = Some(hold.mode);
         self.fences.insert(fence, deadline);
         self.timers.insert((deadline, Timer::Fence(fence)));
-        // The floor can strengthen what a waiting conversion of this session will need.
-        self.suspects.push_back(holder);
         Ok(())
     }
 

@@ -132,6 +132,13 @@ impl LockTable {
         self.last_token
     }
 
+    /// When the last of the transactions that are being decided under a fence is past its deadline, or will be asked
+    /// for again.
+    #[must_use]
+    pub fn last_fence(&self) -> Option<Time> {
+        self.fences.values().max().copied()
+    }
+
     /// Takes one message. `now` is monotonic; an earlier time than before counts as the time before.
     pub fn handle(&mut self, now: Time, message: LockMessage, out: &mut Vec<LockEffect>) {
         // What is over by now is over before the message: no answer rests on a lease that has run out.

@@ -1,0 +1,135 @@
+//! The desk: where handles leave their messages for the lock manager.
+
+use super::{
+    election::Elections,
+    manager::{Drain, LockManager},
+    ticket::Ticket,
+};
+use actix::Addr;
+use mailring_engine::{
+    Error, Result,
+    ids::{RequestId, Time},
+    locks::{LockListing, LockMessage},
+};
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
+use tokio::sync::oneshot;
+
+/// What lies on the desk.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// A request, and where its answer goes.
+    Submit(LockMessage, Arc<Ticket>),
+    /// A message that is not answered.
+    Tell(LockMessage),
+    /// Lists up to so many locks.
+    List(usize, oneshot::Sender<(Time, Vec<LockListing>)>),
+}
+
+#[derive(Debug, Default)]
+struct Inbox {
+    commands: Vec<Command>,
+    /// Whether the manager has been woken for them.
+    is_scheduled: bool,
+    is_closed: bool,
+}
+
+/// Shared by all handles and the lock manager.
+#[derive(Debug)]
+pub(crate) struct LockDesk {
+    inbox: Mutex<Inbox>,
+    next_request: AtomicU64,
+    next_session: AtomicU64,
+    /// When the manager has something to do by itself, in nanoseconds.
+    due: AtomicU64,
+    /// Requests that may lie here; releases always may.
+    capacity: usize,
+    life: u64,
+    pub(super) elections: Elections,
+}
+
+impl LockDesk {
+    /// The desk of the lock manager of this life.
+    pub(crate) fn new(capacity: usize, life: u64) -> Self {
+        Self {
+            inbox: Mutex::default(),
+            next_request: AtomicU64::new(0),
+            next_session: AtomicU64::new(0),
+            due: AtomicU64::new(u64::MAX),
+            capacity,
+            life,
+            elections: Elections::default(),
+        }
+    }
+
+    pub(crate) fn life(&self) -> u64 {
+        self.life
+    }
+
+    pub(super) fn next_request(&self) -> RequestId {
+        RequestId(self.next_request.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(super) fn next_session(&self) -> u64 {
+        self.next_session.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Leaves a command, and wakes the manager if nobody has since it looked last.
+    pub(super) fn leave(&self, manager: &Addr<LockManager>, command: Command) -> Result<()> {
+        let wakes = {
+            let mut inbox = self.lock();
+            if inbox.is_closed {
+                return Err(Error::Closed);
+            }
+            let is_request = !matches!(command, Command::Tell(_));
+            if is_request && inbox.commands.len() >= self.capacity {
+                return Err(Error::Overloaded {
+                    what: "the lock manager's desk",
+                });
+            }
+            inbox.commands.push(command);
+            !std::mem::replace(&mut inbox.is_scheduled, true)
+        };
+        if wakes {
+            manager.do_send(Drain);
+        }
+        Ok(())
+    }
+
+    /// Takes all commands; `empty` takes their place.
+    pub(super) fn take(&self, empty: Vec<Command>) -> Vec<Command> {
+        let mut inbox = self.lock();
+        inbox.is_scheduled = false;
+        std::mem::replace(&mut inbox.commands, empty)
+    }
+
+    /// Refuses what lies here, and whatever comes.
+    pub(super) fn close(&self) {
+        let commands = {
+            let mut inbox = self.lock();
+            inbox.is_closed = true;
+            std::mem::take(&mut inbox.commands)
+        };
+        for command in commands {
+            if let Command::Submit(_, ticket) = command {
+                ticket.refuse(Error::Closed);
+            }
+        }
+    }
+
+    pub(super) fn set_due(&self, due: Option<Time>) {
+        self.due
+            .store(due.map_or(u64::MAX, |due| due.0), Ordering::Release);
+    }
+
+    /// Whether the manager should be woken for the time.
+    pub(crate) fn is_due(&self, now: Time) -> bool {
+        self.due.load(Ordering::Acquire) <= now.0
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

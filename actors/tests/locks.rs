@@ -1,0 +1,554 @@
+//! Named locks of a running engine: exclusion, leases, restarts, and who is told what at the end.
+
+mod common;
+
+use common::{Gate, OpensAtTheEnd, Trap, builder, patiently, quick_restarts, tuned, until};
+use mailring::{
+    Builder, Error, FaultSite, FencingToken, LockGuard, LockMode, Mailring, Resource, Result,
+};
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
+
+const SHORT: Duration = Duration::from_millis(60);
+
+fn memory() -> Builder {
+    tuned(Mailring::memory()).nodes(1)
+}
+
+fn busy<T>(outcome: &Result<T>) -> bool {
+    matches!(outcome, Err(Error::LockBusy { .. }))
+}
+
+/// A guard that does not renew, so that its lease is over before long.
+async fn short(db: &Mailring, name: &str) -> Result<LockGuard> {
+    let request = db.locks().lock(name).lease(SHORT).renewed_by_hand();
+    patiently(request.acquire()).await
+}
+
+/// Returns when so many requests wait for locks.
+async fn until_waiting(db: &Mailring, count: usize) -> Result<()> {
+    loop {
+        let locks = db.locks().list().await?;
+        if locks.iter().map(|lock| lock.waiters.len()).sum::<usize>() == count {
+            return Ok(());
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[test]
+fn threads_exclude_each_other_and_their_tokens_rise_in_the_order_of_their_turns() -> Result<()> {
+    let db = memory().open_blocking()?;
+    let inside = AtomicUsize::new(0);
+    let tokens = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                for _ in 0..300 {
+                    let guard = db.blocking().locks().lock("one").acquire_blocking();
+                    let guard = guard.expect("the lock is granted");
+                    assert_eq!(inside.fetch_add(1, SeqCst), 0, "two are inside");
+                    tokens.lock().unwrap().push(guard.token());
+                    assert!(guard.is_held());
+                    inside.fetch_sub(1, SeqCst);
+                }
+            });
+        }
+    });
+    let tokens = tokens.into_inner().unwrap();
+    assert_eq!(tokens.len(), 1_800);
+    assert!(tokens.is_sorted_by(|earlier, later| earlier < later));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_share_and_writers_do_not() -> Result<()> {
+    let db = memory().open().await?;
+    let locks = db.locks();
+    let one = locks.lock("a").shared().await?;
+    let other = locks.lock("a").shared().try_acquire().await?;
+    assert!(busy(&locks.try_lock("a").await));
+    assert!(busy(
+        &locks.lock("a").intent_exclusive().try_acquire().await
+    ));
+    let part = locks.lock("a").intent_shared().try_acquire().await?;
+    let writer = tokio::spawn(locks.lock("a").exclusive().acquire());
+    until_waiting(&db, 1).await?;
+    assert!(
+        busy(&locks.lock("a").shared().try_acquire().await),
+        "nobody overtakes the writer"
+    );
+    drop((one, other, part));
+    let writer = patiently(writer).await.unwrap()?;
+    assert_eq!(writer.name(), "a");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_dropped_future_leaves_the_queue() -> Result<()> {
+    let db = memory().open().await?;
+    let holder = db.locks().lock("a").shared().await?;
+    let writer = tokio::spawn(db.locks().lock("a").acquire());
+    until_waiting(&db, 1).await?;
+    let reader = tokio::spawn(db.locks().lock("a").shared().acquire());
+    until_waiting(&db, 2).await?;
+    writer.abort();
+    let reader = patiently(reader).await.unwrap()?;
+    drop((holder, reader));
+    drop(patiently(db.locks().lock("a").acquire()).await?);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grant_that_crosses_a_dropped_future_is_given_back() -> Result<()> {
+    let db = memory().open().await?;
+    for round in 0..300u32 {
+        let holder = db.locks().lock("a").await?;
+        let waiter = tokio::spawn(db.locks().lock("a").acquire());
+        if round % 2 == 0 {
+            until_waiting(&db, 1).await?;
+        }
+        drop(holder);
+        if round % 3 == 0 {
+            tokio::task::yield_now().await;
+        }
+        waiter.abort();
+        // Whether it was granted, then cancelled, or the other way round.
+        drop(waiter.await);
+        drop(patiently(db.locks().lock("a").acquire()).await?);
+    }
+    until_idle(&db).await
+}
+
+async fn until_idle(db: &Mailring) -> Result<()> {
+    while !db.locks().list().await?.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_wait_ends_at_its_timeout() -> Result<()> {
+    let db = memory().open().await?;
+    let _holder = db.locks().lock("a").await?;
+    let begun = Instant::now();
+    let waiting = db.locks().lock("a").timeout(SHORT).acquire();
+    let error = patiently(waiting).await.unwrap_err();
+    let resource = Resource::Lock("a".into());
+    assert_eq!(error, Error::LockTimeout { resource });
+    assert!(error.is_retryable() && begun.elapsed() >= SHORT);
+    let waiting = db.locks().lock("a").deadline(Instant::now()).acquire();
+    assert!(matches!(
+        patiently(waiting).await,
+        Err(Error::LockTimeout { .. })
+    ));
+    until_waiting(&db, 0).await
+}
+
+#[tokio::test]
+async fn a_lost_lease_is_told_at_once_and_the_next_holder_s_token_is_higher() -> Result<()> {
+    let db = memory().open().await?;
+    let paused = short(&db, "a").await?;
+    let next = patiently(db.locks().lock("a").acquire()).await?;
+    patiently(paused.lost()).await;
+    assert!(!paused.is_held() && next.is_held());
+    assert!(next.token() > paused.token());
+    assert_eq!(patiently(paused.renew()).await, Err(Error::LockLost));
+    drop(paused);
+    assert!(
+        busy(&db.locks().try_lock("a").await),
+        "what is lost releases nothing"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_guard_renews_its_lease_while_it_lives() -> Result<()> {
+    let db = memory().open().await?;
+    let lease = Duration::from_millis(400);
+    let begun = Instant::now();
+    let kept = db.locks().lock("kept").lease(lease).await?;
+    let mut longest_stall = Duration::ZERO;
+    while begun.elapsed() < 3 * lease {
+        let looked = Instant::now();
+        patiently(short(&db, "clock").await?.lost()).await;
+        longest_stall = longest_stall.max(looked.elapsed());
+    }
+    // A machine that stalls for most of a lease may lose it.
+    assert!(kept.is_held() || longest_stall > lease / 2);
+    assert!(busy(&db.locks().try_lock("kept").await) || longest_stall > lease / 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_lease_can_be_renewed_by_hand() -> Result<()> {
+    let db = memory().open().await?;
+    let guard = short(&db, "a").await?;
+    let begun = Instant::now();
+    // On a machine that stalls for a whole lease it is lost, which is right as well.
+    while begun.elapsed() < 3 * SHORT {
+        let stalled = Instant::now();
+        match patiently(guard.renew()).await {
+            Ok(()) => {}
+            Err(error) => {
+                assert_eq!(error, Error::LockLost);
+                assert!(stalled.elapsed() >= SHORT / 2 || !guard.is_held());
+                return Ok(());
+            }
+        }
+    }
+    assert!(guard.is_held() || begun.elapsed() >= 4 * SHORT);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guard_sees_its_lease_end_by_its_own_clock_when_the_manager_can_t_tell() -> Result<()> {
+    let gate = Gate::new();
+    let _open = OpensAtTheEnd(Arc::clone(&gate));
+    let stop = Arc::clone(&gate);
+    let hook = Arc::new(move |site: &FaultSite<'_>| {
+        if site.actor == "locks" && site.message == "Acquire" && !site.handled {
+            stop.pass();
+        }
+    });
+    let db = memory().mailbox_capacity(1).fault_hook(hook).open().await?;
+    let guard = db.locks().lock("a").lease(SHORT).await?;
+    gate.close();
+    let stuck = tokio::spawn(db.locks().lock("b").acquire());
+    until(|| gate.waiting() == 1).await;
+    until(|| !guard.is_held()).await;
+
+    // One of two finds room on the desk.
+    let others = ["c", "d"].map(|name| tokio::spawn(db.locks().lock(name).acquire()));
+    until(|| others.iter().any(|other| other.is_finished())).await;
+    gate.open();
+    patiently(guard.lost()).await;
+    let _b = patiently(stuck).await.unwrap()?;
+    let mut outcomes = Vec::new();
+    for other in others {
+        outcomes.push(patiently(other).await.unwrap().map(drop));
+    }
+    outcomes.sort_by_key(|outcome| outcome.is_err());
+    assert!(
+        matches!(outcomes[..], [Ok(()), Err(Error::Overloaded { .. })]),
+        "{outcomes:?}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_session_enters_its_own_locks_again_and_its_deadlocks_are_found() -> Result<()> {
+    let db = memory().open().await?;
+    let (old, young) = (db.locks().session(), db.locks().session());
+    let a = patiently(old.lock("a").acquire()).await?;
+    let again = patiently(old.lock("a").acquire()).await?;
+    assert_eq!(a.token(), again.token());
+    let b = patiently(young.lock("b").acquire()).await?;
+    let waiting = tokio::spawn(young.lock("a").acquire());
+    until_waiting(&db, 1).await?;
+    let old_waits = tokio::spawn(old.lock("b").acquire());
+    let error = patiently(waiting).await.unwrap().unwrap_err();
+    let Error::Deadlock { cycle } = &error else {
+        panic!("{error}");
+    };
+    let cycle: Vec<_> = cycle
+        .iter()
+        .map(|step| (step.session, step.resource.clone()))
+        .collect();
+    let named = |name: &str| Resource::Lock(name.into());
+    assert_eq!(cycle, [(young.id(), named("a")), (old.id(), named("b"))]);
+    assert!(error.is_retryable());
+    drop(b);
+    let _b = patiently(old_waits).await.unwrap()?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_guard_is_upgraded_and_downgraded() -> Result<()> {
+    let db = memory().open().await?;
+    let locks = db.locks();
+    let mut guard = locks.lock("a").shared().await?;
+    let shared = guard.token();
+    let mut other = locks.lock("a").shared().await?;
+    assert!(busy(&guard.try_upgrade().await));
+    let late = guard.upgrade_within(Duration::from_millis(1));
+    assert!(matches!(
+        patiently(late).await,
+        Err(Error::LockTimeout { .. })
+    ));
+    {
+        let upgrade = tokio::spawn(async move {
+            guard.upgrade().await?;
+            Ok::<_, Error>(guard)
+        });
+        until_waiting(&db, 1).await?;
+        let error = patiently(other.upgrade()).await.unwrap_err();
+        assert!(matches!(error, Error::Deadlock { .. }), "{error}");
+        drop(other);
+        guard = patiently(upgrade).await.unwrap()?;
+    }
+    assert!(guard.token() > shared && guard.is_held());
+    assert!(busy(&locks.lock("a").shared().try_acquire().await));
+    let exclusive = guard.token();
+    guard.downgrade(LockMode::Shared).await?;
+    assert_eq!(guard.token(), exclusive);
+    drop(locks.lock("a").shared().try_acquire().await?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_list_shows_holders_waiters_and_edges() -> Result<()> {
+    let db = memory().open().await?;
+    let (one, other) = (db.locks().session(), db.locks().session());
+    let guard = one.lock("a").shared().await?;
+    let _b = other.lock("b").lease(Duration::from_secs(7)).await?;
+    let waiting = tokio::spawn(other.lock("a").timeout(Duration::from_secs(100)).acquire());
+    until_waiting(&db, 1).await?;
+    let list = db.locks().list().await?;
+    let names: Vec<_> = list.iter().map(|lock| lock.resource.to_string()).collect();
+    assert_eq!(names, [r#"lock "a""#, r#"lock "b""#]);
+    let (holder, waiter) = (&list[0].holders[0], &list[0].waiters[0]);
+    assert_eq!((holder.session, holder.mode), (one.id(), LockMode::Shared));
+    assert_eq!(
+        (holder.token, holder.guards, holder.fences),
+        (guard.token(), 1, 0)
+    );
+    assert!(list[1].holders[0].lease_left.unwrap() <= Duration::from_secs(7));
+    assert_eq!(
+        (waiter.session, waiter.mode),
+        (other.id(), LockMode::Exclusive)
+    );
+    assert_eq!(waiter.waits_for, [one.id()]);
+    assert!(waiter.wait_left.unwrap() <= Duration::from_secs(100));
+    assert!(waiter.waited <= holder.held);
+    drop(guard);
+    drop(patiently(waiting).await.unwrap()?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_can_t_be_a_lock_is_refused_with_a_clear_word() -> Result<()> {
+    let db = memory().max_lease(SHORT).open().await?;
+    for name in ["", &"x".repeat(mailring::MAX_LOCK_NAME_BYTES + 1)] {
+        let error = db.locks().try_lock(name).await.unwrap_err();
+        assert!(matches!(error, Error::InvalidLockName { .. }), "{error}");
+    }
+    let error = db.locks().lock("a").lease(2 * SHORT).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::InvalidOption {
+                option: "lease",
+                ..
+            }
+        ),
+        "{error}"
+    );
+    drop(db.locks().try_lock("a").await?);
+    let error = memory().max_lease(Duration::ZERO).open().await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::InvalidOption {
+                option: "max_lease",
+                ..
+            }
+        ),
+        "{error}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_panic_of_the_manager_loses_every_lock_and_grants_none_before_the_old_leases_end()
+-> Result<()> {
+    for (message, handled) in [("Acquire", false), ("Acquire", true), ("Release", false)] {
+        let trap = Trap::new();
+        let db = memory().fault_hook(trap.hook()).open().await?;
+        let lease = Duration::from_millis(700);
+        let granted = Instant::now();
+        let held = db.locks().lock("a").lease(lease).await?;
+        let waiting = tokio::spawn(db.locks().lock("a").acquire());
+        until_waiting(&db, 1).await?;
+        let bystander = db.locks().lock("b").lease(lease).await?;
+        trap.set("locks", None, message, handled, 0, 1);
+        match message {
+            "Acquire" => {
+                let error = patiently(db.locks().try_lock("c")).await.unwrap_err();
+                assert_eq!(error, Error::LockManagerRestarted);
+            }
+            _ => drop(bystander),
+        }
+        patiently(held.lost()).await;
+        let error = patiently(waiting).await.unwrap().unwrap_err();
+        assert_eq!(error, Error::LockManagerRestarted, "{message}, {handled}");
+        assert!(error.is_retryable());
+        assert_eq!(trap.sprung(), 1);
+
+        let next = patiently(db.locks().lock("a").acquire()).await?;
+        assert!(
+            granted.elapsed() >= lease,
+            "the old lease was still running"
+        );
+        assert!(next.token() > held.token());
+        drop(held);
+        assert!(next.is_held() && busy(&db.locks().try_lock("a").await));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_manager_over_its_intensity_is_down_and_the_rest_goes_on() -> Result<()> {
+    let trap = Trap::new();
+    let policy = quick_restarts(1);
+    let db = memory()
+        .restart_policy(policy)
+        .fault_hook(trap.hook())
+        .open()
+        .await?;
+    let ks = db.keyspace("ks").await?;
+    trap.set("locks", None, "Acquire", false, 0, 2);
+    let mut errors = Vec::new();
+    for _ in 0..3 {
+        errors.push(patiently(db.locks().lock("a").acquire()).await.unwrap_err());
+    }
+    let down = Error::LockManagerDown;
+    assert_eq!(
+        errors,
+        [Error::LockManagerRestarted, down.clone(), down.clone()]
+    );
+    assert!(!down.is_retryable());
+    ks.put("key", "value").await?;
+    Ok(())
+}
+
+/// The token of the next lock of the directory, and how long it took to get it.
+async fn token_after_opening(directory: &std::path::Path) -> Result<(FencingToken, Duration)> {
+    let begun = Instant::now();
+    let db = builder(directory)
+        .max_lease(Duration::from_millis(200))
+        .open()
+        .await?;
+    let token = patiently(db.locks().lock("a").acquire()).await?.token();
+    let took = begun.elapsed();
+    db.shutdown().await?;
+    Ok((token, took))
+}
+
+#[tokio::test]
+async fn tokens_rise_over_reopening_and_a_crash_keeps_locks_shut_for_the_longest_lease()
+-> Result<()> {
+    let directory = tempfile::tempdir().unwrap();
+    let longest = Duration::from_millis(400);
+    let db = builder(directory.path()).max_lease(longest).open().await?;
+    let first = db.locks().try_lock("a").await?.token();
+    let (copy, backup) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    db.backup(backup.path().join("backup")).await?;
+    // A copy of the directory of a running engine is what a crash leaves.
+    common::copy_directory(directory.path(), &copy.path().join("crashed"));
+    db.shutdown().await?;
+
+    let db = builder(directory.path()).open().await?;
+    let second = db.locks().try_lock("a").await?.token();
+    assert!(second > first, "granted at once after a clean shutdown");
+    drop(db);
+    let (backed_up, _) = token_after_opening(&backup.path().join("backup")).await?;
+    assert!(
+        backed_up > first,
+        "a backup goes on with the tokens of its original"
+    );
+
+    let crashed = copy.path().join("crashed");
+    let (token, took) = token_after_opening(&crashed).await?;
+    assert!(token > first);
+    assert!(
+        took >= longest,
+        "granted after {took:?}, while an old lease may run"
+    );
+    let db = builder(&crashed).open().await?;
+    assert!(db.locks().try_lock("a").await?.token() > token);
+    Ok(())
+}
+
+#[tokio::test]
+async fn engines_in_memory_share_one_line_of_lives() -> Result<()> {
+    let first = memory().open().await?.locks().try_lock("a").await?.token();
+    let second = memory().open().await?.locks().try_lock("a").await?.token();
+    assert!(second > first);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shutdown_answers_who_waits_and_tells_who_holds() -> Result<()> {
+    let db = memory().open().await?;
+    let held = db.locks().lock("a").await?;
+    let waiting: Vec<_> = (0..20)
+        .map(|_| tokio::spawn(db.locks().lock("a").acquire()))
+        .collect();
+    until_waiting(&db, 20).await?;
+    patiently(db.shutdown()).await?;
+    for waiter in waiting {
+        let error = patiently(waiter).await.unwrap().unwrap_err();
+        assert_eq!(error, Error::Closed);
+    }
+    patiently(held.lost()).await;
+    assert!(!held.is_held());
+    assert_eq!(db.locks().try_lock("b").await.unwrap_err(), Error::Closed);
+    assert_eq!(db.locks().list().await.unwrap_err(), Error::Closed);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_guard_keeps_the_engine_running_until_it_is_dropped() -> Result<()> {
+    let directory = tempfile::tempdir().unwrap();
+    let db = builder(directory.path()).open().await?;
+    let guard = db.locks().lock("a").await?;
+    drop(db);
+    assert!(guard.is_held());
+    let error = builder(directory.path()).open().await.unwrap_err();
+    assert!(matches!(error, Error::DirectoryInUse { .. }), "{error}");
+    drop(guard);
+    builder(directory.path()).open().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_leader_is_observed_until_he_resigns_or_loses_his_lease() -> Result<()> {
+    let trap = Trap::new();
+    let db = memory().fault_hook(trap.hook()).open().await?;
+    let mut observer = db.locks().observe("boss");
+    assert_eq!(patiently(observer.next()).await, None);
+    let first = patiently(db.locks().campaign("boss", "first")).await?;
+    let leader = patiently(observer.next()).await.expect("somebody leads");
+    assert_eq!(
+        (&leader.value[..], leader.token),
+        (&b"first"[..], first.guard().token())
+    );
+    assert_eq!(observer.leader(), Some(leader.clone()));
+
+    let locks = db.locks();
+    let second = tokio::spawn(async move { locks.campaign("boss", "second").await });
+    until_waiting(&db, 1).await?;
+    first.resign();
+    let second = patiently(second).await.unwrap()?;
+    let mut told = patiently(observer.next()).await;
+    if told.is_none() {
+        // Between the two nobody led.
+        told = patiently(observer.next()).await;
+    }
+    let told = told.expect("somebody leads");
+    assert_eq!(&told.value[..], b"second");
+    assert!(told.token > leader.token);
+
+    trap.set("locks", None, "Acquire", false, 0, 1);
+    patiently(db.locks().try_lock("other")).await.unwrap_err();
+    patiently(second.guard().lost()).await;
+    assert_eq!(patiently(observer.next()).await, None);
+    assert_eq!(db.locks().observe("boss").leader(), None);
+    Ok(())
+}
