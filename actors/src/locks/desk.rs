@@ -31,7 +31,7 @@ pub(super) enum Command {
 #[derive(Debug, Default)]
 struct Inbox {
     commands: Vec<Command>,
-    /// Whether the manager has been woken for them.
+    /// Whether the manager has been woken, and not yet found the desk empty.
     is_scheduled: bool,
     is_closed: bool,
 }
@@ -76,7 +76,7 @@ impl LockDesk {
         self.next_session.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Leaves a command, and wakes the manager if nobody has since it looked last.
+    /// Leaves a command, and wakes the manager if it sleeps.
     pub(super) fn leave(&self, manager: &Addr<LockManager>, command: Command) -> Result<()> {
         let wakes = {
             let mut inbox = self.lock();
@@ -98,11 +98,17 @@ impl LockDesk {
         Ok(())
     }
 
-    /// Takes all commands; `empty` takes their place.
-    pub(super) fn take(&self, empty: Vec<Command>) -> Vec<Command> {
+    /// Swaps all commands for `commands`, which is empty.
+    pub(super) fn take(&self, commands: &mut Vec<Command>) {
+        std::mem::swap(&mut self.lock().commands, commands);
+    }
+
+    /// Whether nothing lies here, so that the next one has to wake the manager.
+    pub(super) fn is_done(&self) -> bool {
         let mut inbox = self.lock();
-        inbox.is_scheduled = false;
-        std::mem::replace(&mut inbox.commands, empty)
+        let is_done = inbox.commands.is_empty();
+        inbox.is_scheduled = !is_done;
+        is_done
     }
 
     /// Refuses what lies here, and whatever comes.

@@ -12,7 +12,7 @@ use crate::{
     message::Tick,
     switchboard::{FaultSite, Switchboard},
 };
-use actix::{Actor, Context, Handler, Message};
+use actix::{Actor, AsyncContext, Context, Handler, Message};
 use mailring_engine::{
     Error,
     ids::{RequestId, Time},
@@ -24,6 +24,9 @@ use std::{
     hash::{BuildHasher, Hasher},
     sync::Arc,
 };
+
+/// Commands after which other actors of the thread have their turn.
+const COMMANDS_A_TURN: usize = 1_024;
 
 /// From the desk: something lies there.
 #[derive(Debug, Message)]
@@ -61,38 +64,55 @@ impl LockManager {
         }
     }
 
-    /// Handles one round: everything that lies on the desk, then all answers.
-    fn round(&mut self) {
-        let now = self.switchboard.clock.now();
-        let mut commands = std::mem::take(&mut self.commands);
-        commands = self.switchboard.locks.take(commands);
-        for command in commands.drain(..) {
-            match command {
-                Command::Submit(message, ticket) => {
-                    let id = ticket.id;
-                    if self.restarts.is_down() {
-                        ticket.refuse(Error::LockManagerDown);
-                        continue;
-                    }
-                    self.tickets.insert(id, ticket);
-                    self.step(now, message);
-                }
-                Command::Tell(message) => {
-                    if let LockMessage::Release { id } = message {
-                        // Nobody listens any more, whatever was granted meanwhile.
-                        self.tickets.remove(&id);
-                    }
-                    self.step(now, message);
-                }
-                Command::List(limit, reply) => {
-                    let listed = (now, self.table.list(limit));
-                    // The caller may have gone.
-                    let _ = reply.send(listed);
-                }
+    /// Handles what lies on the desk until it is empty, and answers whenever it is. While handles go on leaving
+    /// messages they are spared a wake-up each, and their answers leave together. Answers whether the desk is empty.
+    fn rounds(&mut self) -> bool {
+        let mut left = COMMANDS_A_TURN;
+        loop {
+            let mut commands = std::mem::take(&mut self.commands);
+            self.switchboard.locks.take(&mut commands);
+            let count = commands.len();
+            let now = self.switchboard.clock.now();
+            for command in commands.drain(..) {
+                self.obey(now, command);
+            }
+            self.commands = commands;
+            let is_over = left < count;
+            left = left.saturating_sub(count);
+            if count > 0 && !is_over {
+                continue;
+            }
+            self.finish();
+            if is_over {
+                return false;
+            }
+            if self.switchboard.locks.is_done() {
+                return true;
             }
         }
-        self.commands = commands;
-        self.finish();
+    }
+
+    fn obey(&mut self, now: Time, command: Command) {
+        match command {
+            Command::Submit(_, ticket) if self.restarts.is_down() => {
+                ticket.refuse(Error::LockManagerDown);
+            }
+            Command::Submit(message, ticket) => {
+                self.tickets.insert(ticket.id, ticket);
+                self.step(now, message);
+            }
+            Command::Tell(message) => {
+                if let LockMessage::Release { id } = message {
+                    // Nobody listens any more, whatever was granted meanwhile.
+                    self.tickets.remove(&id);
+                }
+                self.step(now, message);
+            }
+            Command::List(limit, reply) => {
+                // The caller may have gone.
+                let _ = reply.send((now, self.table.list(limit)));
+            }
+        }
     }
 
     fn step(&mut self, now: Time, message: LockMessage) {
@@ -235,8 +255,10 @@ impl Actor for LockManager {
 impl Handler<Drain> for LockManager {
     type Result = ();
 
-    fn handle(&mut self, _: Drain, _: &mut Self::Context) {
-        self.round();
+    fn handle(&mut self, _: Drain, ctx: &mut Self::Context) {
+        if !self.rounds() {
+            ctx.notify(Drain);
+        }
     }
 }
 
