@@ -175,7 +175,7 @@ impl Builder {
     }
 
     /// The longest lease that a lock may have; default 30 s. After a crash no lock is granted for as long as the longest
-    /// lease could last that was allowed since the last clean shutdown.
+    /// lease could last that was allowed since the engine was last shut down or dropped.
     pub fn max_lease(mut self, lease: Duration) -> Self {
         self.max_lease = lease;
         self

@@ -67,7 +67,7 @@ pub struct Manifest {
     pub last_lsn: Lsn,
     /// How often the directory was opened; the journal's salt.
     pub openings: u64,
-    /// The longest lease that a lock may have been given since the last clean shutdown.
+    /// The longest lease that somebody may have who was not told that it is over; zero once the engine has stopped.
     pub longest_lease: Duration,
     /// Whether the engine was shut down after this was written, and nothing was opened since.
     pub clean_shutdown: bool,

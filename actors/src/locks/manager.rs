@@ -64,8 +64,8 @@ impl LockManager {
         }
     }
 
-    /// Handles what lies on the desk until it is empty, and answers whenever it is. While handles go on leaving
-    /// messages they are spared a wake-up each, and their answers leave together. Answers whether the desk is empty.
+    /// Handles what lies on the desk, round by round, until it is empty: what is left there meanwhile wakes nobody. The
+    /// answers of a round leave together at its end. Answers whether the desk is empty.
     fn rounds(&mut self) -> bool {
         let mut left = COMMANDS_A_TURN;
         loop {
@@ -79,9 +79,6 @@ impl LockManager {
             self.commands = commands;
             let is_over = left < count;
             left = left.saturating_sub(count);
-            if count > 0 && !is_over {
-                continue;
-            }
             self.finish();
             if is_over {
                 return false;

@@ -72,11 +72,9 @@ pub(super) fn recover(
     // A salt is used for one opening only: the count is forced before anything is written under it.
     manifest.openings += 1;
     manifest.clean_shutdown = false;
-    // A clean shutdown has told every holder. After a crash, one that was not told may go on until its lease is over.
-    let old_leases = match was_clean {
-        true => Duration::ZERO,
-        false => manifest.longest_lease,
-    };
+    // An engine that stops tells every holder of a lock. After a crash, one that was not told may go on until its lease
+    // is over.
+    let old_leases = manifest.longest_lease;
     manifest.longest_lease = old_leases.max(builder.max_lease);
     for progress in &mut manifest.progress {
         progress.incarnation = progress.incarnation.next();

@@ -2,7 +2,7 @@
 
 use crate::{journal_io::JournalFile, system::ActorSystem};
 use mailring_engine::{Result, disk::Disk, manifest::Manifest};
-use std::{fs::File, sync::Arc, thread::JoinHandle};
+use std::{fs::File, sync::Arc, thread::JoinHandle, time::Duration};
 
 /// Everything that runs, and how it is stopped.
 #[derive(Debug)]
@@ -34,7 +34,8 @@ impl Threads {
         }
     }
 
-    /// Stops everything, and says in the manifest that all of it is in the trees if `clean`.
+    /// Stops everything, and says in the manifest that no lock is held any more, and that all writes are in the trees if
+    /// `clean`.
     pub(crate) fn stop_cleanly(self, clean: bool) -> Result<()> {
         self.system.stop();
         drop(self.clock);
@@ -43,8 +44,10 @@ impl Threads {
             let _ = join.join();
         }
         self.files.journal.close()?;
-        if clean && let Some(mut manifest) = Manifest::load(&*self.files.disk)? {
-            manifest.clean_shutdown = true;
+        if let Some(mut manifest) = Manifest::load(&*self.files.disk)? {
+            // The lock manager went with its system, and has told every holder.
+            manifest.longest_lease = Duration::ZERO;
+            manifest.clean_shutdown = clean;
             manifest.save(&*self.files.disk)?;
         }
         Ok(())
