@@ -1,7 +1,7 @@
 //! What runs behind a handle, and how it is stopped.
 
-use crate::{journal_io::JournalFile, system::ActorSystem};
-use mailring_engine::{Result, disk::Disk, manifest::Manifest};
+use crate::{guard::guarded, journal_io::JournalFile, system::ActorSystem};
+use mailring_engine::{Error, Result, disk::Disk, manifest::Manifest};
 use std::{fs::File, sync::Arc, thread::JoinHandle, time::Duration};
 
 /// Everything that runs, and how it is stopped.
@@ -30,7 +30,7 @@ impl Threads {
     /// Stops everything; what is acknowledged is in the journal.
     pub(crate) fn stop(self) {
         if let Err(error) = self.stop_cleanly(false) {
-            tracing::warn!(%error, "the journal could not be closed; opening recovers it");
+            tracing::warn!(%error, "the directory could not be closed; opening recovers it");
         }
     }
 
@@ -44,12 +44,24 @@ impl Threads {
             let _ = join.join();
         }
         self.files.journal.close()?;
-        if let Some(mut manifest) = Manifest::load(&*self.files.disk)? {
-            // The lock manager went with its system, and has told every holder.
-            manifest.longest_lease = Duration::ZERO;
-            manifest.clean_shutdown = clean;
-            manifest.save(&*self.files.disk)?;
-        }
-        Ok(())
+        // This may be a caller's thread, in a destructor: a disk that panics must not unwind into it.
+        let marked = guarded(|| mark_stopped(&*self.files.disk, clean));
+        marked.unwrap_or_else(|reason| {
+            Err(Error::Io {
+                context: "marking the directory as closed panicked".into(),
+                kind: std::io::ErrorKind::Other,
+                message: reason,
+            })
+        })
     }
+}
+
+fn mark_stopped(disk: &dyn Disk, clean: bool) -> Result<()> {
+    if let Some(mut manifest) = Manifest::load(disk)? {
+        // The lock manager went with its system, and has told every holder.
+        manifest.longest_lease = Duration::ZERO;
+        manifest.clean_shutdown = clean;
+        manifest.save(disk)?;
+    }
+    Ok(())
 }
