@@ -22,176 +22,22 @@
 //! Left out: commits of several nodes. Their decision is one more message that ends in the same open group, and the
 //! record already has a part for each node.
 
+mod message;
+mod space;
+
+pub use message::{
+    Append, Change, GroupWrite, JournalEffect, JournalMessage, Resolve, StagedCommit, Writes,
+};
+
 use crate::{
     checkpoint::Catalogue,
     error::{Error, Result},
     ids::{GroupNo, Incarnation, KeyspaceId, Lsn, NodeId, RequestId, Time},
-    journal::{
-        frame_bytes,
-        record::{self, Record, RecordBody},
-    },
+    journal::record::{self, Record, RecordBody},
     keyspaces::Keyspaces,
-    value::Write,
 };
+use space::{Space, SpareWanted};
 use std::{collections::VecDeque, sync::Arc};
-
-/// The writes of one commit, shared by the node that staged them, the journal and the watchers.
-pub type Writes = Arc<[Write]>;
-
-/// What arrives at the journal.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum JournalMessage {
-    /// From a node, when its mailbox round ends: commits in the order in which they were staged. Answered by
-    /// [`Resolve`]. Never repeated; if the node dies meanwhile, its [`JournalMessage::Fence`] settles it.
-    Append(Append),
-    /// From the journal's own shell at the end of a mailbox round: send the open group on its way.
-    Cut,
-    /// From the I/O thread: all groups up to the one that ends at `last` are written, and forced if that was asked.
-    Persisted {
-        /// The last LSN of the last group.
-        last: Lsn,
-        /// Payload bytes that still fit into the active segment.
-        room: u64,
-        /// Payload bytes that fit into the spare segment, if there is one.
-        spare: Option<u64>,
-    },
-    /// From the I/O thread: a write or force failed. The engine is read-only from here on.
-    Failed(Error),
-    /// From the segment thread: a spare segment with room for a group of this payload is ready, or could not be had.
-    Spare(Result<u64>),
-    /// From a node: everything up to `through` that concerns it is installed.
-    Installed {
-        /// The node.
-        node: NodeId,
-        /// Its life; an earlier life's report is ignored.
-        incarnation: Incarnation,
-        /// The last LSN covered.
-        through: Lsn,
-    },
-    /// From a restarted node: refuse what its earlier lives still send, and say what was accepted of them.
-    Fence {
-        /// The node.
-        node: NodeId,
-        /// Its new life.
-        incarnation: Incarnation,
-    },
-    /// From the supervisor: the node will not come back. It no longer holds back the visible LSN; its keys answer
-    /// `NodeDown` before this message is sent.
-    Down {
-        /// The node.
-        node: NodeId,
-    },
-    /// From the checkpointer: draw a line behind the last assigned LSN. Every node freezes there.
-    Mark,
-    /// From a handle: create a keyspace, or find it.
-    CreateKeyspace {
-        /// Whom to answer.
-        request: RequestId,
-        /// The name.
-        name: String,
-    },
-    /// From a handle: drop a keyspace.
-    DropKeyspace {
-        /// Whom to answer.
-        request: RequestId,
-        /// The name.
-        name: String,
-    },
-    /// From the shell: whether anybody watches changes.
-    Watch(bool),
-}
-
-/// Commits of one node on their way into the journal.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Append {
-    /// The node.
-    pub node: NodeId,
-    /// Its life.
-    pub incarnation: Incarnation,
-    /// How many refusals the node had seen when it staged these.
-    pub chain: u64,
-    /// The commits, in order.
-    pub commits: Vec<StagedCommit>,
-}
-
-/// One commit of one node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StagedCommit {
-    /// When the caller stops waiting: a commit that could not be admitted by then is refused.
-    pub deadline: Time,
-    /// What it writes.
-    pub writes: Writes,
-}
-
-/// The journal's answer to an [`Append`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Resolve {
-    /// The life of the node that is answered.
-    pub incarnation: Incarnation,
-    /// The chain of the answered batch.
-    pub chain: u64,
-    /// How many commits the batch had.
-    pub commits: usize,
-    /// The LSN of the first (the others follow it without a gap), or why all are refused.
-    pub outcome: Result<Lsn>,
-}
-
-/// What the sequencer wants done, in order.
-#[derive(Debug, PartialEq, Eq)]
-pub enum JournalEffect {
-    /// Write this group behind those before it; then answer [`JournalMessage::Persisted`], once for as many groups as
-    /// one force has made durable, or [`JournalMessage::Failed`].
-    Write(GroupWrite),
-    /// Prepare a spare segment that holds a group of this many payload bytes; answer [`JournalMessage::Spare`].
-    PrepareSpare {
-        /// Payload bytes of the largest group it must hold.
-        at_least: u64,
-    },
-    /// Send to a node.
-    Resolve(NodeId, Resolve),
-    /// Send to a node: freeze the generation, everything up to this LSN is in it.
-    Freeze(NodeId, Lsn),
-    /// Send to a node: nothing of earlier lives comes any more, and all they had accepted is at most this LSN.
-    Fenced(NodeId, Incarnation, Lsn),
-    /// Publish the visible LSN, then tell these nodes.
-    Visible(Lsn, Vec<NodeId>),
-    /// Tell the watchers, in this order; the changes are visible.
-    Changes(Vec<Change>),
-    /// Tell the checkpointer: everything up to the mark is visible and every node was told to freeze.
-    MarkReached(Lsn, Catalogue),
-    /// Answer a request about keyspaces.
-    Answer(RequestId, Result<KeyspaceId>),
-    /// The engine turned read-only.
-    ReadOnly(Error),
-}
-
-/// A committed change as watchers get it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
-    /// Its commit timestamp.
-    pub lsn: Lsn,
-    /// What it wrote.
-    pub writes: Writes,
-}
-
-/// A group on its way to the disk.
-#[derive(Debug, PartialEq, Eq)]
-pub struct GroupWrite {
-    /// Its number.
-    pub number: GroupNo,
-    /// Its first LSN.
-    pub first: Lsn,
-    /// Its last LSN.
-    pub last: Lsn,
-    /// Records, back to back.
-    pub payload: Vec<u8>,
-    /// How many records.
-    pub records: usize,
-    /// Whether [`JournalMessage::Persisted`] may only be sent after a force.
-    pub force: bool,
-    /// Nobody else is writing: forcing in place saves two wake-ups.
-    pub lone: bool,
-}
 
 /// What the sequencer starts from: a new directory's zeros, or what recovery found.
 #[derive(Debug, Clone)]
@@ -240,17 +86,7 @@ struct OpenGroup {
 #[derive(Debug, Clone, Copy)]
 struct InFlight {
     last: Lsn,
-    payload: u64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Spare {
-    /// Asked for and not there yet.
-    Requested,
-    /// Ready, with room for a group of this payload.
-    Ready(u64),
-    /// Could not be had; asked for again at the next timeout.
-    Failed,
+    payload: usize,
 }
 
 /// The journal's state machine.
@@ -267,9 +103,7 @@ pub struct Sequencer {
     in_flight: VecDeque<InFlight>,
     previous_records: usize,
     waiting: VecDeque<Append>,
-    room: u64,
-    spare: Spare,
-    space_error: Option<Error>,
+    space: Space,
     failure: Option<Error>,
     /// Marks not yet visible.
     marks: VecDeque<(Lsn, Catalogue)>,
@@ -306,9 +140,7 @@ impl Sequencer {
             in_flight: VecDeque::new(),
             previous_records: 0,
             waiting: VecDeque::new(),
-            room: state.room,
-            spare: Spare::Failed,
-            space_error: None,
+            space: Space::new(state.room, options.segment_bytes),
             failure: None,
             marks: VecDeque::new(),
             fences: VecDeque::new(),
@@ -387,9 +219,8 @@ impl Sequencer {
         if self.failure.is_some() {
             return;
         }
-        if self.spare == Spare::Failed {
-            self.request_spare(self.needed_by_waiting(), out);
-        }
+        let wanted = self.space.retry(self.needed_by_waiting());
+        ask_for(wanted, out);
         for append in std::mem::take(&mut self.waiting) {
             if append.commits.iter().all(|commit| commit.deadline > now) {
                 self.waiting.push_back(append);
@@ -450,17 +281,12 @@ impl Sequencer {
             .sum();
         if !self.has_room_for(bytes) {
             let is_idle = self.open.records == 0 && self.in_flight.is_empty();
-            match self.spare {
-                Spare::Failed => {
-                    if let (true, Some(error)) = (is_idle, self.space_error.clone()) {
-                        self.refuse(&append, error, out);
-                        return None;
-                    }
-                    self.request_spare(bytes as u64, out);
+            match self.space.make_room(bytes as u64, is_idle) {
+                Ok(wanted) => ask_for(wanted, out),
+                Err(error) => {
+                    self.refuse(&append, error, out);
+                    return None;
                 }
-                // A spare that is too small gives way to a larger one: nothing else will wake what waits.
-                Spare::Ready(_) if is_idle => self.request_spare(bytes as u64, out),
-                Spare::Ready(_) | Spare::Requested => {}
             }
             return Some(append);
         }
@@ -523,17 +349,11 @@ impl Sequencer {
 
     /// Whether the open group can grow by so many payload bytes and still fit in space that exists.
     fn has_room_for(&self, bytes: usize) -> bool {
-        /// Kept free for the journal's own records (fences, keyspaces), which are few and small.
-        const RESERVE_BYTES: usize = 16 * 1024;
         let grown = self.open.payload.len() + bytes;
         if self.open.records > 0 && grown > self.options.max_group_bytes {
             return false;
         }
-        let spare = match self.spare {
-            Spare::Ready(spare) => spare,
-            Spare::Requested | Spare::Failed => 0,
-        };
-        (grown + RESERVE_BYTES) as u64 <= self.room.max(spare)
+        self.space.fits(grown)
     }
 
     fn needed_by_waiting(&self) -> u64 {
@@ -547,24 +367,8 @@ impl Sequencer {
         first.max(self.open.payload.len() as u64)
     }
 
-    fn request_spare(&mut self, payload: u64, out: &mut Vec<JournalEffect>) {
-        self.spare = Spare::Requested;
-        out.push(JournalEffect::PrepareSpare {
-            at_least: (payload + 32 * 1024).max(self.options.segment_bytes),
-        });
-    }
-
     fn spare_arrived(&mut self, now: Time, spare: Result<u64>, out: &mut Vec<JournalEffect>) {
-        match spare {
-            Ok(payload) => {
-                self.spare = Spare::Ready(payload);
-                self.space_error = None;
-            }
-            Err(error) => {
-                self.spare = Spare::Failed;
-                self.space_error = Some(error);
-            }
-        }
+        self.space.arrived(spare);
         self.admit_waiting(now, out);
         self.cut(out);
     }
@@ -582,32 +386,15 @@ impl Sequencer {
         if self.open.records == 0 || self.failure.is_some() {
             return;
         }
-        let frame = frame_bytes(self.open.payload.len());
-        let payload = self.open.payload.len() as u64;
-        if payload <= self.room {
-            self.room = self.room.saturating_sub(frame);
-        } else {
-            match self.spare {
-                Spare::Ready(spare) if payload <= spare => {
-                    self.room = spare.saturating_sub(frame);
-                    self.spare = Spare::Failed;
-                }
-                // The spare that was reported when the group was admitted was the one that the group before it was
-                // about to take, or the journal's own records have used up the reserve. The group waits for the next.
-                Spare::Ready(_) => return self.request_spare(payload, out),
-                Spare::Failed if self.space_error.is_none() => {
-                    return self.request_spare(payload, out);
-                }
-                // Asked for already, or asked for again at the next timeout.
-                Spare::Failed | Spare::Requested => return,
-            }
+        if let Err(wanted) = self.space.take(self.open.payload.len()) {
+            return ask_for(wanted, out);
         }
         let open = std::mem::take(&mut self.open);
         self.last_group = self.last_group.next();
         let lone = open.records == 1 && self.previous_records <= 1 && self.in_flight.is_empty();
         self.in_flight.push_back(InFlight {
             last: self.last_lsn,
-            payload,
+            payload: open.payload.len(),
         });
         out.push(JournalEffect::Write(GroupWrite {
             number: self.last_group,
@@ -633,33 +420,13 @@ impl Sequencer {
         let written = written.expect("the I/O thread answers for groups that are on their way");
         self.in_flight.drain(..=written);
         self.persisted = last;
-        self.count_space(room, spare);
-        if self.spare == Spare::Failed && self.space_error.is_none() {
-            self.request_spare(self.needed_by_waiting(), out);
-        }
+        let on_their_way = self.in_flight.iter().map(|group| group.payload);
+        self.space.report(room, spare, on_their_way);
+        let wanted = self.space.refill(self.needed_by_waiting());
+        ask_for(wanted, out);
         self.admit_waiting(now, out);
         self.cut(out);
         self.advance(out);
-    }
-
-    /// Takes over what the I/O thread has seen, less what the groups still on their way will use of it.
-    fn count_space(&mut self, room: u64, spare: Option<u64>) {
-        self.room = room;
-        let mut spare = spare;
-        for group in &self.in_flight {
-            let space = if group.payload <= self.room {
-                self.room
-            } else {
-                spare.take().unwrap_or(0)
-            };
-            self.room = space.saturating_sub(frame_bytes(group.payload as usize));
-        }
-        self.spare = match (spare, self.spare) {
-            // Whoever was asked has not answered yet. Counting the spare now would count it twice.
-            (_, Spare::Requested) => Spare::Requested,
-            (Some(spare), Spare::Ready(_) | Spare::Failed) => Spare::Ready(spare),
-            (None, Spare::Ready(_) | Spare::Failed) => Spare::Failed,
-        };
     }
 
     fn fail(&mut self, error: &Error, out: &mut Vec<JournalEffect>) {
@@ -791,7 +558,7 @@ impl Sequencer {
                 reason: error.to_string(),
             }),
             None if self.has_room_for(OWN_RECORD_BYTES) => Ok(()),
-            None => Err(self.space_error.clone().unwrap_or(Error::Overloaded {
+            None => Err(self.space.error().cloned().unwrap_or(Error::Overloaded {
                 what: "the journal",
             })),
         }
@@ -857,6 +624,11 @@ impl Sequencer {
     }
 }
 
+fn ask_for(wanted: Option<SpareWanted>, out: &mut Vec<JournalEffect>) {
+    if let Some(SpareWanted(at_least)) = wanted {
+        out.push(JournalEffect::PrepareSpare { at_least });
+    }
+}
+
 #[cfg(test)]
-#[path = "sequencer_tests.rs"]
 mod tests;

@@ -1,7 +1,7 @@
 //! The journal's machine, message by message: each test asserts everything that it wants done.
 
 use super::*;
-use crate::value::Value;
+use crate::value::{Value, Write};
 use JournalEffect::{Answer, Fenced, Freeze, MarkReached, PrepareSpare, ReadOnly, Visible};
 use bytes::Bytes;
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{
+    generation::Generation,
     keyspaces::Keyspaces,
     run::frozen_run,
     store::{Store, memory::MemoryStore},

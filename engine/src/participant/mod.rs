@@ -19,10 +19,15 @@
 //! - After a refusal nothing staged before it survives: `chain` counts refusals, and answers to older chains are void.
 //! - A node that recovers touches no generation: its table is rebuilt from the tree and the journal.
 
+mod life;
+mod message;
+mod staged;
+
+pub use message::{Answer, NodeEffect, NodeMessage, Operation};
+
 use crate::{
     cache::RowCache,
     error::{Error, Result},
-    generation::Generation,
     ids::{Incarnation, Lsn, NodeId, RequestId, Time},
     sequencer::{Append, JournalMessage, Resolve, StagedCommit, Writes},
     store::StoreView,
@@ -30,124 +35,8 @@ use crate::{
     view::{Frozen, NodeTable, NodeView},
 };
 use bytes::Bytes;
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-};
-
-/// What a caller asks of a node. Holds data only, so that it can travel to a node on another machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Operation {
-    /// Write these keys together, at most one write a key.
-    Write(Writes),
-    /// Add to a counter; an absent or expired key counts as 0.
-    Add {
-        /// The qualified key.
-        key: Bytes,
-        /// What to add.
-        delta: i64,
-        /// The caller's wall clock in milliseconds since the Unix epoch, to tell whether a value has expired.
-        now_ms: u64,
-    },
-    /// Replace the value if it is the expected one.
-    CompareAndSet {
-        /// The qualified key.
-        key: Bytes,
-        /// The expected value; `None` expects the key to be absent.
-        expected: Option<Bytes>,
-        /// The new value; `None` removes the key.
-        new: Option<Value>,
-        /// The caller's wall clock in milliseconds since the Unix epoch.
-        now_ms: u64,
-    },
-}
-
-/// How a node answers an [`Operation`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
-    /// The write is durable and visible at this LSN.
-    Written(Lsn),
-    /// The counter has this value since this LSN.
-    Counter(Lsn, i64),
-    /// The value was not the expected one but this.
-    Mismatch(Option<Bytes>),
-}
-
-/// What arrives at a node.
-#[derive(Debug, Clone)]
-pub enum NodeMessage {
-    /// From a handle. The caller may vanish; the request is carried out all the same.
-    Request {
-        /// Whom to answer.
-        id: RequestId,
-        /// When the caller stops waiting.
-        deadline: Time,
-        /// What to do.
-        operation: Operation,
-    },
-    /// From the node's own shell at the end of a mailbox round: hand the batch to the journal.
-    Flush,
-    /// From the journal: the fate of the oldest unresolved batch.
-    Resolve(Resolve),
-    /// From the journal: everything up to here is visible.
-    Visible(Lsn),
-    /// From the journal, in line with the batches: freeze the generation; it holds everything up to this LSN.
-    Freeze(Lsn),
-    /// From the checkpointer: the tree holds everything up to `through`.
-    Flushed {
-        /// The tree's new complete LSN.
-        through: Lsn,
-    },
-    /// From the journal: all that earlier lives had accepted is at most `through`.
-    Fenced {
-        /// The life that was announced.
-        incarnation: Incarnation,
-        /// The last LSN that can concern an earlier life.
-        through: Lsn,
-    },
-    /// From the shell: the generation was rebuilt from the journal, from the tree's complete LSN to `through`.
-    Rebuilt {
-        /// The life that asked for it.
-        incarnation: Incarnation,
-        /// The last LSN replayed.
-        through: Lsn,
-        /// The versions, or why they can't be read back.
-        generation: Result<Arc<Generation>>,
-    },
-    /// From the journal: nothing becomes durable any more.
-    ReadOnly(Error),
-    /// From the supervisor: the node died too often.
-    GoDown,
-}
-
-/// What a node wants done, in order.
-#[derive(Debug, PartialEq, Eq)]
-pub enum NodeEffect {
-    /// Send to the journal.
-    Journal(JournalMessage),
-    /// Answer a request.
-    Answer(RequestId, Result<Answer>),
-    /// Send [`NodeMessage::Flush`] to this node behind what is queued now.
-    ScheduleFlush,
-    /// Tell the checkpointer: the node froze at this LSN, or could not (it is recovering).
-    Frozen {
-        /// The mark.
-        through: Lsn,
-        /// Whether there is a frozen state to write.
-        ready: bool,
-    },
-    /// Rebuild a generation from the journal, LSN `after` (excluded) to `through`, then send [`NodeMessage::Rebuilt`].
-    Rebuild {
-        /// The life that asks.
-        incarnation: Incarnation,
-        /// The tree's complete LSN.
-        after: Lsn,
-        /// The last LSN to replay.
-        through: Lsn,
-    },
-    /// The node can't serve: its journal can't be read back.
-    Broken(Error),
-}
+use staged::{StagedKeys, add};
+use std::{collections::VecDeque, sync::Arc};
 
 /// A request that is not answered yet.
 #[derive(Debug)]
@@ -167,33 +56,6 @@ enum Outcome {
     Mismatch(Option<Bytes>),
     /// The value that was found does not allow the operation.
     Refused(Error),
-}
-
-/// The newest staged state of each key that has one, and which commit staged it.
-#[derive(Debug, Default)]
-struct StagedKeys {
-    newest: HashMap<Bytes, (u64, Option<Value>)>,
-}
-
-impl StagedKeys {
-    fn add(&mut self, commit: u64, writes: &[Write]) {
-        for write in writes {
-            self.newest
-                .insert(write.key.clone(), (commit, write.value.clone()));
-        }
-    }
-
-    fn remove(&mut self, commit: u64, writes: &[Write]) {
-        for write in writes {
-            if self
-                .newest
-                .get(&write.key)
-                .is_some_and(|(by, _)| *by == commit)
-            {
-                self.newest.remove(&write.key);
-            }
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -320,52 +182,6 @@ impl Participant {
             NodeMessage::ReadOnly(error) => self.read_only(&error, out),
             NodeMessage::GoDown => self.go_down(out),
         }
-    }
-
-    /// Refuses what waits for the end of a recovery and is past its deadline.
-    pub fn handle_timeout(&mut self, now: Time, out: &mut Vec<NodeEffect>) {
-        if let Phase::Recovering { stash } = &mut self.phase {
-            stash.retain(|(id, deadline, _)| {
-                let in_time = *deadline > now;
-                if !in_time {
-                    out.push(NodeEffect::Answer(*id, Err(Error::DeadlineExceeded)));
-                }
-                in_time
-            });
-        }
-    }
-
-    /// Whether requests wait for the end of a recovery.
-    #[must_use]
-    pub fn is_recovering(&self) -> bool {
-        matches!(self.phase, Phase::Recovering { .. })
-    }
-
-    /// Begins a new life after a panic: gives up what is staged, and asks the journal where the old life ended.
-    /// Requests whose fate the journal knows are answered by it; the others are refused once it has said so.
-    ///
-    /// The message that was being handled is lost with the old life. Unless it was a request or meant for that life
-    /// alone, hand it to the new one again: all the others may come twice.
-    pub fn restart(&mut self, out: &mut Vec<NodeEffect>) {
-        if matches!(self.phase, Phase::Down | Phase::ReadOnly(_)) {
-            return;
-        }
-        self.incarnation = self.incarnation.next();
-        self.chain = 0;
-        self.batch.clear();
-        self.sent.clear();
-        self.staged = None;
-        self.staged_commits = 0;
-        self.installed_commits = 0;
-        let stash = match std::mem::replace(&mut self.phase, Phase::Serving) {
-            Phase::Recovering { stash } => stash,
-            Phase::Serving | Phase::ReadOnly(_) | Phase::Down => VecDeque::new(),
-        };
-        self.phase = Phase::Recovering { stash };
-        out.push(NodeEffect::Journal(JournalMessage::Fence {
-            node: self.node(),
-            incarnation: self.incarnation,
-        }));
     }
 
     fn request(
@@ -647,151 +463,7 @@ impl Participant {
             complete: view.complete.max(through),
         });
     }
-
-    fn fenced(&mut self, incarnation: Incarnation, through: Lsn, out: &mut Vec<NodeEffect>) {
-        if incarnation != self.incarnation {
-            return;
-        }
-        // The journal is first in, first out: what it has not resolved by now it will refuse.
-        let node = self.node();
-        for entry in self.in_flight.drain(self.resolved..) {
-            out.push(NodeEffect::Answer(
-                entry.id,
-                Err(Error::NodeRestarted { node }),
-            ));
-        }
-        if matches!(self.phase, Phase::Recovering { .. }) {
-            self.rebuild(through, out);
-        }
-    }
-
-    fn rebuild(&mut self, through: Lsn, out: &mut Vec<NodeEffect>) {
-        self.rebuilding_after = self.table.view().complete;
-        out.push(NodeEffect::Rebuild {
-            incarnation: self.incarnation,
-            after: self.rebuilding_after,
-            through,
-        });
-    }
-
-    fn rebuilt(
-        &mut self,
-        now: Time,
-        incarnation: Incarnation,
-        through: Lsn,
-        generation: Result<Arc<Generation>>,
-        out: &mut Vec<NodeEffect>,
-    ) {
-        if incarnation != self.incarnation || !matches!(self.phase, Phase::Recovering { .. }) {
-            return;
-        }
-        let view = self.table.view();
-        let generation = match generation {
-            Ok(generation) => generation,
-            // A checkpoint that was under way has ended meanwhile, and the journal has let go of what is in the tree.
-            Err(_) if self.table.view().complete > self.rebuilding_after => {
-                self.rebuild(through, out);
-                return;
-            }
-            Err(error) => {
-                out.push(NodeEffect::Broken(error));
-                return;
-            }
-        };
-        self.table.publish(NodeView {
-            active: Arc::new(generation.successor()),
-            frozen: vec![Frozen {
-                through,
-                generation: Arc::clone(&generation),
-            }],
-            // The store may be ahead of `complete`, by a run whose `Flushed` is still on its way.
-            tree: Arc::clone(&view.tree),
-            complete: view.complete,
-        });
-        // The old life may have died between the generation and the cache.
-        for (key, lsn, value) in generation.newest_versions() {
-            self.cache.update(&key, lsn, value.as_ref());
-        }
-        self.last_lsn = self.last_lsn.max(through);
-        out.push(NodeEffect::Journal(JournalMessage::Installed {
-            node: self.node(),
-            incarnation,
-            through,
-        }));
-        let Phase::Recovering { stash } = std::mem::replace(&mut self.phase, Phase::Serving) else {
-            unreachable!("checked above");
-        };
-        for (id, deadline, operation) in stash {
-            self.request(now, id, deadline, operation, out);
-        }
-    }
-
-    fn read_only(&mut self, error: &Error, out: &mut Vec<NodeEffect>) {
-        self.refuse_staged(
-            &Error::ReadOnly {
-                reason: error.to_string(),
-            },
-            out,
-        );
-        self.resolved = 0;
-        for entry in std::mem::take(&mut self.in_flight) {
-            let error = Error::Unknown {
-                reason: error.to_string(),
-            };
-            out.push(NodeEffect::Answer(entry.id, Err(error)));
-        }
-        match std::mem::replace(&mut self.phase, Phase::ReadOnly(error.clone())) {
-            Phase::Recovering { stash } => {
-                for (id, ..) in stash {
-                    let error = Error::ReadOnly {
-                        reason: error.to_string(),
-                    };
-                    out.push(NodeEffect::Answer(id, Err(error)));
-                }
-            }
-            Phase::Down => self.phase = Phase::Down,
-            Phase::Serving | Phase::ReadOnly(_) => {}
-        }
-    }
-
-    fn go_down(&mut self, out: &mut Vec<NodeEffect>) {
-        self.table.set_down();
-        self.batch.clear();
-        self.sent.clear();
-        self.staged = None;
-        let node = self.node();
-        if let Phase::Recovering { stash } = std::mem::replace(&mut self.phase, Phase::Down) {
-            for (id, ..) in stash {
-                out.push(NodeEffect::Answer(id, Err(Error::NodeDown { node })));
-            }
-        }
-        // What has an LSN is in the journal and becomes durable without this node; what has none can't be told apart
-        // from what the journal is about to accept.
-        for entry in self.in_flight.drain(self.resolved..) {
-            let error = Error::Unknown {
-                reason: format!("node {node} went down"),
-            };
-            out.push(NodeEffect::Answer(entry.id, Err(error)));
-        }
-        out.push(NodeEffect::Journal(JournalMessage::Down { node }));
-    }
-}
-
-fn add(before: Option<&Value>, delta: i64) -> Result<i64> {
-    let current = match before {
-        None => 0,
-        Some(value) => {
-            let bytes: [u8; 8] = value.bytes[..].try_into().map_err(|_| Error::NotACounter {
-                len: value.bytes.len(),
-            })?;
-            i64::from_le_bytes(bytes)
-        }
-    };
-    current
-        .checked_add(delta)
-        .ok_or(Error::CounterOverflow { current, delta })
 }
 
 #[cfg(test)]
-#[path = "participant_tests.rs"]
 mod tests;
