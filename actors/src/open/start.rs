@@ -29,7 +29,7 @@ use mailring_engine::{
     checkpoint::Checkpoint,
     disk::Disk,
     journal::frame_bytes,
-    participant::{Participant, TreeSource},
+    participant::{Participant, ParticipantOptions, TreeSource},
     restart::Restarts,
     sequencer::{Sequencer, SequencerOptions, SequencerState},
     view::{Frozen, NodeTable, NodeView, Visible},
@@ -61,6 +61,7 @@ pub(super) fn start(
         manifest,
         ring,
         keyspaces,
+        outcomes,
         incarnations,
         stores,
         generations,
@@ -143,6 +144,7 @@ pub(super) fn start(
             last_group: journal.last_group(),
             incarnations: incarnations.clone(),
             keyspaces,
+            outcomes,
             room: journal.room(),
         },
     );
@@ -177,7 +179,10 @@ pub(super) fn start(
                     Arc::clone(&switchboard.cache),
                     TreeSource(Box::new(move || store.view())),
                     last_lsn,
-                    builder.mailbox_capacity,
+                    ParticipantOptions {
+                        stashed: builder.mailbox_capacity,
+                        ..ParticipantOptions::default()
+                    },
                 );
                 let node = StorageNode::new(participant, Arc::clone(&switchboard), reader.clone());
                 actix::Supervisor::start_in_arbiter(system.arbiter(number), move |_| node)

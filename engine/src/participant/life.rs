@@ -8,22 +8,9 @@ use crate::{
     sequencer::JournalMessage,
     view::{Frozen, NodeView},
 };
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 
 impl Participant {
-    /// Refuses what waits for the end of a recovery and is past its deadline.
-    pub fn handle_timeout(&mut self, now: Time, out: &mut Vec<NodeEffect>) {
-        if let Phase::Recovering { stash } = &mut self.phase {
-            stash.retain(|(id, deadline, _)| {
-                let in_time = *deadline > now;
-                if !in_time {
-                    out.push(NodeEffect::Answer(*id, Err(Error::DeadlineExceeded)));
-                }
-                in_time
-            });
-        }
-    }
-
     /// Whether requests wait for the end of a recovery.
     #[must_use]
     pub fn is_recovering(&self) -> bool {
@@ -46,9 +33,10 @@ impl Participant {
         self.staged = None;
         self.staged_commits = 0;
         self.installed_commits = 0;
+        let parked = self.give_up_transactions();
         let stash = match std::mem::replace(&mut self.phase, Phase::Serving) {
             Phase::Recovering { stash } => stash,
-            Phase::Serving | Phase::ReadOnly(_) | Phase::Down => VecDeque::new(),
+            Phase::Serving | Phase::ReadOnly(_) | Phase::Down => parked,
         };
         self.phase = Phase::Recovering { stash };
         out.push(NodeEffect::Journal(JournalMessage::Fence {
@@ -154,6 +142,12 @@ impl Participant {
             };
             out.push(NodeEffect::Answer(entry.id, Err(error)));
         }
+        for (id, ..) in self.give_up_transactions() {
+            let error = Error::ReadOnly {
+                reason: error.to_string(),
+            };
+            out.push(NodeEffect::Answer(id, Err(error)));
+        }
         match std::mem::replace(&mut self.phase, Phase::ReadOnly(error.clone())) {
             Phase::Recovering { stash } => {
                 for (id, ..) in stash {
@@ -174,6 +168,9 @@ impl Participant {
         self.sent.clear();
         self.staged = None;
         let node = self.node();
+        for (id, ..) in self.give_up_transactions() {
+            out.push(NodeEffect::Answer(id, Err(Error::NodeDown { node })));
+        }
         if let Phase::Recovering { stash } = std::mem::replace(&mut self.phase, Phase::Down) {
             for (id, ..) in stash {
                 out.push(NodeEffect::Answer(id, Err(Error::NodeDown { node })));
@@ -188,5 +185,26 @@ impl Participant {
             out.push(NodeEffect::Answer(entry.id, Err(error)));
         }
         out.push(NodeEffect::Journal(JournalMessage::Down { node }));
+    }
+
+    /// Refuses what waits for the end of a recovery and is past its deadline.
+    pub(super) fn refuse_late_stash(&mut self, now: Time, out: &mut Vec<NodeEffect>) {
+        if let Phase::Recovering { stash } = &mut self.phase {
+            stash.retain(|(id, deadline, _)| {
+                let in_time = *deadline > now;
+                if !in_time {
+                    out.push(NodeEffect::Answer(*id, Err(Error::DeadlineExceeded)));
+                }
+                in_time
+            });
+        }
+    }
+
+    /// The first deadline of what waits for the end of a recovery.
+    pub(super) fn next_stashed(&self) -> Option<Time> {
+        let Phase::Recovering { stash } = &self.phase else {
+            return None;
+        };
+        stash.iter().map(|(_, deadline, _)| *deadline).min()
     }
 }

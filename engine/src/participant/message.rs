@@ -3,12 +3,13 @@
 use crate::{
     error::{Error, Result},
     generation::Generation,
-    ids::{Incarnation, Lsn, RequestId, Time},
-    sequencer::{JournalMessage, Resolve, Writes},
+    ids::{Incarnation, Lsn, RequestId, Time, TxnId},
+    sequencer::{JournalMessage, Resolve},
+    transaction::{Abort, Prepare, ReadSet, Settle, Vote, Writes},
     value::Value,
 };
 use bytes::Bytes;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// What a caller asks of a node. Holds data only, so that it can travel to a node on another machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +35,16 @@ pub enum Operation {
         new: Option<Value>,
         /// The caller's wall clock in milliseconds since the Unix epoch.
         now_ms: u64,
+    },
+    /// Commit a transaction that concerns this node alone. Needs no coordinator: it is validated here and now, and its
+    /// reads hold until it has its LSN. Answered by [`Answer::Written`] or [`Error::Conflict`].
+    Transact {
+        /// The transaction, under which its outcome is remembered.
+        txn: TxnId,
+        /// What it read.
+        reads: ReadSet,
+        /// What it writes, at most one write a key.
+        writes: Writes,
     },
 }
 
@@ -91,6 +102,14 @@ pub enum NodeMessage {
     },
     /// From the journal: nothing becomes durable any more.
     ReadOnly(Error),
+    /// From a coordinator, everything of one of its mailbox rounds: validate, stage, hold, and vote at once. Answered by
+    /// [`NodeEffect::Votes`]; if this or the answer is lost, the coordinator rolls back. May come twice.
+    Prepares(Vec<Prepare>),
+    /// From a coordinator: release. May come twice, or for what was never prepared.
+    Aborts(Vec<Abort>),
+    /// From the journal, in line with [`NodeMessage::Resolve`] and in the order of LSNs: install and release. May come
+    /// twice; if it is lost with the life that was told, the journal's record replaces it.
+    Settles(Vec<Settle>),
     /// From the supervisor: the node died too often.
     GoDown,
 }
@@ -102,6 +121,8 @@ pub enum NodeEffect {
     Journal(JournalMessage),
     /// Answer a request.
     Answer(RequestId, Result<Answer>),
+    /// Send to the coordinator of each transaction; all of them are of one [`NodeMessage::Prepares`].
+    Votes(Vec<Vote>),
     /// Send [`NodeMessage::Flush`] to this node behind what is queued now.
     ScheduleFlush,
     /// Tell the checkpointer: the node froze at this LSN, or could not (it is recovering).
@@ -122,4 +143,41 @@ pub enum NodeEffect {
     },
     /// The node can't serve: its journal can't be read back.
     Broken(Error),
+}
+
+/// What bounds a node.
+#[derive(Debug, Clone, Copy)]
+pub struct ParticipantOptions {
+    /// Requests that wait while the node recovers.
+    pub stashed: usize,
+    /// Requests that wait behind transactions.
+    pub parked: usize,
+    /// Transactions that are prepared at one time.
+    pub prepared: usize,
+    /// Bytes that prepared transactions stage and hold.
+    pub prepared_bytes: usize,
+    /// Ranges that prepared transactions hold: each write is compared with each.
+    pub prepared_ranges: usize,
+    /// How long a key is kept free for a transaction that single-node commits have turned away: about the time of a
+    /// force and of the caller's back-off.
+    pub reservation: Duration,
+    /// Keys that are kept free at one time.
+    pub reserved: usize,
+    /// How long to wait for the journal's word on a transaction before it is asked again.
+    pub ask_again: Duration,
+}
+
+impl Default for ParticipantOptions {
+    fn default() -> Self {
+        Self {
+            stashed: 1_024,
+            parked: 4_096,
+            prepared: 4_096,
+            prepared_bytes: 64 << 20,
+            prepared_ranges: 4_096,
+            reservation: Duration::from_millis(20),
+            reserved: 4_096,
+            ask_again: Duration::from_millis(500),
+        }
+    }
 }

@@ -9,6 +9,9 @@
 //!            Visible ──▶ Answer
 //! ```
 //!
+//! A transaction of several nodes is prepared here, and installed in line with the others when it is settled; see
+//! [`prepare`]. A transaction of this node alone is a request like a put, validated when it is staged.
+//!
 //! Read-modify-write of one key (`add`, compare-and-set) is computed here, on the newest staged or installed value, so
 //! that a hot key is not limited to one commit a force. What was computed from a value that is not visible yet is
 //! answered only when that value is visible, and is refused if the journal refuses that value.
@@ -17,24 +20,32 @@
 //! - Commits reach the journal in the order in which they were staged, and are installed in LSN order.
 //! - `in_flight` holds every unanswered request in that order; a prefix of it has LSNs. A request is answered once.
 //! - After a refusal nothing staged before it survives: `chain` counts refusals, and answers to older chains are void.
+//! - What a prepared transaction has read gets no new write, and what it has staged is nothing to chain on, until it is
+//!   settled. While nothing is prepared, reserved or parked, a request pays one branch for all of this.
 //! - A node that recovers touches no generation: its table is rebuilt from the tree and the journal.
 
 mod life;
 mod message;
+mod parked;
+mod prepare;
+mod prepared;
 mod staged;
 
-pub use message::{Answer, NodeEffect, NodeMessage, Operation};
+pub use message::{Answer, NodeEffect, NodeMessage, Operation, ParticipantOptions};
 
 use crate::{
     cache::RowCache,
     error::{Error, Result},
     ids::{Incarnation, Lsn, NodeId, RequestId, Time},
-    sequencer::{Append, JournalMessage, Resolve, StagedCommit, Writes},
+    sequencer::{Append, JournalMessage, Resolve, StagedCommit},
     store::StoreView,
+    transaction::Writes,
     value::{Value, Write},
     view::{Frozen, NodeTable, NodeView},
 };
 use bytes::Bytes;
+use parked::Parked;
+use prepared::Prepared;
 use staged::{StagedKeys, add};
 use std::{collections::VecDeque, sync::Arc};
 
@@ -93,7 +104,12 @@ pub struct Participant {
     visible: Lsn,
     /// The complete LSN from which the generation is being rebuilt.
     rebuilding_after: Lsn,
-    stash_limit: usize,
+    /// Transactions of several nodes, and requests that wait for them.
+    prepared: Prepared,
+    parked: Parked,
+    /// Whether anything is prepared, reserved or parked: all that a request has to look at while nothing is.
+    guarded: bool,
+    options: ParticipantOptions,
 }
 
 /// Gives the tree's present state when a checkpoint has changed it.
@@ -107,7 +123,6 @@ impl std::fmt::Debug for TreeSource {
 
 impl Participant {
     /// A node that serves `table`, everything of which is visible at `visible`.
-    /// At most `stash_limit` requests wait while it recovers.
     #[must_use]
     pub fn new(
         incarnation: Incarnation,
@@ -115,7 +130,7 @@ impl Participant {
         cache: Arc<RowCache>,
         tree: TreeSource,
         visible: Lsn,
-        stash_limit: usize,
+        options: ParticipantOptions,
     ) -> Self {
         Self {
             incarnation,
@@ -134,7 +149,10 @@ impl Participant {
             last_lsn: visible,
             visible,
             rebuilding_after: visible,
-            stash_limit,
+            prepared: Prepared::default(),
+            parked: Parked::default(),
+            guarded: false,
+            options,
         }
     }
 
@@ -154,6 +172,7 @@ impl Participant {
     #[must_use]
     pub fn owes(&self, id: RequestId) -> bool {
         self.in_flight.iter().any(|entry| entry.id == id)
+            || self.parked.requests().any(|(parked, ..)| *parked == id)
             || matches!(&self.phase, Phase::Recovering { stash } if stash.iter().any(|(stashed, ..)| *stashed == id))
     }
 
@@ -166,6 +185,9 @@ impl Participant {
                 operation,
             } => self.request(now, id, deadline, operation, out),
             NodeMessage::Flush => self.flush(out),
+            NodeMessage::Prepares(prepares) => self.prepare(now, prepares, out),
+            NodeMessage::Aborts(aborts) => self.abort(now, &aborts, out),
+            NodeMessage::Settles(settles) => self.settle(now, &settles, out),
             NodeMessage::Resolve(resolve) => self.resolve(resolve, out),
             NodeMessage::Visible(lsn) => self.answer_through(lsn, out),
             NodeMessage::Freeze(lsn) => self.freeze(lsn, out),
@@ -194,11 +216,16 @@ impl Participant {
     ) {
         let refusal = match &mut self.phase {
             Phase::Serving if deadline <= now => Error::DeadlineExceeded,
-            Phase::Serving => match self.stage(id, deadline, operation, out) {
-                Ok(()) => return,
-                Err(error) => error,
-            },
-            Phase::Recovering { stash } if stash.len() < self.stash_limit => {
+            Phase::Serving => {
+                if self.guarded && self.has_to_wait(&operation) {
+                    return self.park(id, deadline, operation, out);
+                }
+                match self.stage(id, deadline, operation, out) {
+                    Ok(()) => return,
+                    Err(error) => error,
+                }
+            }
+            Phase::Recovering { stash } if stash.len() < self.options.stashed => {
                 stash.push_back((id, deadline, operation));
                 return;
             }
@@ -220,8 +247,23 @@ impl Participant {
         operation: Operation,
         out: &mut Vec<NodeEffect>,
     ) -> Result<()> {
-        let (writes, answer) = match operation {
+        let mut reads_own = false;
+        let mut transaction = None;
+        let (writes, answer): (Writes, Outcome) = match operation {
             Operation::Write(writes) => (writes, Outcome::Written),
+            Operation::Transact { txn, reads, writes } => {
+                if let Some((key, with)) = self.conflict(&reads, &writes, false) {
+                    return Err(Error::Conflict { key, with });
+                }
+                if writes.is_empty() {
+                    let answer = Answer::Written(reads.snapshot);
+                    out.push(NodeEffect::Answer(id, Ok(answer)));
+                    return Ok(());
+                }
+                self.index_staged();
+                transaction = Some((txn, reads));
+                (writes, Outcome::Written)
+            }
             Operation::Add { key, delta, now_ms } => {
                 let before = self.newest(&key, now_ms)?;
                 let expires_at_ms = before.as_ref().map_or(0, |value| value.expires_at_ms);
@@ -240,6 +282,7 @@ impl Participant {
                     key,
                     value: Some(value),
                 };
+                reads_own = true;
                 (Writes::from([write]), Outcome::Counter(sum))
             }
             Operation::CompareAndSet {
@@ -253,17 +296,31 @@ impl Participant {
                     self.push_in_flight(id, Outcome::Mismatch(current), out);
                     return Ok(());
                 }
+                reads_own = true;
                 (Writes::from([Write { key, value: new }]), Outcome::Written)
             }
         };
         self.staged_commits += 1;
         if let Some(staged) = &mut self.staged {
             staged.add(self.staged_commits, &writes);
+            if reads_own {
+                staged.add_read_of_own(self.staged_commits, &writes[0].key);
+            }
         }
+        let txn = transaction.map(|(txn, reads)| {
+            if let Some(staged) = &mut self.staged {
+                staged.hold(self.staged_commits, reads);
+            }
+            txn
+        });
         if self.batch.is_empty() {
             out.push(NodeEffect::ScheduleFlush);
         }
-        self.batch.push(StagedCommit { deadline, writes });
+        self.batch.push(StagedCommit {
+            deadline,
+            writes,
+            txn,
+        });
         self.in_flight.push_back(InFlight {
             id,
             commits: true,
@@ -290,19 +347,23 @@ impl Participant {
 
     /// The newest staged or installed value that has not expired.
     fn newest(&mut self, key: &Bytes, now_ms: u64) -> Result<Option<Value>> {
-        let staged = self.staged.get_or_insert_with(|| {
+        let newest = match self.index_staged().newest(key) {
+            Some(value) => value.clone(),
+            None => self.table.newest(key)?,
+        };
+        Ok(newest.filter(|value| !value.is_expired(now_ms)))
+    }
+
+    /// The index of what is staged, made on first use: plain writes need none.
+    fn index_staged(&mut self) -> &StagedKeys {
+        self.staged.get_or_insert_with(|| {
             let mut staged = StagedKeys::default();
             let commits = self.sent.iter().flatten().chain(&self.batch);
             for (number, commit) in (self.installed_commits + 1..).zip(commits) {
                 staged.add(number, &commit.writes);
             }
             staged
-        });
-        let newest = match staged.newest.get(key) {
-            Some((_, value)) => value.clone(),
-            None => self.table.newest(key)?,
-        };
-        Ok(newest.filter(|value| !value.is_expired(now_ms)))
+        })
     }
 
     fn flush(&mut self, out: &mut Vec<NodeEffect>) {

@@ -41,7 +41,10 @@ fn bench() -> Bench {
         Arc::clone(&cache),
         TreeSource(Box::new(move || source.view())),
         Lsn(0),
-        2,
+        ParticipantOptions {
+            stashed: 2,
+            ..ParticipantOptions::default()
+        },
     );
     Bench {
         machine,
@@ -136,6 +139,7 @@ fn appended(incarnation: Incarnation, chain: u64, commits: &[Write]) -> NodeEffe
     let commits = commits.iter().map(|write| StagedCommit {
         deadline: SOON,
         writes: [write.clone()].into(),
+        txn: None,
     });
     Journal(JournalMessage::Append(Append {
         node: NODE,

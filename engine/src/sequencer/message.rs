@@ -3,13 +3,10 @@
 use crate::{
     checkpoint::Catalogue,
     error::{Error, Result},
-    ids::{GroupNo, Incarnation, KeyspaceId, Lsn, NodeId, RequestId, Time},
-    value::Write,
+    ids::{GroupNo, Incarnation, KeyspaceId, Lsn, NodeId, RequestId, Time, TxnId},
+    transaction::{Ask, Decide, Decided, Settle, TxnOutcome, Writes},
 };
-use std::sync::Arc;
-
-/// The writes of one commit, shared by the node that staged them, the journal and the watchers.
-pub type Writes = Arc<[Write]>;
+use bytes::Bytes;
 
 /// What arrives at the journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +14,21 @@ pub enum JournalMessage {
     /// From a node, when its mailbox round ends: commits in the order in which they were staged. Answered by
     /// [`Resolve`]. Never repeated; if the node dies meanwhile, its [`JournalMessage::Fence`] settles it.
     Append(Append),
+    /// From a coordinator, everything of one of its mailbox rounds: these have all their votes. Each is answered once by
+    /// [`JournalEffect::Decided`], or never if the engine goes down; a repeated one gets the first outcome.
+    Decides(Vec<Decide>),
+    /// From whoever is in doubt. What is not committed now never will be. Answered as the asker needs it, or, if the
+    /// table of tombstones is full, by nothing: ask again.
+    Asks(Vec<Ask>),
+    /// From a handle, before it runs a transaction with an idempotency key: was one committed already? Answered by
+    /// [`JournalEffect::Outcome`]. [`TxnOutcome::Aborted`] means "not yet"; should two run at once, the later decision
+    /// gets the outcome of the earlier.
+    FindKey {
+        /// Whom to answer.
+        request: RequestId,
+        /// The idempotency key.
+        key: Bytes,
+    },
     /// From the journal's own shell at the end of a mailbox round: send the open group on its way.
     Cut,
     /// From the I/O thread: all groups up to the one that ends at `last` are written, and forced if that was asked.
@@ -94,6 +106,8 @@ pub struct StagedCommit {
     pub deadline: Time,
     /// What it writes.
     pub writes: Writes,
+    /// Whose outcome this is, if it is a transaction.
+    pub txn: Option<TxnId>,
 }
 
 /// The journal's answer to an [`Append`].
@@ -122,6 +136,12 @@ pub enum JournalEffect {
     },
     /// Send to a node.
     Resolve(NodeId, Resolve),
+    /// Send to a node, in line with [`JournalEffect::Resolve`]: transactions that it has prepared have ended.
+    Settle(NodeId, Vec<Settle>),
+    /// Send to the coordinator of each transaction.
+    Decided(Vec<Decided>),
+    /// Answer a handle that asked for an outcome.
+    Outcome(RequestId, Result<TxnOutcome>),
     /// Send to a node: freeze the generation, everything up to this LSN is in it.
     Freeze(NodeId, Lsn),
     /// Send to a node: nothing of earlier lives comes any more, and all they had accepted is at most this LSN.

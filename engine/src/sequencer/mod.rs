@@ -19,25 +19,32 @@
 //! - What is accepted fits in space that exists: a full disk is found before an LSN is given.
 //! - After a failed write or force nothing is accepted any more, and nothing becomes visible any more.
 //!
-//! Left out: commits of several nodes. Their decision is one more message that ends in the same open group, and the
-//! record already has a part for each node.
+//! A transaction of several nodes is one more thing that ends in the open group: one record with a part for each node;
+//! see [`decide`].
 
+mod decide;
 mod message;
 mod space;
 
 pub use message::{
-    Append, Change, GroupWrite, JournalEffect, JournalMessage, Resolve, StagedCommit, Writes,
+    Append, Change, GroupWrite, JournalEffect, JournalMessage, Resolve, StagedCommit,
 };
 
 use crate::{
     checkpoint::Catalogue,
     error::{Error, Result},
     ids::{GroupNo, Incarnation, KeyspaceId, Lsn, NodeId, RequestId, Time},
-    journal::record::{self, Record, RecordBody},
+    journal::record::{self, Record, RecordBody, TxnTag},
     keyspaces::Keyspaces,
+    outcomes::Outcomes,
+    transaction::{Decide, Verdict},
 };
+use decide::Waiter;
 use space::{Space, SpareWanted};
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 /// What the sequencer starts from: a new directory's zeros, or what recovery found.
 #[derive(Debug, Clone)]
@@ -50,6 +57,8 @@ pub struct SequencerState {
     pub incarnations: Vec<Incarnation>,
     /// The catalogue of keyspaces.
     pub keyspaces: Keyspaces,
+    /// What became of transactions, and which opening this is.
+    pub outcomes: Outcomes,
     /// Payload bytes that fit into the active segment.
     pub room: u64,
 }
@@ -89,6 +98,13 @@ struct InFlight {
     payload: usize,
 }
 
+/// What could not be admitted yet, for lack of room.
+#[derive(Debug)]
+enum Waiting {
+    Append(Append),
+    Decide(Decide),
+}
+
 /// The journal's state machine.
 #[derive(Debug)]
 pub struct Sequencer {
@@ -102,7 +118,7 @@ pub struct Sequencer {
     /// Groups on their way, oldest first.
     in_flight: VecDeque<InFlight>,
     previous_records: usize,
-    waiting: VecDeque<Append>,
+    waiting: VecDeque<Waiting>,
     space: Space,
     failure: Option<Error>,
     /// Marks not yet visible.
@@ -110,6 +126,9 @@ pub struct Sequencer {
     fences: VecDeque<(NodeId, Incarnation, Lsn)>,
     keyspaces: Keyspaces,
     keyspace_answers: VecDeque<(Lsn, RequestId, KeyspaceId)>,
+    outcomes: Outcomes,
+    /// Who waits for an LSN to be visible, to be told that a transaction is committed there.
+    waiters: BTreeMap<Lsn, Vec<Waiter>>,
     watched: bool,
     changes: VecDeque<Change>,
 }
@@ -146,6 +165,8 @@ impl Sequencer {
             fences: VecDeque::new(),
             keyspaces: state.keyspaces,
             keyspace_answers: VecDeque::new(),
+            outcomes: state.outcomes,
+            waiters: BTreeMap::new(),
             watched: false,
             changes: VecDeque::new(),
         }
@@ -175,13 +196,19 @@ impl Sequencer {
         Catalogue {
             keyspaces: self.keyspaces.clone(),
             incarnations: self.nodes.iter().map(|node| node.incarnation).collect(),
+            outcomes: self.outcomes.saved(self.last_lsn),
         }
     }
 
     /// Takes one message.
     pub fn handle(&mut self, now: Time, message: JournalMessage, out: &mut Vec<JournalEffect>) {
         match message {
-            JournalMessage::Append(append) => self.append(now, append, out),
+            JournalMessage::Append(append) => {
+                self.admit_in_line(now, Waiting::Append(append), out);
+            }
+            JournalMessage::Decides(decides) => self.decide(now, decides, out),
+            JournalMessage::Asks(asks) => self.ask(now, &asks, out),
+            JournalMessage::FindKey { request, key } => self.find_key(request, &key, out),
             JournalMessage::Cut => {
                 self.cut(out);
                 // What did not fit into the group that has just left fits into the next.
@@ -216,16 +243,23 @@ impl Sequencer {
 
     /// Asks again for a spare segment that could not be had, and refuses what has waited past its deadline.
     pub fn handle_timeout(&mut self, now: Time, out: &mut Vec<JournalEffect>) {
+        self.outcomes.expire(now);
         if self.failure.is_some() {
             return;
         }
         let wanted = self.space.retry(self.needed_by_waiting());
         ask_for(wanted, out);
-        for append in std::mem::take(&mut self.waiting) {
-            if append.commits.iter().all(|commit| commit.deadline > now) {
-                self.waiting.push_back(append);
-            } else if !self.is_void(&append) {
-                self.refuse(&append, Error::DeadlineExceeded, out);
+        for waiting in std::mem::take(&mut self.waiting) {
+            match waiting {
+                Waiting::Append(append) if append.commits.iter().any(|c| c.deadline <= now) => {
+                    if !self.is_void(&append) {
+                        self.refuse(&append, Error::DeadlineExceeded, out);
+                    }
+                }
+                Waiting::Decide(decide) if decide.deadline <= now => {
+                    self.refuse_decide(now, &decide, Error::DeadlineExceeded, out);
+                }
+                waiting => self.waiting.push_back(waiting),
             }
         }
         // What was refused may have stood before something that fits.
@@ -243,18 +277,30 @@ impl Sequencer {
                 .is_some_and(|chain| append.chain <= chain)
     }
 
-    fn append(&mut self, now: Time, append: Append, out: &mut Vec<JournalEffect>) {
+    fn admit_in_line(&mut self, now: Time, waiting: Waiting, out: &mut Vec<JournalEffect>) {
         if self.waiting.is_empty() {
-            if let Some(append) = self.try_admit(now, append, out) {
-                self.waiting.push_back(append);
-            }
+            let left = self.try_admit(now, waiting, out);
+            self.waiting.extend(left);
         } else {
-            self.waiting.push_back(append);
+            self.waiting.push_back(waiting);
+        }
+    }
+
+    /// Admits or refuses; gives back what has to wait for room.
+    fn try_admit(
+        &mut self,
+        now: Time,
+        waiting: Waiting,
+        out: &mut Vec<JournalEffect>,
+    ) -> Option<Waiting> {
+        match waiting {
+            Waiting::Append(append) => self.try_append(now, append, out).map(Waiting::Append),
+            Waiting::Decide(decide) => self.try_decide(now, decide, out).map(Waiting::Decide),
         }
     }
 
     /// Admits or refuses a batch; gives it back if it has to wait for room.
-    fn try_admit(
+    fn try_append(
         &mut self,
         now: Time,
         append: Append,
@@ -263,10 +309,7 @@ impl Sequencer {
         if self.is_void(&append) {
             return None;
         }
-        if let Some(error) = &self.failure {
-            let error = Error::ReadOnly {
-                reason: error.to_string(),
-            };
+        if let Some(error) = self.read_only() {
             self.refuse(&append, error, out);
             return None;
         }
@@ -274,11 +317,12 @@ impl Sequencer {
             self.refuse(&append, Error::DeadlineExceeded, out);
             return None;
         }
-        let bytes: usize = append
-            .commits
-            .iter()
-            .map(|commit| record::commit_bytes_bound(&commit.writes))
-            .sum();
+        if self.outcomes.has_tombstones() && self.is_any_entombed(&append) {
+            let reason = "somebody in doubt asked for the outcome before it was decided";
+            self.refuse(&append, Error::Aborted { reason }, out);
+            return None;
+        }
+        let bytes = append_bytes(&append);
         if !self.has_room_for(bytes) {
             let is_idle = self.open.records == 0 && self.in_flight.is_empty();
             match self.space.make_room(bytes as u64, is_idle) {
@@ -298,13 +342,19 @@ impl Sequencer {
         let first = self.last_lsn.next();
         for commit in &append.commits {
             let lsn = self.give_lsn();
-            record::encode_commit(
-                &mut self.open.payload,
-                lsn,
-                append.node,
-                append.incarnation,
-                &commit.writes,
-            );
+            let (payload, writes) = (&mut self.open.payload, &commit.writes);
+            match commit.txn {
+                None => {
+                    record::encode_commit(payload, lsn, append.node, append.incarnation, writes);
+                }
+                Some(id) => {
+                    let part = (append.node, append.incarnation, &writes[..]);
+                    record::encode_transaction(payload, lsn, id, None, std::iter::once(part));
+                    let idempotency = None;
+                    let tag = TxnTag { id, idempotency };
+                    self.outcomes.commit(lsn, tag, commit.deadline);
+                }
+            }
             if self.watched {
                 self.changes.push_back(Change {
                     lsn,
@@ -347,6 +397,18 @@ impl Sequencer {
         self.last_lsn
     }
 
+    fn is_any_entombed(&self, append: &Append) -> bool {
+        let mut txns = append.commits.iter().filter_map(|commit| commit.txn);
+        txns.any(|txn| self.outcomes.is_entombed(txn))
+    }
+
+    /// Whether a refusal is all there is to be had: nothing becomes durable any more.
+    fn read_only(&self) -> Option<Error> {
+        self.failure.as_ref().map(|error| Error::ReadOnly {
+            reason: error.to_string(),
+        })
+    }
+
     /// Whether the open group can grow by so many payload bytes and still fit in space that exists.
     fn has_room_for(&self, bytes: usize) -> bool {
         let grown = self.open.payload.len() + bytes;
@@ -357,14 +419,12 @@ impl Sequencer {
     }
 
     fn needed_by_waiting(&self) -> u64 {
-        let first = self.waiting.front().map_or(0, |append| {
-            append
-                .commits
-                .iter()
-                .map(|commit| record::commit_bytes_bound(&commit.writes) as u64)
-                .sum()
-        });
-        first.max(self.open.payload.len() as u64)
+        let first = match self.waiting.front() {
+            None => 0,
+            Some(Waiting::Append(append)) => append_bytes(append),
+            Some(Waiting::Decide(decide)) => decide::record_bytes(decide),
+        };
+        (first as u64).max(self.open.payload.len() as u64)
     }
 
     fn spare_arrived(&mut self, now: Time, spare: Result<u64>, out: &mut Vec<JournalEffect>) {
@@ -374,9 +434,9 @@ impl Sequencer {
     }
 
     fn admit_waiting(&mut self, now: Time, out: &mut Vec<JournalEffect>) {
-        while let Some(append) = self.waiting.pop_front() {
-            if let Some(append) = self.try_admit(now, append, out) {
-                self.waiting.push_front(append);
+        while let Some(waiting) = self.waiting.pop_front() {
+            if let Some(waiting) = self.try_admit(now, waiting, out) {
+                self.waiting.push_front(waiting);
                 break;
             }
         }
@@ -435,14 +495,19 @@ impl Sequencer {
         }
         self.failure = Some(error.clone());
         self.changes.clear();
-        for append in std::mem::take(&mut self.waiting) {
+        for waiting in std::mem::take(&mut self.waiting) {
             let error = Error::ReadOnly {
                 reason: error.to_string(),
             };
-            if !self.is_void(&append) {
-                self.refuse(&append, error, out);
+            match waiting {
+                Waiting::Append(append) if !self.is_void(&append) => {
+                    self.refuse(&append, error, out);
+                }
+                Waiting::Append(_) => {}
+                Waiting::Decide(decide) => decide::answer(decide.txn, Verdict::Refused(error), out),
             }
         }
+        self.tell_waiters_unknown(error, out);
         for (_, request, id) in std::mem::take(&mut self.keyspace_answers) {
             // A creation that may not last must not be found by who asks again.
             self.keyspaces.install_drop(id);
@@ -482,7 +547,8 @@ impl Sequencer {
         }
         progress.incarnation = incarnation;
         progress.refused_chain = None;
-        self.waiting.retain(|append| append.node != node);
+        self.waiting
+            .retain(|waiting| !matches!(waiting, Waiting::Append(append) if append.node == node));
         if self.failure.is_some() {
             // Nothing new is made durable; the node serves what was visible.
             out.push(JournalEffect::Fenced(node, incarnation, self.visible));
@@ -553,10 +619,8 @@ impl Sequencer {
     fn writable(&self) -> Result<()> {
         /// Room kept for a record of the journal's own.
         const OWN_RECORD_BYTES: usize = 1024;
-        match &self.failure {
-            Some(error) => Err(Error::ReadOnly {
-                reason: error.to_string(),
-            }),
+        match self.read_only() {
+            Some(error) => Err(error),
             None if self.has_room_for(OWN_RECORD_BYTES) => Ok(()),
             None => Err(self.space.error().cloned().unwrap_or(Error::Overloaded {
                 what: "the journal",
@@ -611,6 +675,7 @@ impl Sequencer {
         if seen > 0 {
             out.push(JournalEffect::Changes(self.changes.drain(..seen).collect()));
         }
+        self.tell_waiters(out);
         // A repeated creation waits behind the first with the same LSN, so the queue may be out of order by name only.
         let mut later = VecDeque::new();
         for (lsn, request, id) in std::mem::take(&mut self.keyspace_answers) {
@@ -622,6 +687,15 @@ impl Sequencer {
         }
         self.keyspace_answers = later;
     }
+}
+
+fn append_bytes(append: &Append) -> usize {
+    let commits = append.commits.iter();
+    let bytes = commits.map(|commit| match commit.txn {
+        None => record::commit_bytes_bound(&commit.writes),
+        Some(_) => record::transaction_bytes_bound(None, std::iter::once(&commit.writes[..])),
+    });
+    bytes.sum()
 }
 
 fn ask_for(wanted: Option<SpareWanted>, out: &mut Vec<JournalEffect>) {

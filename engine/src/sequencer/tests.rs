@@ -28,6 +28,7 @@ fn with_room(room: u64) -> Sequencer {
             last_group: GroupNo(0),
             incarnations: vec![LIFE; 2],
             keyspaces: Keyspaces::new(),
+            outcomes: Outcomes::default(),
             room,
         },
     )
@@ -47,6 +48,7 @@ fn commit(bytes: usize) -> StagedCommit {
     StagedCommit {
         deadline: SOON,
         writes: [write].into(),
+        txn: None,
     }
 }
 
