@@ -1,5 +1,7 @@
 //! The journal's machine, message by message: each test asserts everything that it wants done.
 
+mod transactions;
+
 use super::*;
 use crate::value::{Value, Write};
 use JournalEffect::{Answer, Fenced, Freeze, MarkReached, PrepareSpare, ReadOnly, Visible};

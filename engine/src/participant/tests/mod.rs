@@ -1,5 +1,7 @@
 //! A node's machine, message by message: each test asserts everything that it wants done.
 
+mod transactions;
+
 use super::*;
 use crate::{
     generation::Generation,
