@@ -10,7 +10,7 @@
 //! ```
 //!
 //! A transaction of several nodes is prepared here, and installed in line with the others when it is settled; see
-//! [`prepare`]. A transaction of this node alone is a request like a put, validated when it is staged.
+//! `prepare.rs`. A transaction of this node alone is a request like a put, validated when it is staged.
 //!
 //! Read-modify-write of one key (`add`, compare-and-set) is computed here, on the newest staged or installed value, so
 //! that a hot key is not limited to one commit a force. What was computed from a value that is not visible yet is
@@ -24,6 +24,7 @@
 //!   settled. While nothing is prepared, reserved or parked, a request pays one branch for all of this.
 //! - A node that recovers touches no generation: its table is rebuilt from the tree and the journal.
 
+mod generations;
 mod life;
 mod message;
 mod parked;
@@ -41,7 +42,7 @@ use crate::{
     store::StoreView,
     transaction::Writes,
     value::{Value, Write},
-    view::{Frozen, NodeTable, NodeView},
+    view::NodeTable,
 };
 use bytes::Bytes;
 use parked::Parked;
@@ -483,46 +484,6 @@ impl Participant {
             };
             out.push(NodeEffect::Answer(entry.id, answer));
         }
-    }
-
-    fn freeze(&mut self, through: Lsn, out: &mut Vec<NodeEffect>) {
-        let ready = matches!(self.phase, Phase::Serving);
-        if ready {
-            let view = self.table.view();
-            // An empty generation is frozen too: it is the sign that the view has a border at the mark.
-            let mut frozen = vec![Frozen {
-                through,
-                generation: Arc::clone(&view.active),
-            }];
-            let older = view.frozen.iter();
-            frozen.extend(
-                older
-                    .filter(|frozen| !frozen.generation.is_empty())
-                    .cloned(),
-            );
-            self.table.publish(NodeView {
-                active: Arc::new(view.active.successor()),
-                frozen,
-                tree: Arc::clone(&view.tree),
-                complete: view.complete,
-            });
-        }
-        out.push(NodeEffect::Frozen { through, ready });
-    }
-
-    fn flushed(&mut self, through: Lsn) {
-        let view = self.table.view();
-        self.table.publish(NodeView {
-            active: Arc::clone(&view.active),
-            frozen: view
-                .frozen
-                .iter()
-                .filter(|frozen| frozen.through > through)
-                .cloned()
-                .collect(),
-            tree: (self.tree.0)(),
-            complete: view.complete.max(through),
-        });
     }
 }
 

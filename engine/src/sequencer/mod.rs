@@ -20,10 +20,12 @@
 //! - After a failed write or force nothing is accepted any more, and nothing becomes visible any more.
 //!
 //! A transaction of several nodes is one more thing that ends in the open group: one record with a part for each node;
-//! see [`decide`].
+//! see `decide.rs`.
 
+mod catalogue;
 mod decide;
 mod message;
+mod progress;
 mod space;
 
 pub use message::{
@@ -522,170 +524,11 @@ impl Sequencer {
         out.push(JournalEffect::ReadOnly(error.clone()));
     }
 
-    fn installed(
-        &mut self,
-        node: NodeId,
-        incarnation: Incarnation,
-        through: Lsn,
-        out: &mut Vec<JournalEffect>,
-    ) {
-        let progress = &mut self.nodes[usize::from(node.0)];
-        if incarnation == progress.incarnation {
-            assert!(
-                through <= self.last_lsn,
-                "node {node} installed LSN {through}, which was never given"
-            );
-            progress.installed = progress.installed.max(through);
-            self.advance(out);
-        }
-    }
-
-    fn fence(&mut self, node: NodeId, incarnation: Incarnation, out: &mut Vec<JournalEffect>) {
-        let progress = &mut self.nodes[usize::from(node.0)];
-        if incarnation <= progress.incarnation {
-            return;
-        }
-        progress.incarnation = incarnation;
-        progress.refused_chain = None;
-        self.waiting
-            .retain(|waiting| !matches!(waiting, Waiting::Append(append) if append.node == node));
-        if self.failure.is_some() {
-            // Nothing new is made durable; the node serves what was visible.
-            out.push(JournalEffect::Fenced(node, incarnation, self.visible));
-            return;
-        }
-        let lsn = self.append_record(RecordBody::Fence { node, incarnation });
-        self.nodes[usize::from(node.0)].assigned = lsn;
-        self.fences.push_back((node, incarnation, lsn));
-        self.cut(out);
-    }
-
     /// Appends a record of the journal's own. These are few and small, so they may exceed a group's bound.
     fn append_record(&mut self, body: RecordBody) -> Lsn {
         let lsn = self.give_lsn();
         record::encode(&Record { lsn, body }, &mut self.open.payload);
         lsn
-    }
-
-    fn mark(&mut self, out: &mut Vec<JournalEffect>) {
-        for node in 0..self.nodes.len() {
-            let node = NodeId(u16::try_from(node).expect("node numbers fit"));
-            out.push(JournalEffect::Freeze(node, self.last_lsn));
-        }
-        self.marks.push_back((self.last_lsn, self.catalogue()));
-        self.advance(out);
-    }
-
-    fn create_keyspace(&mut self, request: RequestId, name: &str, out: &mut Vec<JournalEffect>) {
-        if let Ok(id) = self.keyspaces.lookup(name) {
-            let pending = self.keyspace_answers.iter().find(|(_, _, p)| *p == id);
-            match pending.map(|(lsn, ..)| *lsn) {
-                Some(lsn) => self.keyspace_answers.push_back((lsn, request, id)),
-                None => out.push(JournalEffect::Answer(request, Ok(id))),
-            }
-            return;
-        }
-        let planned = self
-            .writable()
-            .and_then(|()| self.keyspaces.plan_create(name));
-        match planned {
-            Ok(id) => {
-                self.keyspaces
-                    .install_create(id, name)
-                    .expect("what was planned can be installed");
-                let lsn = self.append_record(RecordBody::CreateKeyspace {
-                    id,
-                    name: name.to_owned(),
-                });
-                self.keyspace_answers.push_back((lsn, request, id));
-                self.cut(out);
-            }
-            Err(error) => out.push(JournalEffect::Answer(request, Err(error))),
-        }
-    }
-
-    fn drop_keyspace(&mut self, request: RequestId, name: &str, out: &mut Vec<JournalEffect>) {
-        match self.writable().and_then(|()| self.keyspaces.lookup(name)) {
-            Ok(id) => {
-                self.keyspaces.install_drop(id);
-                let lsn = self.append_record(RecordBody::DropKeyspace { id });
-                self.keyspace_answers.push_back((lsn, request, id));
-                self.cut(out);
-            }
-            Err(error) => out.push(JournalEffect::Answer(request, Err(error))),
-        }
-    }
-
-    fn writable(&self) -> Result<()> {
-        /// Room kept for a record of the journal's own.
-        const OWN_RECORD_BYTES: usize = 1024;
-        match self.read_only() {
-            Some(error) => Err(error),
-            None if self.has_room_for(OWN_RECORD_BYTES) => Ok(()),
-            None => Err(self.space.error().cloned().unwrap_or(Error::Overloaded {
-                what: "the journal",
-            })),
-        }
-    }
-
-    /// Moves the visible LSN to the highest LSN up to which everything is persisted and installed.
-    fn advance(&mut self, out: &mut Vec<JournalEffect>) {
-        if self.failure.is_some() {
-            return;
-        }
-        let mut reached = self.persisted;
-        while let Some((node, incarnation, lsn)) = self.fences.front().copied() {
-            if lsn > self.persisted {
-                break;
-            }
-            self.fences.pop_front();
-            out.push(JournalEffect::Fenced(node, incarnation, lsn));
-        }
-        for node in &self.nodes {
-            if !node.down && node.installed < node.assigned {
-                reached = reached.min(node.installed);
-            }
-        }
-        if reached > self.visible {
-            let before = self.visible;
-            self.visible = reached;
-            let concerned = self
-                .nodes
-                .iter()
-                .enumerate()
-                .filter(|(_, node)| node.assigned > before)
-                .map(|(number, _)| NodeId(u16::try_from(number).expect("node numbers fit")))
-                .collect();
-            out.push(JournalEffect::Visible(reached, concerned));
-            self.tell_of_visible(out);
-        }
-        while self
-            .marks
-            .front()
-            .is_some_and(|(mark, _)| *mark <= self.visible)
-        {
-            let (mark, catalogue) = self.marks.pop_front().expect("it has a front");
-            out.push(JournalEffect::MarkReached(mark, catalogue));
-        }
-    }
-
-    fn tell_of_visible(&mut self, out: &mut Vec<JournalEffect>) {
-        let visible = self.visible;
-        let seen = self.changes.partition_point(|change| change.lsn <= visible);
-        if seen > 0 {
-            out.push(JournalEffect::Changes(self.changes.drain(..seen).collect()));
-        }
-        self.tell_waiters(out);
-        // A repeated creation waits behind the first with the same LSN, so the queue may be out of order by name only.
-        let mut later = VecDeque::new();
-        for (lsn, request, id) in std::mem::take(&mut self.keyspace_answers) {
-            if lsn <= visible {
-                out.push(JournalEffect::Answer(request, Ok(id)));
-            } else {
-                later.push_back((lsn, request, id));
-            }
-        }
-        self.keyspace_answers = later;
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
     keyspaces::Keyspaces,
     run::frozen_run,
     store::{Store, memory::MemoryStore},
-    view::Visible,
+    view::{NodeView, Visible},
 };
 use NodeEffect::{Answer as Reply, Frozen as FrozenAt, Journal, Rebuild, ScheduleFlush};
 
