@@ -81,7 +81,7 @@ impl JournalActor {
             if self.dead {
                 return;
             }
-            if matches!(message, JournalMessage::Append(_)) && !self.cut_scheduled {
+            if message.needs_cut() && !self.cut_scheduled {
                 self.cut_scheduled = true;
                 ctx.notify(Deliver(JournalMessage::Cut));
             }
@@ -158,6 +158,11 @@ impl JournalActor {
             JournalEffect::Resolve(node, resolve) => {
                 switchboard.to_node(node, NodeMessage::Resolve(resolve));
             }
+            JournalEffect::Settle(node, settles) => {
+                switchboard.to_node(node, NodeMessage::Settles(settles));
+            }
+            // Nobody decides or asks yet: the coordinator's actor and the handles will be told.
+            JournalEffect::Decided(_) | JournalEffect::Outcome(..) => {}
             JournalEffect::Freeze(node, lsn) => {
                 switchboard.to_node(node, NodeMessage::Freeze(lsn));
             }

@@ -10,7 +10,7 @@ use mailring_engine::{
     Error, Result,
     ids::Lsn,
     participant::{Answer, Operation},
-    sequencer::Writes,
+    transaction::Writes,
     value::{Value, Write, qualify},
 };
 use std::{

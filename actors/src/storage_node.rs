@@ -117,6 +117,8 @@ impl StorageNode {
         match effect {
             NodeEffect::Journal(message) => self.switchboard.to_journal(message),
             NodeEffect::Answer(id, result) => self.answer(id, result),
+            // Nobody prepares yet: the coordinator's actor will be told.
+            NodeEffect::Votes(_) => {}
             NodeEffect::ScheduleFlush => ctx.notify(Deliver(NodeMessage::Flush)),
             NodeEffect::Frozen { through, ready } => self.switchboard.to_checkpointer(
                 mailring_engine::checkpoint::CheckpointMessage::Frozen {
@@ -322,6 +324,9 @@ fn repeatable(message: &NodeMessage) -> Option<NodeMessage> {
         NodeMessage::Flushed { through } => Some(NodeMessage::Flushed { through: *through }),
         NodeMessage::ReadOnly(error) => Some(NodeMessage::ReadOnly(error.clone())),
         NodeMessage::GoDown => Some(NodeMessage::GoDown),
+        NodeMessage::Prepares(prepares) => Some(NodeMessage::Prepares(prepares.clone())),
+        NodeMessage::Aborts(aborts) => Some(NodeMessage::Aborts(aborts.clone())),
+        NodeMessage::Settles(settles) => Some(NodeMessage::Settles(settles.clone())),
         // The caller of a request is told. A new life has nothing to flush, and asks for its own fence and rebuild.
         NodeMessage::Request { .. }
         | NodeMessage::Flush

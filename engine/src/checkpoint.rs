@@ -18,6 +18,7 @@ use crate::{
     error::{Error, Result},
     ids::{Incarnation, Lsn, NodeId, RequestId},
     keyspaces::Keyspaces,
+    outcomes::SavedOutcomes,
 };
 
 /// Ticks to wait after a failure before the next attempt: half a second of a clock that ticks every 10 ms.
@@ -30,6 +31,8 @@ pub struct Catalogue {
     pub keyspaces: Keyspaces,
     /// The lives of the nodes, by node number.
     pub incarnations: Vec<Incarnation>,
+    /// What became of transactions.
+    pub outcomes: SavedOutcomes,
 }
 
 /// What arrives at the checkpointer.

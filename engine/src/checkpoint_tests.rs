@@ -22,6 +22,7 @@ fn catalogue() -> Catalogue {
     Catalogue {
         keyspaces: Keyspaces::new(),
         incarnations: vec![Incarnation(1); 2],
+        outcomes: Default::default(),
     }
 }
 

@@ -5,9 +5,11 @@
 //! it, or repeat only what is idempotent.
 
 use crate::{
-    ids::NodeId,
+    ids::{Lsn, NodeId, TxnId},
     locks::{FencingToken, Resource, WaitsFor},
+    value::printable,
 };
+use bytes::Bytes;
 use std::{io, path::PathBuf};
 
 /// A result with mailring's error.
@@ -266,6 +268,35 @@ pub enum Error {
         "the lock manager is down after repeated failures; no lock can be had until the engine is reopened"
     )]
     LockManagerDown,
+    /// Somebody else's write came between what a transaction has read and its commit.
+    #[error(
+        "the transaction conflicts on key {} with {with}; nothing was written, begin it again",
+        printable(.key)
+    )]
+    Conflict {
+        /// The qualified key.
+        key: Bytes,
+        /// With what.
+        with: Rival,
+    },
+    /// The transaction is larger than one commit may be.
+    #[error(
+        "the transaction has {len} {unit}, the limit is {limit}; split it, or write less in one"
+    )]
+    TransactionTooLarge {
+        /// Its size.
+        len: usize,
+        /// The limit.
+        limit: usize,
+        /// What is counted: `"bytes"`, `"keys"` or `"ranges"`.
+        unit: &'static str,
+    },
+    /// The transaction was rolled back before its decision; none of its writes will ever be seen.
+    #[error("the transaction was rolled back: {reason}; nothing was written, begin it again")]
+    Aborted {
+        /// Why.
+        reason: &'static str,
+    },
     /// The operating system refused an operation.
     #[error("{context}: {message}")]
     Io {
@@ -279,6 +310,24 @@ pub enum Error {
     /// The engine was shut down.
     #[error("the engine is shut down; open it again")]
     Closed,
+}
+
+/// What a transaction conflicts with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Rival {
+    /// A version that is newer than the transaction's snapshot.
+    #[error("the commit at LSN {0}, which is newer than its snapshot")]
+    Version(Lsn),
+    /// A transaction that is about to commit.
+    #[error("transaction {0}, which is committing")]
+    Transaction(TxnId),
+    /// A write or a transaction of one node that is on its way into the journal.
+    #[error("a write that is on its way into the journal")]
+    Write,
+    /// The snapshot is older than what the node can still tell versions apart by.
+    #[error("its own age: versions up to LSN {0} can't be told apart any more")]
+    Floor(Lsn),
 }
 
 impl Error {
@@ -307,11 +356,14 @@ impl Error {
             | Self::LockTimeout { .. }
             | Self::Deadlock { .. }
             | Self::LockManagerRestarted
+            | Self::Conflict { .. }
+            | Self::Aborted { .. }
             | Self::DiskFull { .. } => true,
             Self::EmptyKey
             | Self::KeyTooLarge { .. }
             | Self::ValueTooLarge { .. }
             | Self::BatchTooLarge { .. }
+            | Self::TransactionTooLarge { .. }
             | Self::InvalidKeyspaceName { .. }
             | Self::KeyspaceNotFound { .. }
             | Self::NotACounter { .. }

@@ -193,6 +193,30 @@ impl Generation {
             .map(|(key, _, value)| (key, value))
             .collect()
     }
+
+    /// A key of the range with a version that is newer than `after`, and that version's LSN.
+    #[must_use]
+    pub fn newer_in_range(
+        &self,
+        low: Bound<&[u8]>,
+        high: Bound<&[u8]>,
+        after: Lsn,
+    ) -> Option<(Bytes, Lsn)> {
+        if self.last_lsn() <= after {
+            return None;
+        }
+        let mut last: Option<Bytes> = None;
+        loop {
+            let low = last.as_deref().map_or(low, Bound::Excluded);
+            let chunk = forward(&self.read(), low, high, Lsn(u64::MAX), WALK_CHUNK);
+            let is_end = chunk.len() < WALK_CHUNK;
+            last = chunk.last().map(|(key, ..)| key.clone());
+            let newer = chunk.into_iter().find(|(_, lsn, _)| *lsn > after);
+            if newer.is_some() || is_end {
+                return newer.map(|(key, lsn, _)| (key, lsn));
+            }
+        }
+    }
 }
 
 fn newest_in(versions: &Versions, key: &[u8], at: Lsn) -> Option<(Lsn, Option<Value>)> {

@@ -1,6 +1,6 @@
 //! The numbers that must not be mixed: each is a type of its own.
 
-use std::fmt;
+use std::{fmt, num::NonZeroU64};
 
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident($inner:ty)) => {
@@ -56,6 +56,44 @@ number! {
 number! {
     /// What one force of the journal made durable together.
     GroupNo(u64)
+}
+
+/// A transaction. Unique over all restarts: the number of the opening (counted in the manifest, and forced before
+/// anything runs under it) and a counter within the opening, so nothing has to be remembered or reserved. Numbers are
+/// given when transactions begin, in rising order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TxnId {
+    opening: NonZeroU64,
+    number: u64,
+}
+
+impl TxnId {
+    /// Transaction `number` of an opening; `None` for opening 0, which there never is.
+    #[must_use]
+    pub fn new(opening: u64, number: u64) -> Option<Self> {
+        Some(Self {
+            opening: NonZeroU64::new(opening)?,
+            number,
+        })
+    }
+
+    /// Which opening of the directory gave it.
+    #[must_use]
+    pub fn opening(self) -> u64 {
+        self.opening.get()
+    }
+
+    /// Its place in that opening.
+    #[must_use]
+    pub fn number(self) -> u64 {
+        self.number
+    }
+}
+
+impl fmt::Display for TxnId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.opening, self.number)
+    }
 }
 
 /// A point on the monotonic clock of this process, in nanoseconds since the engine was opened.

@@ -8,6 +8,7 @@
 
 pub mod cache;
 pub mod checkpoint;
+pub mod coordinator;
 pub mod disk;
 pub mod error;
 pub mod generation;
@@ -17,6 +18,7 @@ pub mod journal;
 pub mod keyspaces;
 pub mod locks;
 pub mod manifest;
+pub mod outcomes;
 pub mod participant;
 pub mod rebuild;
 pub mod restart;
@@ -25,8 +27,9 @@ pub mod run;
 pub mod scan;
 pub mod sequencer;
 pub mod store;
+pub mod transaction;
 pub mod value;
 pub mod view;
 mod wire;
 
-pub use error::{Error, Result};
+pub use error::{Error, Result, Rival};

@@ -20,10 +20,13 @@ use crate::{
     checkpoint::Catalogue,
     disk::Disk,
     error::{Error, Result},
-    ids::{Epoch, Incarnation, KeyspaceId, Lsn, NodeId},
+    ids::{Epoch, Incarnation, KeyspaceId, Lsn, NodeId, TxnId},
+    journal::record::TxnTag,
     keyspaces::Keyspaces,
+    outcomes::SavedOutcomes,
     wire::{Reader, put_bytes, put_varint},
 };
+use bytes::Bytes;
 use std::{collections::BTreeSet, io, path::PathBuf, time::Duration};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -45,6 +48,8 @@ const PROGRESS: u16 = 5;
 const STATE: u16 = 6;
 /// May be skipped: who does not know it gives no leases either.
 const LOCKS: u16 = OPTIONAL | 7;
+/// Absent where nothing was ever decided.
+const OUTCOMES: u16 = 7;
 
 /// What a directory is, and how far it is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -69,6 +74,8 @@ pub struct Manifest {
     pub openings: u64,
     /// The longest lease that somebody may have who was not told that it is over; zero once the engine has stopped.
     pub longest_lease: Duration,
+    /// What became of transactions, as far as that is kept.
+    pub outcomes: SavedOutcomes,
     /// Whether the engine was shut down after this was written, and nothing was opened since.
     pub clean_shutdown: bool,
 }
@@ -124,6 +131,7 @@ impl Manifest {
             progress.incarnation = *incarnation;
         }
         self.last_lsn = self.last_lsn.max(through);
+        self.outcomes = catalogue.outcomes.clone();
         self.next_keyspace = catalogue.keyspaces.next_id();
         self.keyspaces = catalogue
             .keyspaces
@@ -235,6 +243,11 @@ impl Manifest {
             let nanoseconds = self.longest_lease.as_nanos();
             put_varint(out, u64::try_from(nanoseconds).unwrap_or(u64::MAX));
         });
+        if self.outcomes != SavedOutcomes::default() {
+            put_section(&mut sections, OUTCOMES, |out| {
+                put_outcomes(out, &self.outcomes);
+            });
+        }
         envelope(MANIFEST_VERSION, &sections)
     }
 
@@ -295,6 +308,7 @@ impl Manifest {
                 PROGRESS => manifest.take_progress(&mut contents),
                 STATE => manifest.take_state(&mut contents),
                 LOCKS => manifest.take_locks(&mut contents),
+                OUTCOMES => manifest.take_outcomes(&mut contents),
                 _ if kind & OPTIONAL != 0 => continue,
                 _ => return Err(Problem::UnknownSection),
             };
@@ -359,6 +373,21 @@ impl Manifest {
         Some(())
     }
 
+    fn take_outcomes(&mut self, reader: &mut Reader<'_>) -> Option<()> {
+        self.outcomes.forgotten = TxnId::new(reader.varint()?, reader.varint()?);
+        self.outcomes.committed = take_list(reader, |reader| {
+            let lsn = Lsn(reader.varint()?);
+            let id = TxnId::new(reader.varint()?, reader.varint()?)?;
+            let idempotency = match reader.byte()? {
+                0 => None,
+                1 => Some(Bytes::copy_from_slice(reader.bytes()?)),
+                _ => return None,
+            };
+            Some((lsn, TxnTag { id, idempotency }))
+        })?;
+        Some(())
+    }
+
     fn take_state(&mut self, reader: &mut Reader<'_>) -> Option<()> {
         self.last_lsn = Lsn(reader.varint()?);
         self.openings = reader.varint()?;
@@ -373,6 +402,22 @@ impl Manifest {
     fn take_locks(&mut self, reader: &mut Reader<'_>) -> Option<()> {
         self.longest_lease = Duration::from_nanos(reader.varint()?);
         Some(())
+    }
+}
+
+fn put_outcomes(out: &mut Vec<u8>, outcomes: &SavedOutcomes) {
+    // Opening 0, which there never is, stands for nothing forgotten.
+    put_varint(out, outcomes.forgotten.map_or(0, TxnId::opening));
+    put_varint(out, outcomes.forgotten.map_or(0, TxnId::number));
+    put_varint(out, outcomes.committed.len() as u64);
+    for (lsn, tag) in &outcomes.committed {
+        put_varint(out, lsn.0);
+        put_varint(out, tag.id.opening());
+        put_varint(out, tag.id.number());
+        out.push(tag.idempotency.is_some().into());
+        if let Some(key) = &tag.idempotency {
+            put_bytes(out, key);
+        }
     }
 }
 
@@ -466,7 +511,21 @@ mod tests {
             last_lsn: Lsn(1 << 41),
             openings: 12,
             longest_lease: Duration::from_secs(30),
+            outcomes: SavedOutcomes {
+                forgotten: TxnId::new(11, 70),
+                committed: vec![
+                    (Lsn(1 << 40), tag(71, None)),
+                    (Lsn(1 << 41), tag(72, Some("key"))),
+                ],
+            },
             clean_shutdown: true,
+        }
+    }
+
+    fn tag(number: u64, key: Option<&'static str>) -> TxnTag {
+        TxnTag {
+            id: TxnId::new(12, number).expect("not 0"),
+            idempotency: key.map(|key| Bytes::from_static(key.as_bytes())),
         }
     }
 

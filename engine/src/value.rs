@@ -33,6 +33,18 @@ pub fn split_qualified(qualified: &[u8]) -> (KeyspaceId, &[u8]) {
     (KeyspaceId(u32::from_be_bytes(*prefix)), key)
 }
 
+/// A qualified key as an error message shows it: the caller's part, escaped, and shortened where it is long.
+#[must_use]
+pub fn printable(qualified: &[u8]) -> String {
+    const SHOWN_BYTES: usize = 64;
+    let key = qualified
+        .split_first_chunk::<KEYSPACE_PREFIX_BYTES>()
+        .map_or(qualified, |(_, key)| key);
+    let shown = key[..key.len().min(SHOWN_BYTES)].escape_ascii();
+    let more = if key.len() > SHOWN_BYTES { "…" } else { "" };
+    format!("\"{shown}\"{more}")
+}
+
 /// A value and the moment it stops being visible.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Value {

@@ -10,7 +10,9 @@ use mailring_engine::{
     cache::RowCache,
     ids::{Incarnation, KeyspaceId, Lsn, NodeId, RequestId, Time},
     keyspaces::Keyspaces,
-    participant::{NodeEffect, NodeMessage, Operation, Participant, TreeSource},
+    participant::{
+        NodeEffect, NodeMessage, Operation, Participant, ParticipantOptions, TreeSource,
+    },
     run::frozen_run,
     sequencer::Resolve,
     store::{Store, memory::MemoryStore},
@@ -64,7 +66,7 @@ fn write(shared: &Shared) {
         Arc::clone(&shared.cache),
         TreeSource(Box::new(move || source.view())),
         Lsn(0),
-        1,
+        ParticipantOptions::default(),
     );
     let mut tell = |message| {
         let mut out: Vec<NodeEffect> = Vec::new();

@@ -6,13 +6,14 @@ use mailring_engine::{
     Error, Result,
     disk::Disk,
     generation::Generation,
-    ids::{Incarnation, Lsn},
+    ids::{Incarnation, Lsn, Time},
     journal::{
         Journal, JournalOptions,
         record::{Record, RecordBody},
     },
     keyspaces::Keyspaces,
     manifest::Manifest,
+    outcomes::{OutcomeLimits, Outcomes},
     ring::Ring,
     store::{
         Store, StoreFactory,
@@ -37,6 +38,7 @@ pub(super) struct Recovered {
     pub(super) manifest: Manifest,
     pub(super) ring: Ring,
     pub(super) keyspaces: Keyspaces,
+    pub(super) outcomes: Outcomes,
     pub(super) incarnations: Vec<Incarnation>,
     pub(super) stores: Vec<Arc<dyn Store>>,
     pub(super) generations: Vec<Generation>,
@@ -107,6 +109,8 @@ pub(super) fn recover(
     let mut incarnations: Vec<_> = manifest.progress.iter().map(|p| p.incarnation).collect();
     let complete: Vec<_> = manifest.progress.iter().map(|p| p.complete).collect();
     let catalogue_lsn = manifest.last_lsn;
+    let limits = OutcomeLimits::default();
+    let mut outcomes = Outcomes::restored(manifest.openings, limits, &manifest.outcomes);
     let (journal, last_lsn) = if let Some(journal) = created {
         (journal, Lsn(0))
     } else {
@@ -119,6 +123,7 @@ pub(super) fn recover(
                 &generations,
                 &mut keyspaces,
                 &mut incarnations,
+                &mut outcomes,
             )
         };
         let (journal, recovery) = Journal::open(Arc::clone(disk), options, after, &mut visit)?;
@@ -142,6 +147,7 @@ pub(super) fn recover(
         manifest,
         ring,
         keyspaces,
+        outcomes,
         incarnations,
         stores,
         generations,
@@ -159,10 +165,14 @@ fn replay(
     generations: &[Generation],
     keyspaces: &mut Keyspaces,
     incarnations: &mut [Incarnation],
+    outcomes: &mut Outcomes,
 ) -> Result<()> {
     let lsn = record.lsn;
     match record.body {
-        RecordBody::Commit { parts, .. } => {
+        RecordBody::Commit { txn, parts } => {
+            if let Some(tag) = txn.filter(|_| lsn > catalogue_lsn) {
+                outcomes.commit(lsn, tag, Time(0));
+            }
             for part in &parts {
                 let node = usize::from(part.node.0);
                 if complete.get(node).is_some_and(|complete| lsn > *complete) {

@@ -33,7 +33,7 @@ use mailring_engine::{
     journal::frame_bytes,
     locks::{LockLimits, LockTable},
     manifest::Manifest,
-    participant::{Participant, TreeSource},
+    participant::{Participant, ParticipantOptions, TreeSource},
     restart::Restarts,
     sequencer::{Sequencer, SequencerOptions, SequencerState},
     view::{Frozen, NodeTable, NodeView, Visible},
@@ -65,6 +65,7 @@ pub(super) fn start(
         manifest,
         ring,
         keyspaces,
+        outcomes,
         incarnations,
         stores,
         generations,
@@ -150,6 +151,7 @@ pub(super) fn start(
             last_group: journal.last_group(),
             incarnations: incarnations.clone(),
             keyspaces,
+            outcomes,
             room: journal.room(),
         },
     );
@@ -184,7 +186,10 @@ pub(super) fn start(
                     Arc::clone(&switchboard.cache),
                     TreeSource(Box::new(move || store.view())),
                     last_lsn,
-                    builder.mailbox_capacity,
+                    ParticipantOptions {
+                        stashed: builder.mailbox_capacity,
+                        ..ParticipantOptions::default()
+                    },
                 );
                 let node = StorageNode::new(participant, Arc::clone(&switchboard), reader.clone());
                 actix::Supervisor::start_in_arbiter(system.arbiter(number), move |_| node)

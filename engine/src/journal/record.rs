@@ -7,10 +7,11 @@
 //! |---|---|---|
 //! | 1 | commit of one node | part |
 //! | 2 | commit of several nodes | number of parts, parts |
-//! | 3 | transaction | number of the transaction, number of parts, parts |
+//! | 3 | transaction | opening and number of the transaction, number of parts, parts |
 //! | 4 | keyspace created | id, name |
 //! | 5 | keyspace dropped | id |
 //! | 6 | fence | node, incarnation |
+//! | 7 | transaction with an idempotency key | opening, number, the key, number of parts, parts |
 //!
 //! A part is node, incarnation, number of writes, writes. A write is `length of the key << 2 | tag`, the key, and
 //! with tag 0 nothing (a removal), with tag 1 the value, with tag 2 its expiry and the value.
@@ -24,7 +25,7 @@
 //! quarter of its group is sliced out of it.
 
 use crate::{
-    ids::{Incarnation, KeyspaceId, Lsn, NodeId},
+    ids::{Incarnation, KeyspaceId, Lsn, NodeId, TxnId},
     value::{Value, Write},
     wire::{Reader, put_bytes, put_varint},
 };
@@ -44,8 +45,8 @@ pub struct Record {
 pub enum RecordBody {
     /// A commit: all of its parts, on whichever nodes, become visible together.
     Commit {
-        /// The transaction's number where several nodes took part; `None` for a commit of one node.
-        txn: Option<u64>,
+        /// Whose outcome it is; `None` for a write that is no transaction.
+        txn: Option<TxnTag>,
         /// What each node installs, at most one part a node.
         parts: Vec<CommitPart>,
     },
@@ -70,6 +71,15 @@ pub enum RecordBody {
     },
 }
 
+/// What the journal remembers of a transaction beside its writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TxnTag {
+    /// Its number.
+    pub id: TxnId,
+    /// The caller's key, under which a repeated transaction gets this one's outcome.
+    pub idempotency: Option<Bytes>,
+}
+
 /// What one node installs of a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommitPart {
@@ -87,6 +97,7 @@ const TRANSACTION: u8 = 3;
 const CREATE_KEYSPACE: u8 = 4;
 const DROP_KEYSPACE: u8 = 5;
 const FENCE: u8 = 6;
+const TRANSACTION_WITH_KEY: u8 = 7;
 
 const REMOVED: u8 = 0;
 const VALUE: u8 = 1;
@@ -147,6 +158,46 @@ pub fn commit_bytes_bound(writes: &[Write]) -> usize {
     AROUND_BYTES + writes_bytes
 }
 
+/// Appends the record of a transaction: each part's node, life and writes. Parts without writes are left out.
+///
+/// # Panics
+///
+/// Panics if the record has 4 GiB or more.
+pub fn encode_transaction<'a>(
+    out: &mut Vec<u8>,
+    lsn: Lsn,
+    txn: TxnId,
+    idempotency: Option<&[u8]>,
+    parts: impl Iterator<Item = (NodeId, Incarnation, &'a [Write])> + Clone,
+) {
+    let kind = match idempotency {
+        None => TRANSACTION,
+        Some(_) => TRANSACTION_WITH_KEY,
+    };
+    frame_record(out, kind, lsn, |out| {
+        put_varint(out, txn.opening());
+        put_varint(out, txn.number());
+        if let Some(key) = idempotency {
+            put_bytes(out, key);
+        }
+        let parts = parts.filter(|(.., writes)| !writes.is_empty());
+        put_varint(out, parts.clone().count() as u64);
+        for (node, incarnation, writes) in parts {
+            put_part(out, node, incarnation, writes);
+        }
+    });
+}
+
+/// At least as many bytes as [`encode_transaction`] appends.
+#[must_use]
+pub fn transaction_bytes_bound<'a>(
+    idempotency: Option<&[u8]>,
+    parts: impl Iterator<Item = &'a [Write]>,
+) -> usize {
+    const AROUND_BYTES: usize = 48;
+    AROUND_BYTES + idempotency.map_or(0, <[u8]>::len) + parts.map(commit_bytes_bound).sum::<usize>()
+}
+
 /// Appends a record.
 ///
 /// # Panics
@@ -167,10 +218,11 @@ pub fn encode(record: &Record, out: &mut Vec<u8>) {
         RecordBody::Commit {
             txn: Some(txn),
             parts,
-        } => frame_record(out, TRANSACTION, lsn, |out| {
-            put_varint(out, *txn);
-            put_parts(out, parts);
-        }),
+        } => {
+            let parts = parts.iter();
+            let parts = parts.map(|part| (part.node, part.incarnation, &part.writes[..]));
+            encode_transaction(out, lsn, txn.id, txn.idempotency.as_deref(), parts);
+        }
         RecordBody::CreateKeyspace { id, name } => frame_record(out, CREATE_KEYSPACE, lsn, |out| {
             put_varint(out, id.0.into());
             put_bytes(out, name.as_bytes());
@@ -266,7 +318,7 @@ fn decode_body(body: &Bytes, offset: usize) -> Result<Record, DecodeError> {
     let malformed = |reason| DecodeError::Malformed { offset, reason };
     let mut reader = Reader::new(body);
     let kind = reader.byte().ok_or(malformed("a record is empty"))?;
-    if !(COMMIT_OF_ONE_NODE..=FENCE).contains(&kind) {
+    if !(COMMIT_OF_ONE_NODE..=TRANSACTION_WITH_KEY).contains(&kind) {
         return Err(DecodeError::UnknownKind { offset, kind });
     }
     let record = decode_fields(body, kind, &mut reader)
@@ -288,10 +340,14 @@ fn decode_fields(body: &Bytes, kind: u8, reader: &mut Reader<'_>) -> Option<Reco
             txn: None,
             parts: decode_parts(body, reader)?,
         },
-        TRANSACTION => {
-            let txn = Some(reader.varint()?);
+        TRANSACTION | TRANSACTION_WITH_KEY => {
+            let id = TxnId::new(reader.varint()?, reader.varint()?)?;
+            let idempotency = match kind {
+                TRANSACTION => None,
+                _ => Some(body.slice_ref(reader.bytes()?)),
+            };
             RecordBody::Commit {
-                txn,
+                txn: Some(TxnTag { id, idempotency }),
                 parts: decode_parts(body, reader)?,
             }
         }
@@ -392,9 +448,24 @@ mod tests {
                     writes,
                 }
             });
+        let key = proptest::collection::vec(any::<u8>(), 0..40).prop_map(Bytes::from);
+        let txn = (1..u64::MAX, any::<u64>(), proptest::option::of(key)).prop_map(
+            |(opening, number, idempotency)| TxnTag {
+                id: TxnId::new(opening, number).expect("not 0"),
+                idempotency,
+            },
+        );
         prop_oneof![
-            (any::<Option<u64>>(), proptest::collection::vec(part, 0..4))
-                .prop_map(|(txn, parts)| RecordBody::Commit { txn, parts }),
+            (
+                proptest::option::of(txn),
+                proptest::collection::vec(part, 0..4)
+            )
+                .prop_map(|(txn, mut parts)| {
+                    if txn.is_some() {
+                        parts.retain(|part| !part.writes.is_empty());
+                    }
+                    RecordBody::Commit { txn, parts }
+                }),
             (any::<u32>(), ".{0,20}").prop_map(|(id, name)| RecordBody::CreateKeyspace {
                 id: KeyspaceId(id),
                 name
@@ -492,10 +563,10 @@ mod tests {
 
     #[test]
     fn a_kind_of_a_later_format_is_named() {
-        let found: Vec<_> = decode_all(&Bytes::from_static(&[2, 0, 0, 0, 7, 1])).collect();
+        let found: Vec<_> = decode_all(&Bytes::from_static(&[2, 0, 0, 0, 8, 1])).collect();
         assert_eq!(
             found,
-            [Err(DecodeError::UnknownKind { offset: 0, kind: 7 })]
+            [Err(DecodeError::UnknownKind { offset: 0, kind: 8 })]
         );
     }
 

@@ -1,9 +1,14 @@
 //! The shells of the real engine without actors: who carries which effect to whom, and what threads do in between.
 
-use crate::world::{Mutation, NODES, World};
+use crate::{
+    coverage::Mutation,
+    tamper::Tampered,
+    world::{NODES, World},
+};
 use mailring_engine::{
     Error, Result,
     checkpoint::{Catalogue, CheckpointEffect, CheckpointMessage},
+    coordinator::CoordinatorMessage,
     generation::Generation,
     ids::{Incarnation, Lsn, NodeId, RequestId},
     journal::{Group, Spare},
@@ -44,11 +49,18 @@ pub(crate) enum Channel {
     WorkerToCheckpoint,
     ToWorker,
     ToCompactor,
+    ClientToCoordinator,
+    CoordinatorToItself,
+    CoordinatorToNode(u16),
+    NodeToCoordinator(u16),
+    CoordinatorToJournal,
+    JournalToCoordinator,
+    SupervisorToCoordinator,
 }
 
 impl Channel {
     /// Those that may be slow for a whole run.
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 23] = [
         Self::JournalToNode(0),
         Self::JournalToNode(1),
         Self::OthersToNode(0),
@@ -66,6 +78,12 @@ impl Channel {
         Self::JournalToCheckpoint,
         Self::WorkerToCheckpoint,
         Self::ToWorker,
+        Self::ClientToCoordinator,
+        Self::CoordinatorToNode(1),
+        Self::CoordinatorToNode(2),
+        Self::NodeToCoordinator(0),
+        Self::CoordinatorToJournal,
+        Self::JournalToCoordinator,
     ];
 
     pub(crate) fn number(self) -> u64 {
@@ -89,6 +107,7 @@ pub(crate) enum Message {
     ReadOnly(Error),
     Job(Job),
     Compact,
+    Coordinator(CoordinatorMessage),
 }
 
 pub(crate) enum Job {
@@ -106,7 +125,8 @@ pub(crate) enum Job {
 
 /// The shell of a storage node.
 pub(crate) struct Node {
-    machine: Participant,
+    pub(crate) machine: Participant,
+    pub(crate) tampered: Tampered,
     held: Option<Vec<NodeEffect>>,
     replies: BTreeSet<u64>,
     restarts: u32,
@@ -117,6 +137,7 @@ impl Node {
     pub(crate) fn new(machine: Participant) -> Self {
         Self {
             machine,
+            tampered: Tampered::default(),
             held: None,
             replies: BTreeSet::new(),
             restarts: 0,
@@ -133,7 +154,8 @@ impl World {
                 | Channel::NodeToItself(node)
                 | Channel::JournalToNode(node)
                 | Channel::OthersToNode(node)
-                | Channel::SupervisorToNode(node),
+                | Channel::SupervisorToNode(node)
+                | Channel::CoordinatorToNode(node),
                 Message::Node(message),
             ) => self.node_step(node, message),
             (Channel::SupervisorToNode(node), Message::Resume) => {
@@ -144,6 +166,7 @@ impl World {
                 self.rebuild(node, incarnation, after, through);
             }
             (_, Message::Journal(message)) => self.journal_step(message),
+            (_, Message::Coordinator(message)) => self.coordinator_step(message),
             (_, Message::Write(group)) => {
                 let mut groups = vec![group];
                 while let Some(group) = self.next_queued_write() {
@@ -195,12 +218,11 @@ impl World {
             NodeMessage::Request { id, .. } => (Some(id.0), None),
             told => (None, Some(told.clone())),
         };
-        let now = self.now;
         let node = &mut self.process.nodes[usize::from(number)];
         node.replies.extend(current);
         let mut out = Vec::new();
         if handles {
-            node.machine.handle(now, message, &mut out);
+            self.handle_node(number, message, &mut out);
         }
         if dies {
             self.die(number, current, again);
@@ -214,17 +236,18 @@ impl World {
         self.coverage.panics += 1;
         self.process.channels.remove(&Channel::NodeToItself(number));
         let lose = self.mutated(Mutation::LoseToldMessage);
-        let now = self.now;
         let node = &mut self.process.nodes[usize::from(number)];
         let mut held = Vec::new();
+        node.tampered = Tampered::default();
         node.machine.restart(&mut held);
         if !held.is_empty() {
             node.held = Some(held);
         }
         let mut out = Vec::new();
         if let (Some(message), false) = (again, lose) {
-            node.machine.handle(now, message, &mut out);
+            self.handle_node(number, message, &mut out);
         }
+        let node = &mut self.process.nodes[usize::from(number)];
         node.restarts += 1;
         let was_down = node.is_down;
         let is_down = was_down || self.random.random_range(0..20) < node.restarts;
@@ -260,6 +283,8 @@ impl World {
         self.process.tables[usize::from(node)].set_down();
         let message = Message::Node(NodeMessage::GoDown);
         self.send(Channel::SupervisorToNode(node), message);
+        let message = Message::Coordinator(CoordinatorMessage::NodeDown(NodeId(node)));
+        self.send(Channel::SupervisorToCoordinator, message);
     }
 
     fn answer(&mut self, node: u16, id: u64, result: Result<Answer>) {
@@ -277,11 +302,15 @@ impl World {
         self.model.answered(id, &result, visible);
     }
 
-    fn carry_out_node(&mut self, node: u16, effects: Vec<NodeEffect>) {
+    pub(crate) fn carry_out_node(&mut self, node: u16, effects: Vec<NodeEffect>) {
         for effect in effects {
             match effect {
                 NodeEffect::Journal(message) => self.tell_journal(node, message),
                 NodeEffect::Answer(id, result) => self.answer(node, id.0, result),
+                NodeEffect::Votes(votes) => {
+                    let message = Message::Coordinator(CoordinatorMessage::Votes(votes));
+                    self.send(Channel::NodeToCoordinator(node), message);
+                }
                 NodeEffect::ScheduleFlush => {
                     let message = Message::Node(NodeMessage::Flush);
                     self.send(Channel::NodeToItself(node), message);
@@ -355,8 +384,11 @@ impl World {
     fn journal_step(&mut self, message: JournalMessage) {
         let mut queue = VecDeque::from([message]);
         while let Some(message) = queue.pop_front() {
-            match message {
-                JournalMessage::Append(_) if !self.process.cut_scheduled => {
+            let Some(message) = self.tamper_with_journal(message) else {
+                continue;
+            };
+            match &message {
+                message if message.needs_cut() && !self.process.cut_scheduled => {
                     self.process.cut_scheduled = true;
                     let cut = Message::Journal(JournalMessage::Cut);
                     self.send(Channel::JournalToItself, cut);
@@ -414,6 +446,15 @@ impl World {
                     self.tell_node(node, NodeMessage::Visible(lsn));
                 }
             }
+            JournalEffect::Settle(node, settles) => {
+                self.model.settled(&settles);
+                self.tell_node(node, NodeMessage::Settles(settles));
+            }
+            JournalEffect::Decided(decided) => {
+                let message = Message::Coordinator(CoordinatorMessage::Decided(decided));
+                self.send(Channel::JournalToCoordinator, message);
+            }
+            JournalEffect::Outcome(request, outcome) => self.outcome(request, &outcome),
             JournalEffect::Freeze(node, lsn) => self.tell_node(node, NodeMessage::Freeze(lsn)),
             JournalEffect::Fenced(node, incarnation, through) => {
                 let message = NodeMessage::Fenced {
@@ -447,13 +488,15 @@ impl World {
                 for node in 0..NODES {
                     self.tell_node(NodeId(node), NodeMessage::ReadOnly(error.clone()));
                 }
+                let told = Message::Coordinator(CoordinatorMessage::ReadOnly(error.clone()));
+                self.send(Channel::JournalToCoordinator, told);
                 self.send(Channel::JournalToCheckpoint, Message::ReadOnly(error));
             }
         }
         None
     }
 
-    fn tell_node(&mut self, node: NodeId, message: NodeMessage) {
+    pub(crate) fn tell_node(&mut self, node: NodeId, message: NodeMessage) {
         self.send(Channel::JournalToNode(node.0), Message::Node(message));
     }
 

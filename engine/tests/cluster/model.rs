@@ -1,10 +1,11 @@
 //! What must be true: every commit in LSN order, read from the groups as they are written, and what clients were told.
 
+use crate::transactions::Txn;
 use bytes::Bytes;
 use mailring_engine::{
     Error,
-    ids::{KeyspaceId, Lsn, NodeId},
-    journal::record::{Record, RecordBody, decode_all},
+    ids::{KeyspaceId, Lsn, NodeId, TxnId},
+    journal::record::{CommitPart, Record, RecordBody, decode_all},
     keyspaces::Keyspaces,
     participant::{Answer, Operation},
     value::{Value, Write},
@@ -28,7 +29,11 @@ pub(crate) struct Model {
     versions: BTreeMap<Bytes, BTreeMap<Lsn, Option<Bytes>>>,
     pub(crate) ops: BTreeMap<u64, Op>,
     /// Which operation is in the log, and where.
-    applied: BTreeMap<u64, Lsn>,
+    pub(crate) applied: BTreeMap<u64, Lsn>,
+    /// Transactions, numbered among the operations.
+    pub(crate) txns: BTreeMap<u64, Txn>,
+    /// Transactions that have an LSN, written or not.
+    pub(crate) settled: BTreeSet<TxnId>,
     /// Operations that wait for their answer.
     pub(crate) waiting: BTreeSet<u64>,
     /// Writes and counters that were acknowledged.
@@ -47,7 +52,7 @@ fn op_of_text(bytes: &[u8]) -> Option<u64> {
         .ok()
 }
 
-fn counter(bytes: &[u8]) -> Option<i64> {
+pub(crate) fn counter(bytes: &[u8]) -> Option<i64> {
     bytes.try_into().ok().map(i64::from_le_bytes)
 }
 
@@ -67,18 +72,13 @@ impl Model {
         for record in decode_all(&Bytes::copy_from_slice(payload)) {
             let Record { lsn, body } = record.expect("the sequencer writes records");
             assert_eq!(lsn, self.last().next(), "LSNs have no gaps");
-            if let RecordBody::Commit { parts, .. } = &body {
-                let [part] = &parts[..] else {
-                    panic!("a commit of one node has one part")
-                };
-                if let Some(op) = self.find_op(&part.writes) {
-                    let known = &self.ops[&op];
-                    assert!(!known.refused, "op {op} was refused, and is at LSN {lsn}");
-                    assert_eq!(known.node, part.node, "op {op} is on the wrong node");
-                    let before = self.applied.insert(op, lsn);
-                    assert_eq!(before, None, "op {op} was applied again at LSN {lsn}");
+            if let RecordBody::Commit { txn, parts } = &body {
+                match (txn, &parts[..]) {
+                    (Some(tag), parts) => self.check_transaction(lsn, tag, parts),
+                    (None, [part]) => self.check_commit(lsn, part),
+                    (None, _) => panic!("a commit of one node has one part"),
                 }
-                for write in &part.writes {
+                for write in parts.iter().flat_map(|part| &part.writes) {
                     let value = write.value.as_ref().map(|value| value.bytes.clone());
                     let versions = self.versions.entry(write.key.clone()).or_default();
                     versions.insert(lsn, value);
@@ -86,6 +86,21 @@ impl Model {
             }
             self.log.insert(lsn, body);
         }
+    }
+
+    fn check_commit(&mut self, lsn: Lsn, part: &CommitPart) {
+        if let Some(op) = self.find_op(&part.writes) {
+            let known = self.ops.get(&op);
+            let known = known.unwrap_or_else(|| panic!("LSN {lsn}: the sum of no operation"));
+            assert!(!known.refused, "op {op} was refused, and is at LSN {lsn}");
+            assert_eq!(known.node, part.node, "op {op} is on the wrong node");
+            self.apply(op, lsn);
+        }
+    }
+
+    pub(crate) fn apply(&mut self, op: u64, lsn: Lsn) {
+        let before = self.applied.insert(op, lsn);
+        assert_eq!(before, None, "op {op} was applied again at LSN {lsn}");
     }
 
     /// The operation that made these writes: a register says so itself, a counter by how much it rose.
@@ -145,6 +160,13 @@ impl Model {
             "op {id} was answered twice, or never asked: {result:?}"
         );
         let op = &self.ops[&id];
+        if let Operation::Transact { .. } = op.operation {
+            let lsn = result.clone().map(|answer| match answer {
+                Answer::Written(lsn) => lsn,
+                answer => panic!("transaction {id} was answered {answer:?}"),
+            });
+            return self.transaction_answered(id, &lsn, visible);
+        }
         match result {
             Ok(Answer::Written(lsn)) => {
                 assert!(*lsn <= visible, "op {id}: LSN {lsn} is not visible");
@@ -162,7 +184,9 @@ impl Model {
                         assert_eq!(before, *expected, "op {id} was not linearized at LSN {lsn}");
                         assert_eq!(parts[0].writes[0].value, *new, "op {id}");
                     }
-                    Operation::Add { .. } => panic!("op {id}: an add is answered by its sum"),
+                    Operation::Add { .. } | Operation::Transact { .. } => {
+                        panic!("op {id} is answered otherwise")
+                    }
                 }
                 self.acknowledged.insert(id, *lsn);
             }

@@ -2,7 +2,10 @@
 
 use crate::{
     actors::{Channel, Job, Message, Node},
+    coordinator::CoordinatorShell,
+    coverage::{Coverage, Mutation},
     model::{Model, Op, text},
+    transactions::restored_outcomes,
 };
 use bytes::Bytes;
 use mailring_engine::{
@@ -17,7 +20,7 @@ use mailring_engine::{
     },
     keyspaces::Keyspaces,
     manifest::{KeyspaceName, Manifest, NodeProgress, NodeSettings},
-    participant::{NodeMessage, Operation, Participant, TreeSource},
+    participant::{NodeMessage, Operation, Participant, ParticipantOptions, TreeSource},
     sequencer::{JournalMessage, Sequencer, SequencerOptions, SequencerState},
     store::{Store, memory::MemoryStore},
     value::{Value, Write, qualify},
@@ -27,118 +30,12 @@ use rand::{Rng, rngs::StdRng};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 pub(crate) const NODES: u16 = 3;
-const KEYS: u8 = 5;
+pub(crate) const KEYS: u8 = 5;
 const SEGMENT_BYTES: u64 = 48 << 10;
-
-/// What is done wrong between a machine and its surroundings, to see that the checks find it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mutation {
-    /// The visible LSN is published when a group is written, not when it is forced.
-    VisibleEarly,
-    /// A node is told that what it has just installed is visible.
-    AnswerEarly,
-    /// A fence is answered before it is durable.
-    FenceEarly,
-    /// Groups are not forced.
-    NoForce,
-    /// The message in whose handling a node died is lost.
-    LoseToldMessage,
-    /// The worker writes a node's run though the node has restarted since the mark.
-    IgnoreBorder,
-    /// The mark counts as reached at once.
-    MarkEarly,
-    /// The manifest says that every node is complete up to the mark.
-    SaveAhead,
-    /// The journal releases everything.
-    ReleaseAll,
-    /// A report of installed commits gets lost now and then.
-    LoseInstalled,
-    /// A batch is handed to the journal twice.
-    RepeatAppend,
-    /// A tree is told to be complete that was not written.
-    SkipIngest,
-}
-
-impl Mutation {
-    pub(crate) const ALL: [Self; 12] = [
-        Self::VisibleEarly,
-        Self::AnswerEarly,
-        Self::FenceEarly,
-        Self::NoForce,
-        Self::LoseToldMessage,
-        Self::IgnoreBorder,
-        Self::MarkEarly,
-        Self::SaveAhead,
-        Self::ReleaseAll,
-        Self::LoseInstalled,
-        Self::RepeatAppend,
-        Self::SkipIngest,
-    ];
-}
-
-/// What a run has gone through.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Coverage {
-    pub(crate) messages: u64,
-    pub(crate) commits: u64,
-    pub(crate) acknowledged: u64,
-    pub(crate) refused: u64,
-    pub(crate) unknown: u64,
-    pub(crate) panics: u64,
-    pub(crate) down: u64,
-    pub(crate) crashes: u64,
-    pub(crate) read_only: u64,
-    pub(crate) disk_full: u64,
-    pub(crate) runs: u64,
-    pub(crate) runs_left_out: u64,
-    pub(crate) snapshots: u64,
-    pub(crate) forced_together: u64,
-}
-
-impl Coverage {
-    fn figures(&self) -> [u64; 14] {
-        [
-            self.messages,
-            self.commits,
-            self.acknowledged,
-            self.refused,
-            self.unknown,
-            self.panics,
-            self.down,
-            self.crashes,
-            self.read_only,
-            self.disk_full,
-            self.runs,
-            self.runs_left_out,
-            self.snapshots,
-            self.forced_together,
-        ]
-    }
-
-    pub(crate) fn covers_everything(&self) -> bool {
-        self.figures().iter().all(|figure| *figure > 0)
-    }
-
-    pub(crate) fn add(&mut self, other: &Self) {
-        self.messages += other.messages;
-        self.commits += other.commits;
-        self.acknowledged += other.acknowledged;
-        self.refused += other.refused;
-        self.unknown += other.unknown;
-        self.panics += other.panics;
-        self.down += other.down;
-        self.crashes += other.crashes;
-        self.read_only += other.read_only;
-        self.disk_full += other.disk_full;
-        self.runs += other.runs;
-        self.runs_left_out += other.runs_left_out;
-        self.snapshots += other.snapshots;
-        self.forced_together += other.forced_together;
-    }
-}
 
 pub(crate) struct World {
     pub(crate) random: StdRng,
@@ -153,7 +50,7 @@ pub(crate) struct World {
     /// Gone after a crash.
     pub(crate) process: Process,
     pub(crate) model: Model,
-    next_op: u64,
+    pub(crate) next_op: u64,
     slow: Option<Channel>,
     trace: u64,
     pub(crate) coverage: Coverage,
@@ -165,6 +62,7 @@ pub(crate) struct Process {
     pub(crate) tables: Vec<Arc<NodeTable>>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) sequencer: Sequencer,
+    pub(crate) coordinator: CoordinatorShell,
     pub(crate) checkpoint: Checkpoint,
     pub(crate) journal: Journal,
     pub(crate) manifest: Manifest,
@@ -174,6 +72,8 @@ pub(crate) struct Process {
     pub(crate) read_only: bool,
     pub(crate) keyspace_requests: BTreeSet<RequestId>,
     pub(crate) checkpoint_requests: BTreeSet<RequestId>,
+    /// Which transaction's outcome was asked for.
+    pub(crate) outcome_requests: BTreeMap<RequestId, u64>,
     /// A reader that has chosen its LSN and not loaded its views yet.
     snapshot: Option<Lsn>,
 }
@@ -186,7 +86,7 @@ pub(crate) fn base_keyspaces() -> Keyspaces {
     keyspaces
 }
 
-fn key(node: NodeId, number: u8) -> Bytes {
+pub(crate) fn key(node: NodeId, number: u8) -> Bytes {
     qualify(KeyspaceId(1), &[node.0 as u8, number])
 }
 
@@ -248,6 +148,8 @@ impl World {
                 .filter(|body| matches!(body, RecordBody::Commit { .. }))
                 .count() as u64,
             acknowledged: self.model.acknowledged.len() as u64,
+            transactions: self.model.settled.len() as u64,
+            repeated_keys: self.model.repeated_keys(),
             ..self.coverage
         }
     }
@@ -284,7 +186,9 @@ impl World {
             0..700 => {
                 self.deliver();
             }
-            700..900 => self.client(),
+            700..820 => self.client(),
+            820..892 => self.client_transaction(),
+            892..900 => self.ask_for_outcome(),
             900..930 => self.tick(),
             930..936 => {
                 let request = RequestId(u64::from(self.random.random::<u32>()));
@@ -332,6 +236,7 @@ impl World {
         let mut out = Vec::new();
         self.process.sequencer.handle_timeout(self.now, &mut out);
         self.carry_out_journal(out);
+        self.tick_transactions();
         let tables = &self.process.tables;
         let active_bytes = tables.iter().map(|t| t.view().active.bytes() as u64).sum();
         let message = CheckpointMessage::Tick { active_bytes };
@@ -524,6 +429,7 @@ impl World {
         let keyspaces = self.model.keyspaces(&base_keyspaces(), last);
         assert_eq!(*self.process.sequencer.keyspaces(), keyspaces);
         self.check_all_reads();
+        self.check_outcomes();
     }
 
     /// Faults stop: everything is answered, and survives one more crash.
@@ -553,6 +459,7 @@ impl World {
             let (visible, last) = (process.visible.load(), process.sequencer.last_lsn());
             assert_eq!(visible, last, "the visible LSN is stuck");
         }
+        self.check_nothing_is_prepared();
         self.check_all_reads();
         self.reopen(Survivors::Nothing);
         self.reopen(Survivors::Nothing);
@@ -585,6 +492,18 @@ impl World {
     }
 }
 
+fn participant_options() -> ParticipantOptions {
+    ParticipantOptions {
+        stashed: 20,
+        parked: 8,
+        prepared: 12,
+        reservation: Duration::from_nanos(30),
+        reserved: 6,
+        ask_again: Duration::from_nanos(40),
+        ..ParticipantOptions::default()
+    }
+}
+
 fn options(salt: u64) -> JournalOptions {
     JournalOptions {
         segment_bytes: SEGMENT_BYTES,
@@ -612,12 +531,16 @@ impl Process {
         let generations: Vec<Generation> = stores.iter().map(|_| Generation::new()).collect();
         let catalogue_lsn = manifest.last_lsn;
         let lowest = complete.iter().min().copied().unwrap_or_default();
+        let mut outcomes = restored_outcomes(&manifest);
         let mut replayed = Vec::new();
         let mut visit = |record: Record| {
             replayed.push(record.clone());
             let lsn = record.lsn;
             match record.body {
-                RecordBody::Commit { parts, .. } => {
+                RecordBody::Commit { txn, parts } => {
+                    if let Some(tag) = txn.filter(|_| lsn > catalogue_lsn) {
+                        outcomes.commit(lsn, tag, Time(0));
+                    }
                     for part in &parts {
                         let node = usize::from(part.node.0);
                         for write in part.writes.iter().filter(|_| lsn > complete[node]) {
@@ -677,7 +600,7 @@ impl Process {
                     Arc::clone(&cache),
                     TreeSource(Box::new(move || store.view())),
                     last,
-                    20,
+                    participant_options(),
                 ))
             })
             .collect();
@@ -692,6 +615,7 @@ impl Process {
                 last_group: journal.last_group(),
                 incarnations,
                 keyspaces,
+                outcomes,
                 room: journal.room(),
             },
         );
@@ -701,6 +625,7 @@ impl Process {
             tables,
             nodes,
             sequencer,
+            coordinator: CoordinatorShell::new(),
             checkpoint: Checkpoint::new(3_000, complete),
             journal,
             manifest,
@@ -710,6 +635,7 @@ impl Process {
             read_only: false,
             keyspace_requests: BTreeSet::new(),
             checkpoint_requests: BTreeSet::new(),
+            outcome_requests: BTreeMap::new(),
             snapshot: None,
         })
     }

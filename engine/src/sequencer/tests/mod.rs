@@ -1,7 +1,9 @@
 //! The journal's machine, message by message: each test asserts everything that it wants done.
 
+mod transactions;
+
 use super::*;
-use crate::value::Value;
+use crate::value::{Value, Write};
 use JournalEffect::{Answer, Fenced, Freeze, MarkReached, PrepareSpare, ReadOnly, Visible};
 use bytes::Bytes;
 
@@ -28,6 +30,7 @@ fn with_room(room: u64) -> Sequencer {
             last_group: GroupNo(0),
             incarnations: vec![LIFE; 2],
             keyspaces: Keyspaces::new(),
+            outcomes: Outcomes::default(),
             room,
         },
     )
@@ -47,6 +50,7 @@ fn commit(bytes: usize) -> StagedCommit {
     StagedCommit {
         deadline: SOON,
         writes: [write].into(),
+        txn: None,
     }
 }
 

@@ -1,11 +1,14 @@
 //! A node's machine, message by message: each test asserts everything that it wants done.
 
+mod transactions;
+
 use super::*;
 use crate::{
+    generation::Generation,
     keyspaces::Keyspaces,
     run::frozen_run,
     store::{Store, memory::MemoryStore},
-    view::Visible,
+    view::{NodeView, Visible},
 };
 use NodeEffect::{Answer as Reply, Frozen as FrozenAt, Journal, Rebuild, ScheduleFlush};
 
@@ -40,7 +43,10 @@ fn bench() -> Bench {
         Arc::clone(&cache),
         TreeSource(Box::new(move || source.view())),
         Lsn(0),
-        2,
+        ParticipantOptions {
+            stashed: 2,
+            ..ParticipantOptions::default()
+        },
     );
     Bench {
         machine,
@@ -135,6 +141,7 @@ fn appended(incarnation: Incarnation, chain: u64, commits: &[Write]) -> NodeEffe
     let commits = commits.iter().map(|write| StagedCommit {
         deadline: SOON,
         writes: [write.clone()].into(),
+        txn: None,
     });
     Journal(JournalMessage::Append(Append {
         node: NODE,

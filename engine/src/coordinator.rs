@@ -1,0 +1,486 @@
+//! A coordinator's thinking: carries a transaction of several nodes from its commit request to one decision.
+//!
+//! ```text
+//!  Commit ──▶ Preparing: Prepares to all at once, votes come in
+//!               ├─ a No, silence until the vote timeout, a lost node ──▶ Aborts to all, answer: nothing was written
+//!               └─ all Yes ──▶ Deciding: Decides ──▶ journal
+//!                                ├─ Committed ──▶ answer the LSN (the journal has told the nodes)
+//!                                ├─ Refused ────▶ Aborts to all, answer why
+//!                                └─ silence past the deadline ──▶ Asks ──▶ journal, again and again
+//! ```
+//!
+//! Before it has sent a decision the coordinator may roll back by itself: nobody else can decide. After that it never
+//! does; it asks. The answer is always definite, unless the journal has failed: then it is [`Error::Unknown`], and the
+//! outcome can be had after the engine was opened again.
+//!
+//! Batching: what a mailbox round wants sent is kept until [`CoordinatorMessage::Flush`], which the shell sends to the
+//! coordinator itself behind what is queued. Then all for one receiver goes as one message.
+//!
+//! # Invariants
+//!
+//! - A transaction that is running is in exactly one phase, and has exactly one timer.
+//! - A request is answered once.
+//! - Whoever was asked to prepare is told of an abort by the coordinator, of a commit by the journal; and whoever is not
+//!   told, because somebody has died, asks.
+//! - After a panic nothing that was running is decided anew: the journal is asked, which either knows the commit or lays
+//!   a tombstone.
+//!
+//! # Left out
+//!
+//! Several coordinators: each transaction belongs to one of them by its number, and none knows of the others.
+
+use crate::{
+    error::{Error, Result},
+    ids::{Incarnation, Lsn, NodeId, RequestId, Time, TxnId},
+    sequencer::JournalMessage,
+    transaction::{
+        Abort, Ask, Asker, Ballot, Commit, Decide, DecidePart, Decided, MAX_TRANSACTION_BYTES,
+        MAX_TRANSACTION_KEYS, MAX_TRANSACTION_RANGES, MAX_TRANSACTION_TIME, Prepare, TxnPart,
+        Verdict, Vote,
+    },
+};
+use bytes::Bytes;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+/// What arrives at a coordinator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CoordinatorMessage {
+    /// From a handle. The caller may vanish; the transaction is carried to its end all the same.
+    Commit(Commit),
+    /// From a node. Lost votes are silence.
+    Votes(Vec<Vote>),
+    /// From the journal.
+    Decided(Vec<Decided>),
+    /// From the supervisor, or from the shell that could not deliver: the node will not vote.
+    NodeDown(NodeId),
+    /// From the journal: nothing becomes durable any more.
+    ReadOnly(Error),
+    /// From the coordinator's own shell at the end of a mailbox round.
+    Flush,
+}
+
+/// What a coordinator wants done, in order.
+#[derive(Debug, PartialEq, Eq)]
+pub enum CoordinatorEffect {
+    /// Send to a node.
+    Prepares(NodeId, Vec<Prepare>),
+    /// Send to a node, in line with [`CoordinatorEffect::Prepares`].
+    Aborts(NodeId, Vec<Abort>),
+    /// Send to the journal.
+    Journal(JournalMessage),
+    /// Answer a request: the LSN of the commit, which is visible.
+    Answer(RequestId, Result<Lsn>),
+    /// Send [`CoordinatorMessage::Flush`] to this coordinator behind what is queued now.
+    ScheduleFlush,
+}
+
+/// What bounds a coordinator.
+#[derive(Debug, Clone, Copy)]
+pub struct CoordinatorOptions {
+    /// Transactions that run at one time.
+    pub running: usize,
+    /// How long a node may take to vote.
+    pub vote_timeout: Duration,
+    /// How long to wait for the journal's word, past the deadline, before it is asked again.
+    pub ask_again: Duration,
+}
+
+impl Default for CoordinatorOptions {
+    fn default() -> Self {
+        Self {
+            running: 16_384,
+            vote_timeout: Duration::from_secs(1),
+            ask_again: Duration::from_millis(500),
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// The votes so far, in the order of the parts.
+    Preparing { votes: Vec<Option<Incarnation>> },
+    /// The journal's word is awaited.
+    Deciding,
+}
+
+#[derive(Debug)]
+struct Running {
+    request: RequestId,
+    deadline: Time,
+    parts: Vec<TxnPart>,
+    idempotency: Option<Bytes>,
+    phase: Phase,
+    timer: Time,
+}
+
+/// What the next flush sends.
+#[derive(Debug, Default)]
+struct Outgoing {
+    prepares: BTreeMap<NodeId, Vec<Prepare>>,
+    aborts: BTreeMap<NodeId, Vec<Abort>>,
+    decides: Vec<Decide>,
+    asks: Vec<Ask>,
+    is_scheduled: bool,
+}
+
+/// A coordinator's state machine.
+#[derive(Debug)]
+pub struct Coordinator {
+    options: CoordinatorOptions,
+    running: BTreeMap<TxnId, Running>,
+    timers: BTreeSet<(Time, TxnId)>,
+    outgoing: Outgoing,
+    read_only: Option<Error>,
+}
+
+impl Coordinator {
+    /// A coordinator with nothing to do.
+    #[must_use]
+    pub fn new(options: CoordinatorOptions) -> Self {
+        Self {
+            options,
+            running: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            outgoing: Outgoing::default(),
+            read_only: None,
+        }
+    }
+
+    /// Whether the request will still be answered by this machine.
+    #[must_use]
+    pub fn owes(&self, request: RequestId) -> bool {
+        let mut running = self.running.values();
+        running.any(|running| running.request == request)
+    }
+
+    /// How many transactions are running.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.running.len()
+    }
+
+    /// When [`Coordinator::handle_timeout`] has something to do.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Time> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Takes one message.
+    pub fn handle(
+        &mut self,
+        now: Time,
+        message: CoordinatorMessage,
+        out: &mut Vec<CoordinatorEffect>,
+    ) {
+        match message {
+            CoordinatorMessage::Commit(commit) => {
+                let request = commit.request;
+                match self.begin(now, commit) {
+                    Ok(None) => {}
+                    Ok(Some(lsn)) => out.push(CoordinatorEffect::Answer(request, Ok(lsn))),
+                    Err(error) => out.push(CoordinatorEffect::Answer(request, Err(error))),
+                }
+            }
+            CoordinatorMessage::Votes(votes) => {
+                for vote in votes {
+                    self.vote(vote, out);
+                }
+            }
+            CoordinatorMessage::Decided(decided) => {
+                for Decided { txn, verdict } in decided {
+                    self.decided(txn, verdict, out);
+                }
+            }
+            CoordinatorMessage::NodeDown(node) => self.node_down(node, out),
+            CoordinatorMessage::ReadOnly(error) => self.turn_read_only(error, out),
+            CoordinatorMessage::Flush => return self.flush(out),
+        }
+        self.schedule(out);
+    }
+
+    /// Rolls back whose votes are missing for too long, and asks for those that the journal has not answered.
+    pub fn handle_timeout(&mut self, now: Time, out: &mut Vec<CoordinatorEffect>) {
+        while let Some((at, txn)) = self.timers.first().copied()
+            && at <= now
+        {
+            let running = &self.running[&txn];
+            match &running.phase {
+                Phase::Preparing { .. } if running.deadline <= now => {
+                    self.roll_back(txn, None, Error::DeadlineExceeded, out);
+                }
+                Phase::Preparing { .. } => {
+                    let reason = "a node did not vote in time";
+                    self.roll_back(txn, None, Error::Aborted { reason }, out);
+                }
+                Phase::Deciding => {
+                    self.set_timer(txn, now.after(self.options.ask_again));
+                    self.ask(txn);
+                }
+            }
+        }
+        self.schedule(out);
+    }
+
+    /// Goes on after a panic: asks the journal for everything that is running. What was committed is answered so, the
+    /// rest is aborted, and nothing is left prepared. The message that was being handled need not be handed over again;
+    /// the caller of a [`CoordinatorMessage::Commit`] that is not running ([`Coordinator::owes`]) is to be told.
+    pub fn restart(&mut self, now: Time, out: &mut Vec<CoordinatorEffect>) {
+        self.outgoing = Outgoing::default();
+        self.timers.clear();
+        let txns: Vec<_> = self.running.keys().copied().collect();
+        for txn in txns {
+            let running = self.running.get_mut(&txn).expect("it was listed");
+            running.phase = Phase::Deciding;
+            self.set_timer(txn, now.after(self.options.ask_again));
+            self.ask(txn);
+        }
+        self.schedule(out);
+    }
+
+    /// Begins a transaction; the LSN is the answer to one that has nothing to commit.
+    fn begin(&mut self, now: Time, commit: Commit) -> Result<Option<Lsn>> {
+        if let Some(error) = &self.read_only {
+            let reason = error.to_string();
+            return Err(Error::ReadOnly { reason });
+        }
+        if commit.deadline <= now {
+            return Err(Error::DeadlineExceeded);
+        }
+        check_size(&commit.parts)?;
+        if commit.parts.iter().all(|part| part.writes.is_empty()) {
+            // All that it read was true at its snapshot, which is its place in the order.
+            let snapshots = commit.parts.iter().map(|part| part.reads.snapshot);
+            return Ok(Some(snapshots.max().unwrap_or_default()));
+        }
+        if self.running.len() >= self.options.running {
+            let what = "the coordinator";
+            return Err(Error::Overloaded { what });
+        }
+        let txn = commit.txn;
+        let deadline = commit.deadline.min(now.after(MAX_TRANSACTION_TIME));
+        for part in &commit.parts {
+            let to = self.outgoing.prepares.entry(part.node).or_default();
+            to.push(Prepare {
+                txn,
+                deadline,
+                reads: part.reads.clone(),
+                writes: part.writes.clone(),
+            });
+        }
+        let timer = now.after(self.options.vote_timeout).min(deadline);
+        let votes = vec![None; commit.parts.len()];
+        let running = Running {
+            request: commit.request,
+            deadline,
+            parts: commit.parts,
+            idempotency: commit.idempotency,
+            phase: Phase::Preparing { votes },
+            timer,
+        };
+        let before = self.running.insert(txn, running);
+        assert!(before.is_none(), "transaction {txn} is committed twice");
+        self.timers.insert((timer, txn));
+        Ok(None)
+    }
+
+    fn vote(&mut self, vote: Vote, out: &mut Vec<CoordinatorEffect>) {
+        let Some(running) = self.running.get_mut(&vote.txn) else {
+            // It was rolled back meanwhile, and the node was told behind its vote.
+            return;
+        };
+        let Phase::Preparing { votes } = &mut running.phase else {
+            return;
+        };
+        match vote.ballot {
+            Ballot::Yes { incarnation } => {
+                let mut parts = running.parts.iter();
+                if let Some(at) = parts.position(|part| part.node == vote.node) {
+                    votes[at] = Some(incarnation);
+                }
+                if votes.iter().all(Option::is_some) {
+                    self.decide(vote.txn);
+                }
+            }
+            Ballot::No(error) => self.roll_back(vote.txn, Some(vote.node), error, out),
+        }
+    }
+
+    fn decide(&mut self, txn: TxnId) {
+        let running = self.running.get_mut(&txn).expect("it has just voted");
+        let Phase::Preparing { votes } = std::mem::replace(&mut running.phase, Phase::Deciding)
+        else {
+            panic!("transaction {txn} was decided already");
+        };
+        let parts = running.parts.iter().zip(votes);
+        let decide = Decide {
+            txn,
+            deadline: running.deadline,
+            idempotency: running.idempotency.clone(),
+            parts: parts
+                .map(|(part, vote)| DecidePart {
+                    node: part.node,
+                    incarnation: vote.expect("all have voted"),
+                    writes: part.writes.clone(),
+                })
+                .collect(),
+        };
+        let ask_at = running.deadline.after(self.options.ask_again);
+        self.outgoing.decides.push(decide);
+        self.set_timer(txn, ask_at);
+    }
+
+    fn decided(&mut self, txn: TxnId, verdict: Verdict, out: &mut Vec<CoordinatorEffect>) {
+        match verdict {
+            Verdict::Committed(lsn) => self.finish(txn, Ok(lsn), out),
+            Verdict::Unknown(error) => self.finish(txn, Err(error), out),
+            Verdict::Refused(error) => self.roll_back(txn, None, error, out),
+            Verdict::Repeated(lsn) => {
+                self.send_aborts(txn, None);
+                self.finish(txn, Ok(lsn), out);
+            }
+        }
+    }
+
+    fn node_down(&mut self, node: NodeId, out: &mut Vec<CoordinatorEffect>) {
+        let is_awaited = |running: &Running| match &running.phase {
+            Phase::Preparing { votes } => {
+                let mut parts = running.parts.iter().zip(votes);
+                parts.any(|(part, vote)| part.node == node && vote.is_none())
+            }
+            Phase::Deciding => false,
+        };
+        let waiting = self.running.iter();
+        let waiting: Vec<_> = waiting
+            .filter_map(|(txn, running)| is_awaited(running).then_some(*txn))
+            .collect();
+        for txn in waiting {
+            self.roll_back(txn, Some(node), Error::NodeDown { node }, out);
+        }
+    }
+
+    fn turn_read_only(&mut self, error: Error, out: &mut Vec<CoordinatorEffect>) {
+        let reason = error.to_string();
+        self.read_only = Some(error);
+        let txns: Vec<_> = self.running.keys().copied().collect();
+        for txn in txns {
+            let reason = reason.clone();
+            match self.running[&txn].phase {
+                Phase::Preparing { .. } => {
+                    self.roll_back(txn, None, Error::ReadOnly { reason }, out);
+                }
+                Phase::Deciding => self.finish(txn, Err(Error::Unknown { reason }), out),
+            }
+        }
+    }
+
+    /// Ends a transaction that has no decision. Who voted No holds nothing.
+    fn roll_back(
+        &mut self,
+        txn: TxnId,
+        no_voter: Option<NodeId>,
+        error: Error,
+        out: &mut Vec<CoordinatorEffect>,
+    ) {
+        self.send_aborts(txn, no_voter);
+        self.finish(txn, Err(error), out);
+    }
+
+    fn send_aborts(&mut self, txn: TxnId, no_voter: Option<NodeId>) {
+        let Some(running) = self.running.get(&txn) else {
+            return;
+        };
+        let deadline = running.deadline;
+        let told = running.parts.iter().map(|part| part.node);
+        for node in told.filter(|node| Some(*node) != no_voter) {
+            let to = self.outgoing.aborts.entry(node).or_default();
+            to.push(Abort { txn, deadline });
+        }
+    }
+
+    fn finish(&mut self, txn: TxnId, answer: Result<Lsn>, out: &mut Vec<CoordinatorEffect>) {
+        if let Some(running) = self.running.remove(&txn) {
+            self.timers.remove(&(running.timer, txn));
+            out.push(CoordinatorEffect::Answer(running.request, answer));
+        }
+    }
+
+    fn ask(&mut self, txn: TxnId) {
+        self.outgoing.asks.push(Ask {
+            txn,
+            deadline: self.running[&txn].deadline,
+            asker: Asker::Coordinator,
+        });
+    }
+
+    fn set_timer(&mut self, txn: TxnId, at: Time) {
+        let running = self.running.get_mut(&txn).expect("only who runs has one");
+        self.timers.remove(&(running.timer, txn));
+        running.timer = at;
+        self.timers.insert((at, txn));
+    }
+
+    fn schedule(&mut self, out: &mut Vec<CoordinatorEffect>) {
+        let outgoing = &mut self.outgoing;
+        let is_empty = outgoing.prepares.is_empty()
+            && outgoing.aborts.is_empty()
+            && outgoing.decides.is_empty()
+            && outgoing.asks.is_empty();
+        if !is_empty && !outgoing.is_scheduled {
+            outgoing.is_scheduled = true;
+            out.push(CoordinatorEffect::ScheduleFlush);
+        }
+    }
+
+    fn flush(&mut self, out: &mut Vec<CoordinatorEffect>) {
+        let outgoing = std::mem::take(&mut self.outgoing);
+        // Decisions first: they release what others are turned away by.
+        if !outgoing.decides.is_empty() {
+            let decides = JournalMessage::Decides(outgoing.decides);
+            out.push(CoordinatorEffect::Journal(decides));
+        }
+        if !outgoing.asks.is_empty() {
+            let asks = JournalMessage::Asks(outgoing.asks);
+            out.push(CoordinatorEffect::Journal(asks));
+        }
+        // A transaction may be begun and rolled back in one round: its abort must come behind.
+        for (node, prepares) in outgoing.prepares {
+            out.push(CoordinatorEffect::Prepares(node, prepares));
+        }
+        for (node, aborts) in outgoing.aborts {
+            out.push(CoordinatorEffect::Aborts(node, aborts));
+        }
+    }
+}
+
+fn check_size(parts: &[TxnPart]) -> Result<()> {
+    let too_large = |len, limit, unit| Error::TransactionTooLarge { len, limit, unit };
+    let keys = parts
+        .iter()
+        .map(|part| part.reads.keys.len() + part.writes.len())
+        .sum();
+    if keys > MAX_TRANSACTION_KEYS {
+        return Err(too_large(keys, MAX_TRANSACTION_KEYS, "keys"));
+    }
+    let ranges = parts.iter().map(|part| part.reads.ranges.len()).sum();
+    if ranges > MAX_TRANSACTION_RANGES {
+        return Err(too_large(ranges, MAX_TRANSACTION_RANGES, "ranges"));
+    }
+    let read = parts.iter().flat_map(|part| &part.reads.keys);
+    let read_bytes: usize = read.map(Bytes::len).sum();
+    let written = parts.iter().flat_map(|part| part.writes.iter());
+    let written_bytes: usize = written
+        .map(|write| write.key.len() + write.value.as_ref().map_or(0, |v| v.bytes.len()))
+        .sum();
+    let bytes = read_bytes + written_bytes;
+    if bytes > MAX_TRANSACTION_BYTES {
+        return Err(too_large(bytes, MAX_TRANSACTION_BYTES, "bytes"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "coordinator_tests.rs"]
+mod tests;

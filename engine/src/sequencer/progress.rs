@@ -1,0 +1,122 @@
+//! What is installed and forced becomes visible; fences and marks are drawn in line and reached in line.
+
+use super::{JournalEffect, Sequencer, Waiting};
+use crate::{
+    ids::{Incarnation, Lsn, NodeId},
+    journal::record::RecordBody,
+};
+use std::collections::VecDeque;
+
+impl Sequencer {
+    pub(super) fn installed(
+        &mut self,
+        node: NodeId,
+        incarnation: Incarnation,
+        through: Lsn,
+        out: &mut Vec<JournalEffect>,
+    ) {
+        let progress = &mut self.nodes[usize::from(node.0)];
+        if incarnation == progress.incarnation {
+            assert!(
+                through <= self.last_lsn,
+                "node {node} installed LSN {through}, which was never given"
+            );
+            progress.installed = progress.installed.max(through);
+            self.advance(out);
+        }
+    }
+
+    pub(super) fn fence(
+        &mut self,
+        node: NodeId,
+        incarnation: Incarnation,
+        out: &mut Vec<JournalEffect>,
+    ) {
+        let progress = &mut self.nodes[usize::from(node.0)];
+        if incarnation <= progress.incarnation {
+            return;
+        }
+        progress.incarnation = incarnation;
+        progress.refused_chain = None;
+        self.waiting
+            .retain(|waiting| !matches!(waiting, Waiting::Append(append) if append.node == node));
+        if self.failure.is_some() {
+            // Nothing new is made durable; the node serves what was visible.
+            out.push(JournalEffect::Fenced(node, incarnation, self.visible));
+            return;
+        }
+        let lsn = self.append_record(RecordBody::Fence { node, incarnation });
+        self.nodes[usize::from(node.0)].assigned = lsn;
+        self.fences.push_back((node, incarnation, lsn));
+        self.cut(out);
+    }
+
+    pub(super) fn mark(&mut self, out: &mut Vec<JournalEffect>) {
+        for node in 0..self.nodes.len() {
+            let node = NodeId(u16::try_from(node).expect("node numbers fit"));
+            out.push(JournalEffect::Freeze(node, self.last_lsn));
+        }
+        self.marks.push_back((self.last_lsn, self.catalogue()));
+        self.advance(out);
+    }
+
+    /// Moves the visible LSN to the highest LSN up to which everything is persisted and installed.
+    pub(super) fn advance(&mut self, out: &mut Vec<JournalEffect>) {
+        if self.failure.is_some() {
+            return;
+        }
+        let mut reached = self.persisted;
+        while let Some((node, incarnation, lsn)) = self.fences.front().copied() {
+            if lsn > self.persisted {
+                break;
+            }
+            self.fences.pop_front();
+            out.push(JournalEffect::Fenced(node, incarnation, lsn));
+        }
+        for node in &self.nodes {
+            if !node.down && node.installed < node.assigned {
+                reached = reached.min(node.installed);
+            }
+        }
+        if reached > self.visible {
+            let before = self.visible;
+            self.visible = reached;
+            let concerned = self
+                .nodes
+                .iter()
+                .enumerate()
+                .filter(|(_, node)| node.assigned > before)
+                .map(|(number, _)| NodeId(u16::try_from(number).expect("node numbers fit")))
+                .collect();
+            out.push(JournalEffect::Visible(reached, concerned));
+            self.tell_of_visible(out);
+        }
+        while self
+            .marks
+            .front()
+            .is_some_and(|(mark, _)| *mark <= self.visible)
+        {
+            let (mark, catalogue) = self.marks.pop_front().expect("it has a front");
+            out.push(JournalEffect::MarkReached(mark, catalogue));
+        }
+    }
+
+    pub(super) fn tell_of_visible(&mut self, out: &mut Vec<JournalEffect>) {
+        let visible = self.visible;
+        let seen = self.changes.partition_point(|change| change.lsn <= visible);
+        if seen > 0 {
+            out.push(JournalEffect::Changes(self.changes.drain(..seen).collect()));
+        }
+        self.tell_waiters(out);
+        // A repeated creation waits behind the first with the same LSN, so the queue may be out of order by name only.
+        let mut later = VecDeque::new();
+        for (lsn, request, id) in std::mem::take(&mut self.keyspace_answers) {
+            if lsn <= visible {
+                out.push(JournalEffect::Answer(request, Ok(id)));
+            } else {
+                later.push_back((lsn, request, id));
+            }
+        }
+        self.keyspace_answers = later;
+    }
+}

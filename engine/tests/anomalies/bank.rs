@@ -1,0 +1,505 @@
+//! Two nodes, a coordinator and a journal without a disk; mail is delivered in order, but for what a script holds back.
+
+use bytes::Bytes;
+use mailring_engine::{
+    Error, Result,
+    cache::RowCache,
+    coordinator::{Coordinator, CoordinatorEffect, CoordinatorMessage, CoordinatorOptions},
+    generation::Generation,
+    ids::{GroupNo, Incarnation, KeyspaceId, Lsn, NodeId, RequestId, Time, TxnId},
+    journal::record::{Record, RecordBody, decode_all},
+    keyspaces::Keyspaces,
+    outcomes::Outcomes,
+    participant::{
+        Answer, NodeEffect, NodeMessage, Operation, Participant, ParticipantOptions, TreeSource,
+    },
+    sequencer::{JournalEffect, JournalMessage, Sequencer, SequencerOptions, SequencerState},
+    store::{Store, memory::MemoryStore},
+    transaction::{Commit, KeyRange, ReadSet, TxnPart},
+    value::{Value, Write, qualify},
+    view::{NodeTable, NodeView},
+};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::Bound,
+    sync::Arc,
+};
+
+const ROOM: u64 = 1 << 30;
+const DEADLINE: Time = Time(1_000);
+
+/// A key and the node that owns it.
+pub(crate) type Place = (usize, Bytes);
+
+/// A key of the first node.
+pub(crate) fn a(name: &str) -> Place {
+    (0, qualify(KeyspaceId(1), name.as_bytes()))
+}
+
+/// A key of the second node.
+pub(crate) fn b(name: &str) -> Place {
+    (1, qualify(KeyspaceId(1), name.as_bytes()))
+}
+
+pub(crate) fn txn(number: u64) -> TxnId {
+    TxnId::new(1, number).expect("not 0")
+}
+
+/// What a transaction does.
+pub(crate) struct Script {
+    reads: [ReadSet; 2],
+    writes: [Vec<Write>; 2],
+}
+
+impl Script {
+    pub(crate) fn at(snapshot: u64) -> Self {
+        let reads = || ReadSet {
+            snapshot: Lsn(snapshot),
+            ..ReadSet::default()
+        };
+        Self {
+            reads: [reads(), reads()],
+            writes: [Vec::new(), Vec::new()],
+        }
+    }
+
+    pub(crate) fn read(mut self, (node, key): Place) -> Self {
+        self.reads[node].keys.push(key);
+        self
+    }
+
+    pub(crate) fn scan(mut self, (node, low): Place, (_, high): Place) -> Self {
+        self.reads[node].ranges.push(KeyRange {
+            low: Bound::Included(low),
+            high: Bound::Excluded(high),
+        });
+        self
+    }
+
+    pub(crate) fn write(self, place: Place, text: &str) -> Self {
+        self.write_bytes(place, text.as_bytes())
+    }
+
+    pub(crate) fn write_bytes(mut self, (node, key): Place, bytes: &[u8]) -> Self {
+        let value = Some(Value::new(Bytes::copy_from_slice(bytes)));
+        self.writes[node].push(Write { key, value });
+        self
+    }
+
+    fn parts(self) -> Vec<TxnPart> {
+        let parts = self.reads.into_iter().zip(self.writes).zip(0..);
+        let parts = parts.map(|((reads, writes), node)| TxnPart {
+            node: NodeId(node),
+            reads,
+            writes: writes.into(),
+        });
+        parts
+            .filter(|part| !part.reads.is_empty() || !part.writes.is_empty())
+            .collect()
+    }
+}
+
+/// A message on its way.
+#[derive(Debug, Clone)]
+pub(crate) enum Mail {
+    Node(usize, NodeMessage),
+    Journal(JournalMessage),
+    Coordinator(CoordinatorMessage),
+}
+
+pub(crate) fn is_prepare_to(mail: &Mail, node: usize, number: u64) -> bool {
+    matches!(mail, Mail::Node(to, NodeMessage::Prepares(prepares))
+        if *to == node && prepares.iter().any(|prepare| prepare.txn == txn(number)))
+}
+
+/// A report of the node's that something is installed.
+pub(crate) fn is_install(mail: &Mail, from: u16) -> bool {
+    matches!(mail, Mail::Journal(JournalMessage::Installed { node, .. }) if *node == NodeId(from))
+}
+
+pub(crate) fn is_append(mail: &Mail) -> bool {
+    matches!(mail, Mail::Journal(JournalMessage::Append(_)))
+}
+
+pub(crate) struct Bank {
+    nodes: Vec<Participant>,
+    tables: Vec<Arc<NodeTable>>,
+    journal: Sequencer,
+    coordinator: Coordinator,
+    records: Vec<Record>,
+    visible: Lsn,
+    now: Time,
+    mail: VecDeque<Mail>,
+    holds: Box<dyn Fn(&Mail) -> bool>,
+    held: VecDeque<Mail>,
+    outcomes: BTreeMap<u64, Result<Lsn>>,
+    answers: BTreeMap<u64, Result<Answer>>,
+    next_put: u64,
+}
+
+impl Bank {
+    pub(crate) fn new() -> Self {
+        let cache = Arc::new(RowCache::new(1 << 20, 1));
+        let store = Arc::new(MemoryStore::default());
+        let tables: Vec<_> = (0..2)
+            .map(|node| {
+                let view = NodeView {
+                    active: Arc::default(),
+                    frozen: Vec::new(),
+                    tree: store.view(),
+                    complete: Lsn(0),
+                };
+                Arc::new(NodeTable::new(NodeId(node), view))
+            })
+            .collect();
+        let nodes = tables.iter().map(|table| {
+            let store = Arc::clone(&store);
+            Participant::new(
+                Incarnation(1),
+                Arc::clone(table),
+                Arc::clone(&cache),
+                TreeSource(Box::new(move || store.view())),
+                Lsn(0),
+                ParticipantOptions::default(),
+            )
+        });
+        let options = SequencerOptions {
+            force: true,
+            max_group_bytes: 1 << 20,
+            segment_bytes: ROOM,
+        };
+        let state = SequencerState {
+            last_lsn: Lsn(0),
+            last_group: GroupNo(0),
+            incarnations: vec![Incarnation(1); 2],
+            keyspaces: Keyspaces::new(),
+            outcomes: Outcomes::default(),
+            room: ROOM,
+        };
+        Self {
+            nodes: nodes.collect(),
+            tables,
+            journal: Sequencer::new(options, state),
+            coordinator: Coordinator::new(CoordinatorOptions::default()),
+            records: Vec::new(),
+            visible: Lsn(0),
+            now: Time(1),
+            mail: VecDeque::new(),
+            holds: Box::new(|_| false),
+            held: VecDeque::new(),
+            outcomes: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            next_put: 1_000,
+        }
+    }
+
+    /// Holds back the mail that `which` names, until [`Bank::release`].
+    pub(crate) fn hold(&mut self, which: impl Fn(&Mail) -> bool + 'static) {
+        self.holds = Box::new(which);
+    }
+
+    pub(crate) fn release(&mut self) {
+        self.holds = Box::new(|_| false);
+        self.release_but_held();
+    }
+
+    /// Delivers what was held back, but for what is held back now.
+    pub(crate) fn release_but_held(&mut self) {
+        self.mail.append(&mut self.held);
+        self.run();
+    }
+
+    pub(crate) fn commit(&mut self, number: u64, script: Script) {
+        let commit = Commit {
+            txn: txn(number),
+            request: RequestId(number),
+            deadline: DEADLINE,
+            parts: script.parts(),
+            idempotency: None,
+        };
+        let commit = CoordinatorMessage::Commit(commit);
+        self.mail.push_back(Mail::Coordinator(commit));
+    }
+
+    /// A transaction of the first node alone.
+    pub(crate) fn transact(&mut self, number: u64, script: Script) {
+        let part = script.parts().remove(0);
+        let operation = Operation::Transact {
+            txn: txn(number),
+            reads: part.reads,
+            writes: part.writes,
+        };
+        self.request(number, 0, operation);
+    }
+
+    fn request(&mut self, id: u64, node: usize, operation: Operation) {
+        let request = NodeMessage::Request {
+            id: RequestId(id),
+            deadline: DEADLINE,
+            operation,
+        };
+        self.mail.push_back(Mail::Node(node, request));
+    }
+
+    pub(crate) fn add(&mut self, id: u64, (node, key): Place, delta: i64) {
+        let add = Operation::Add {
+            key,
+            delta,
+            now_ms: 0,
+        };
+        self.request(id, node, add);
+    }
+
+    pub(crate) fn put_later(&mut self, id: u64, (node, key): Place, text: &str) {
+        let value = Some(Value::new(Bytes::copy_from_slice(text.as_bytes())));
+        self.request(id, node, Operation::Write([Write { key, value }].into()));
+    }
+
+    /// A put that is visible when this returns.
+    pub(crate) fn put(&mut self, place: Place, text: &str) {
+        self.next_put += 1;
+        self.put_later(self.next_put, place, text);
+        self.run();
+        assert!(matches!(self.answer(self.next_put), Some(Ok(_))));
+    }
+
+    pub(crate) fn visible(&self) -> Lsn {
+        self.visible
+    }
+
+    pub(crate) fn read(&self, (node, key): Place, at: Lsn) -> Option<Bytes> {
+        let table = &self.tables[node];
+        let found = table.get_in(&table.view(), &key, at).expect("memory reads");
+        found.map(|value| value.bytes)
+    }
+
+    pub(crate) fn is_answered(&self, number: u64) -> bool {
+        self.outcomes.contains_key(&number)
+    }
+
+    pub(crate) fn outcome(&self, number: u64) -> &Result<Lsn> {
+        let outcome = self.outcomes.get(&number);
+        outcome.unwrap_or_else(|| panic!("transaction {number} is not answered"))
+    }
+
+    pub(crate) fn answer(&self, id: u64) -> Option<&Result<Answer>> {
+        self.answers.get(&id)
+    }
+
+    /// Delivers everything that is not held back.
+    pub(crate) fn run(&mut self) {
+        while self.step() {}
+    }
+
+    fn step(&mut self) -> bool {
+        let Some(mail) = self.mail.pop_front() else {
+            return false;
+        };
+        if (self.holds)(&mail) {
+            self.held.push_back(mail);
+            return true;
+        }
+        match mail {
+            Mail::Node(node, message) => {
+                let mut out = Vec::new();
+                self.nodes[node].handle(self.now, message, &mut out);
+                self.carry_out_node(node, out);
+            }
+            Mail::Journal(message) => {
+                let mut out = Vec::new();
+                if message.needs_cut() {
+                    self.mail.push_back(Mail::Journal(JournalMessage::Cut));
+                }
+                self.journal.handle(self.now, message, &mut out);
+                self.carry_out_journal(out);
+            }
+            Mail::Coordinator(message) => {
+                let mut out = Vec::new();
+                self.coordinator.handle(self.now, message, &mut out);
+                self.carry_out_coordinator(out);
+            }
+        }
+        true
+    }
+
+    fn carry_out_node(&mut self, node: usize, effects: Vec<NodeEffect>) {
+        for effect in effects {
+            match effect {
+                NodeEffect::Journal(message) => self.mail.push_back(Mail::Journal(message)),
+                NodeEffect::Answer(id, answer) => {
+                    let before = self.answers.insert(id.0, answer);
+                    assert_eq!(before, None, "request {id} was answered twice");
+                }
+                NodeEffect::Votes(votes) => {
+                    let votes = CoordinatorMessage::Votes(votes);
+                    self.mail.push_back(Mail::Coordinator(votes));
+                }
+                NodeEffect::ScheduleFlush => {
+                    self.mail.push_back(Mail::Node(node, NodeMessage::Flush));
+                }
+                NodeEffect::Rebuild {
+                    incarnation,
+                    through,
+                    ..
+                } => {
+                    let generation = Arc::new(self.rebuild(node, through));
+                    let rebuilt = NodeMessage::Rebuilt {
+                        incarnation,
+                        through,
+                        generation: Ok(generation),
+                    };
+                    self.mail.push_back(Mail::Node(node, rebuilt));
+                }
+                effect => panic!("no script does {effect:?}"),
+            }
+        }
+    }
+
+    fn rebuild(&self, node: usize, through: Lsn) -> Generation {
+        let generation = Generation::new();
+        for record in self.records.iter().filter(|record| record.lsn <= through) {
+            if let RecordBody::Commit { parts, .. } = &record.body {
+                let parts = parts.iter();
+                for part in parts.filter(|part| usize::from(part.node.0) == node) {
+                    for write in &part.writes {
+                        generation.insert(record.lsn, write);
+                    }
+                }
+            }
+        }
+        generation
+    }
+
+    fn carry_out_journal(&mut self, effects: Vec<JournalEffect>) {
+        for effect in effects {
+            let to = |node: NodeId, message| Mail::Node(usize::from(node.0), message);
+            match effect {
+                JournalEffect::Write(group) => {
+                    let records = decode_all(&group.payload.into());
+                    self.records
+                        .extend(records.map(|record| record.expect("a record")));
+                    let persisted = JournalMessage::Persisted {
+                        last: group.last,
+                        room: ROOM,
+                        spare: Some(ROOM),
+                    };
+                    self.mail.push_back(Mail::Journal(persisted));
+                }
+                JournalEffect::Resolve(node, resolve) => {
+                    self.mail.push_back(to(node, NodeMessage::Resolve(resolve)));
+                }
+                JournalEffect::Settle(node, settles) => {
+                    self.mail.push_back(to(node, NodeMessage::Settles(settles)));
+                }
+                JournalEffect::Decided(decided) => {
+                    let decided = CoordinatorMessage::Decided(decided);
+                    self.mail.push_back(Mail::Coordinator(decided));
+                }
+                JournalEffect::Fenced(node, incarnation, through) => {
+                    let fenced = NodeMessage::Fenced {
+                        incarnation,
+                        through,
+                    };
+                    self.mail.push_back(to(node, fenced));
+                }
+                JournalEffect::Visible(lsn, nodes) => {
+                    self.visible = lsn;
+                    for node in nodes {
+                        self.mail.push_back(to(node, NodeMessage::Visible(lsn)));
+                    }
+                }
+                JournalEffect::PrepareSpare { .. } => {}
+                effect => panic!("no script does {effect:?}"),
+            }
+        }
+    }
+
+    fn carry_out_coordinator(&mut self, effects: Vec<CoordinatorEffect>) {
+        for effect in effects {
+            let to = |node: NodeId, message| Mail::Node(usize::from(node.0), message);
+            match effect {
+                CoordinatorEffect::Prepares(node, prepares) => {
+                    self.mail
+                        .push_back(to(node, NodeMessage::Prepares(prepares)));
+                }
+                CoordinatorEffect::Aborts(node, aborts) => {
+                    self.mail.push_back(to(node, NodeMessage::Aborts(aborts)));
+                }
+                CoordinatorEffect::Journal(message) => {
+                    self.mail.push_back(Mail::Journal(message));
+                }
+                CoordinatorEffect::Answer(request, outcome) => {
+                    let before = self.outcomes.insert(request.0, outcome);
+                    assert_eq!(before, None, "transaction {request} was answered twice");
+                }
+                CoordinatorEffect::ScheduleFlush => {
+                    let flush = Mail::Coordinator(CoordinatorMessage::Flush);
+                    self.mail.push_back(flush);
+                }
+            }
+        }
+    }
+
+    /// Runs until the coordinator has handled `count` messages; false if there are no more to come.
+    pub(crate) fn run_until_coordinator_has_handled(&mut self, count: usize) -> bool {
+        self.run_until(count + 1, |mail| matches!(mail, Mail::Coordinator(_)))
+    }
+
+    /// Runs until the node has handled `count` messages; false if there are no more to come.
+    pub(crate) fn run_until_node_has_handled(&mut self, node: usize, count: usize) -> bool {
+        self.run_until(
+            count,
+            |mail| matches!(mail, Mail::Node(to, _) if *to == node),
+        )
+    }
+
+    fn run_until(&mut self, count: usize, is_counted: impl Fn(&Mail) -> bool) -> bool {
+        let mut handled = 0;
+        while handled < count {
+            let Some(mail) = self.mail.front() else {
+                return false;
+            };
+            handled += usize::from(is_counted(mail));
+            self.step();
+        }
+        true
+    }
+
+    /// The coordinator dies between two messages, and what it was about to tell itself is lost.
+    pub(crate) fn kill_coordinator(&mut self) {
+        let is_flush = |mail: &Mail| matches!(mail, Mail::Coordinator(CoordinatorMessage::Flush));
+        self.mail.retain(|mail| !is_flush(mail));
+        let mut out = Vec::new();
+        self.coordinator.restart(self.now, &mut out);
+        self.carry_out_coordinator(out);
+    }
+
+    pub(crate) fn kill_node(&mut self, node: usize) {
+        let mut out = Vec::new();
+        self.nodes[node].restart(&mut out);
+        self.carry_out_node(node, out);
+    }
+
+    /// All deadlines pass.
+    pub(crate) fn timeouts(&mut self) {
+        self.now = DEADLINE;
+        for node in 0..2 {
+            let mut out = Vec::new();
+            self.nodes[node].handle_timeout(self.now, &mut out);
+            self.carry_out_node(node, out);
+        }
+        let mut out = Vec::new();
+        self.coordinator.handle_timeout(self.now, &mut out);
+        self.carry_out_coordinator(out);
+        self.run();
+    }
+
+    pub(crate) fn check_nothing_is_left(&self) {
+        for node in &self.nodes {
+            assert_eq!((node.prepared(), node.parked()), (0, 0));
+        }
+        assert_eq!(self.coordinator.running(), 0);
+        let is_unknown = |outcome: &&Result<Lsn>| matches!(outcome, Err(Error::Unknown { .. }));
+        assert_eq!(self.outcomes.values().find(is_unknown), None);
+    }
+}
