@@ -82,6 +82,8 @@ pub enum CoordinatorEffect {
 pub struct CoordinatorOptions {
     /// Transactions that run at one time.
     pub running: usize,
+    /// Bytes of keys and values that one transaction may read by name and write.
+    pub bytes: usize,
     /// How long a node may take to vote.
     pub vote_timeout: Duration,
     /// How long to wait for the journal's word, past the deadline, before it is asked again.
@@ -92,6 +94,7 @@ impl Default for CoordinatorOptions {
     fn default() -> Self {
         Self {
             running: 16_384,
+            bytes: MAX_TRANSACTION_BYTES,
             vote_timeout: Duration::from_secs(1),
             ask_again: Duration::from_millis(500),
         }
@@ -249,7 +252,7 @@ impl Coordinator {
         if commit.deadline <= now {
             return Err(Error::DeadlineExceeded);
         }
-        check_size(&commit.parts)?;
+        check_size(&commit.parts, self.options.bytes)?;
         if commit.parts.iter().all(|part| part.writes.is_empty()) {
             // All that it read was true at its snapshot, which is its place in the order.
             let snapshots = commit.parts.iter().map(|part| part.reads.snapshot);
@@ -455,7 +458,7 @@ impl Coordinator {
     }
 }
 
-fn check_size(parts: &[TxnPart]) -> Result<()> {
+fn check_size(parts: &[TxnPart], max_bytes: usize) -> Result<()> {
     let too_large = |len, limit, unit| Error::TransactionTooLarge { len, limit, unit };
     let keys = parts
         .iter()
@@ -475,8 +478,8 @@ fn check_size(parts: &[TxnPart]) -> Result<()> {
         .map(|write| write.key.len() + write.value.as_ref().map_or(0, |v| v.bytes.len()))
         .sum();
     let bytes = read_bytes + written_bytes;
-    if bytes > MAX_TRANSACTION_BYTES {
-        return Err(too_large(bytes, MAX_TRANSACTION_BYTES, "bytes"));
+    if bytes > max_bytes {
+        return Err(too_large(bytes, max_bytes, "bytes"));
     }
     Ok(())
 }

@@ -15,6 +15,7 @@ const LATE: Time = Time(500);
 fn coordinator() -> Coordinator {
     Coordinator::new(CoordinatorOptions {
         running: 3,
+        bytes: MAX_TRANSACTION_BYTES,
         vote_timeout: Duration::from_nanos(100),
         ask_again: Duration::from_nanos(50),
     })

@@ -297,6 +297,9 @@ pub enum Error {
         /// Why.
         reason: &'static str,
     },
+    /// The transaction was committed or rolled back already.
+    #[error("the transaction has ended; begin another")]
+    TransactionEnded,
     /// The operating system refused an operation.
     #[error("{context}: {message}")]
     Io {
@@ -364,6 +367,7 @@ impl Error {
             | Self::ValueTooLarge { .. }
             | Self::BatchTooLarge { .. }
             | Self::TransactionTooLarge { .. }
+            | Self::TransactionEnded
             | Self::InvalidKeyspaceName { .. }
             | Self::KeyspaceNotFound { .. }
             | Self::NotACounter { .. }

@@ -33,6 +33,7 @@ mod prepared;
 mod staged;
 
 pub use message::{Answer, NodeEffect, NodeMessage, Operation, ParticipantOptions};
+pub use staged::add_to_counter;
 
 use crate::{
     cache::RowCache,
@@ -47,7 +48,7 @@ use crate::{
 use bytes::Bytes;
 use parked::Parked;
 use prepared::Prepared;
-use staged::{StagedKeys, add};
+use staged::StagedKeys;
 use std::{collections::VecDeque, sync::Arc};
 
 /// A request that is not answered yet.
@@ -268,7 +269,7 @@ impl Participant {
             Operation::Add { key, delta, now_ms } => {
                 let before = self.newest(&key, now_ms)?;
                 let expires_at_ms = before.as_ref().map_or(0, |value| value.expires_at_ms);
-                let sum = match add(before.as_ref(), delta) {
+                let sum = match add_to_counter(before.as_ref(), delta) {
                     Ok(sum) => sum,
                     Err(error) => {
                         self.push_in_flight(id, Outcome::Refused(error), out);

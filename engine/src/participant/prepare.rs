@@ -48,6 +48,12 @@ impl Participant {
             .min()
     }
 
+    /// Whether anything is prepared, reserved or parked, so that [`Participant::handle_timeout`] is to be called.
+    #[must_use]
+    pub fn is_guarded(&self) -> bool {
+        self.guarded
+    }
+
     /// How many transactions are prepared.
     #[must_use]
     pub fn prepared(&self) -> usize {

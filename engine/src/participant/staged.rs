@@ -110,8 +110,12 @@ impl StagedKeys {
     }
 }
 
-/// The sum of a counter.
-pub(super) fn add(before: Option<&Value>, delta: i64) -> Result<i64> {
+/// The sum of a counter; one that is absent counts as 0.
+///
+/// # Errors
+///
+/// [`Error::NotACounter`], [`Error::CounterOverflow`].
+pub fn add_to_counter(before: Option<&Value>, delta: i64) -> Result<i64> {
     let current = match before {
         None => 0,
         Some(value) => {

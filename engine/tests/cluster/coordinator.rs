@@ -21,6 +21,7 @@ impl CoordinatorShell {
     pub(crate) fn new() -> Self {
         let options = CoordinatorOptions {
             running: 12,
+            bytes: mailring_engine::transaction::MAX_TRANSACTION_BYTES,
             vote_timeout: Duration::from_nanos(150),
             ask_again: Duration::from_nanos(40),
         };
