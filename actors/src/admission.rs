@@ -15,11 +15,9 @@ pub(crate) struct Admission {
 }
 
 impl Admission {
-    /// Takes a place in the queue, whose length is bounded.
-    pub(crate) fn new(permit: Permit, queue: &Arc<Queue>) -> Result<Self> {
-        let place = Queue::enter(queue).ok_or(Error::Overloaded {
-            what: "the node's mailbox",
-        })?;
+    /// Takes a place in the queue, whose length is bounded; `what` is the queue's name.
+    pub(crate) fn new(permit: Permit, queue: &Arc<Queue>, what: &'static str) -> Result<Self> {
+        let place = Queue::enter(queue).ok_or(Error::Overloaded { what })?;
         Ok(Self {
             _permit: permit,
             _place: place,

@@ -1,16 +1,23 @@
-//! Writes that are handed over together.
+//! Writes that are handed over together, and carried out together.
 
 use crate::{
     Keyspace,
+    coordinator::CommitRequest,
     engine::{Engine, check_value, weight},
     keyspace::expires_at_ms,
+    transaction::Pauses,
 };
 use bytes::Bytes;
-use mailring_engine::{Error, Result, participant::Operation, value::Write};
+use mailring_engine::{
+    Error, Result,
+    ids::NodeId,
+    participant::Operation,
+    transaction::{MAX_TRANSACTION_TIME, ReadSet, TxnPart},
+    value::Write,
+};
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
-    task::Poll,
     time::Duration,
 };
 
@@ -19,7 +26,7 @@ pub const MAX_BATCH_KEYS: usize = 100_000;
 /// Bytes of keys and values that one batch may write (32 MiB).
 pub const MAX_BATCH_BYTES: usize = 32 << 20;
 
-/// Writes to any keyspaces, handed over together by [`Batch::commit`]. Of several writes to one key the last counts.
+/// Writes to any keyspaces, carried out as one by [`Batch::commit`]. Of several writes to one key the last counts.
 #[derive(Debug)]
 #[must_use = "a batch writes nothing until `commit`"]
 pub struct Batch {
@@ -117,13 +124,16 @@ impl Batch {
         Ok(())
     }
 
-    /// Writes the batch. What goes to one node is written atomically; the batch as a whole is not atomic yet: after an
-    /// error, or a crash, some nodes may have their part and others not. Keys with a common `{tag}` are on one node.
+    /// Writes the batch, all of it or nothing: it becomes visible at one moment, over all nodes, at one LSN. On one node
+    /// (keys with a common `{tag}` are) it goes there straight; over several it is a transaction that only writes. One that
+    /// meets what another transaction has read waits for that, until the engine's deadline.
+    ///
+    /// Dropping the future does not take it back: once it was polled it is carried out as a whole or not at all.
     ///
     /// # Errors
     ///
-    /// What was wrong with the first bad key or value, or `BatchTooLarge`: nothing was written. What [`Keyspace::put`]
-    /// answers, if every node has refused its part. `Unknown` if some nodes have, or may have, written theirs.
+    /// What was wrong with the first bad key or value, or `BatchTooLarge`: nothing was written. Else as
+    /// [`Keyspace::put`], and `Conflict` or `Aborted` (nothing was written) if the deadline has come.
     pub async fn commit(self) -> Result<()> {
         if let Some(error) = self.refused {
             return Err(error);
@@ -132,71 +142,47 @@ impl Batch {
         for (node, write) in self.writes {
             parts.entry(node).or_default().push(write);
         }
-        let engine = &self.engine;
-        let mut running: Vec<_> = parts
-            .into_iter()
-            .map(|(node, writes)| {
-                let weight = weight(&writes);
-                let node = mailring_engine::ids::NodeId(node);
-                Some(Box::pin(engine.write(
-                    node,
-                    Operation::Write(writes.into()),
-                    weight,
-                )))
-            })
-            .collect();
-        let parts = running.len();
-        let mut failures = Vec::new();
-        std::future::poll_fn(|context| {
-            for slot in &mut running {
-                if let Some(part) = slot
-                    && let Poll::Ready(result) = part.as_mut().poll(context)
-                {
-                    *slot = None;
-                    failures.extend(result.err());
+        let parts = parts.into_iter().map(|(node, writes)| TxnPart {
+            node: NodeId(node),
+            reads: ReadSet::default(),
+            writes: writes.into(),
+        });
+        let mut parts: Vec<_> = parts.collect();
+        let weight = parts.iter().map(|part| weight(&part.writes)).sum();
+        match parts.len() {
+            0 => Ok(()),
+            1 => {
+                let TxnPart { node, writes, .. } = parts.remove(0);
+                let operation = Operation::Write(writes);
+                self.engine.write(node, operation, weight).await.map(drop)
+            }
+            _ => commit_over_nodes(&self.engine, &parts, weight).await,
+        }
+    }
+}
+
+/// A transaction that only writes conflicts only with who has read its keys and is about to commit: it tries again.
+async fn commit_over_nodes(engine: &Engine, parts: &[TxnPart], weight: usize) -> Result<()> {
+    let board = &engine.switchboard;
+    let time = engine.deadline.min(MAX_TRANSACTION_TIME);
+    let deadline = board.clock.in_future(time);
+    let mut pauses = Pauses::new();
+    loop {
+        let request = CommitRequest {
+            txn: engine.next_txn(),
+            deadline,
+            parts: parts.to_vec(),
+            idempotency: None,
+        };
+        match engine.commit(request, weight).await {
+            Ok(_) => return Ok(()),
+            Err(error @ (Error::Conflict { .. } | Error::Aborted { .. })) => {
+                board.alarms.sleep(pauses.next()).await;
+                if board.clock.now() >= deadline {
+                    return Err(error);
                 }
             }
-            if running.iter().all(Option::is_none) {
-                Poll::Ready(())
-            } else {
-                Poll::Pending
-            }
-        })
-        .await;
-        outcome_of(parts, failures)
-    }
-}
-
-/// The outcome of a batch of so many parts. A failed part next to one that is written must not look as if nothing had
-/// been written.
-fn outcome_of(parts: usize, mut failures: Vec<Error>) -> Result<()> {
-    let Some(first) = failures.first() else {
-        return Ok(());
-    };
-    let is_whole = failures.len() == parts && failures.iter().all(Error::is_retryable);
-    if parts == 1 || is_whole {
-        return Err(failures.swap_remove(0));
-    }
-    Err(Error::Unknown {
-        reason: format!(
-            "{} of {parts} nodes have not written their part of the batch: {first}",
-            failures.len()
-        ),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_batch_is_retryable_only_if_no_node_has_written_its_part() {
-        let failure = || Error::DeadlineExceeded;
-        assert_eq!(outcome_of(3, vec![]), Ok(()));
-        assert_eq!(outcome_of(1, vec![failure()]), Err(failure()));
-        assert_eq!(outcome_of(2, vec![failure(), failure()]), Err(failure()));
-        let partly = outcome_of(2, vec![failure()]).unwrap_err();
-        assert!(matches!(&partly, Error::Unknown { .. }), "{partly}");
-        assert!(!partly.is_retryable());
+            Err(error) => return Err(error),
+        }
     }
 }

@@ -53,6 +53,10 @@ impl Watch {
 }
 
 impl BlockingMailring {
+    pub(crate) fn mailring(&self) -> &Mailring {
+        &self.0
+    }
+
     /// [`Mailring::keyspace`].
     ///
     /// # Errors

@@ -4,11 +4,12 @@
 //! comes from a thread of its own instead, and never queues up: an actor that has not handled the last tick gets none.
 
 use crate::{guard::guarded, switchboard::Switchboard};
+use crossbeam_channel::Receiver;
 use mailring_engine::ids::Time;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -65,11 +66,37 @@ impl TickSlot {
     }
 }
 
-/// Ticks until `stop` is disconnected.
-pub(crate) fn run(switchboard: &Switchboard, stop: &crossbeam_channel::Receiver<()>) {
-    use crossbeam_channel::RecvTimeoutError::Timeout;
+/// What a node has to do with time, and its slot.
+#[derive(Debug, Default)]
+pub(crate) struct NodeTicks {
+    pub(crate) slot: TickSlot,
+    /// Whether it wants ticks: it has something prepared, reserved or parked.
+    pub(crate) is_wanted: AtomicBool,
+    /// Transactions that it has prepared.
+    pub(crate) prepared: AtomicUsize,
+    /// Requests that wait behind transactions.
+    pub(crate) parked: AtomicUsize,
+}
+
+/// Ticks, and rings alarms, until `stop` is disconnected.
+pub(crate) fn run(switchboard: &Switchboard, stop: &Receiver<()>) {
+    let alarms = &switchboard.alarms;
     let mut ticks = 0u64;
-    while stop.recv_timeout(TICK) == Err(Timeout) {
+    let mut next_tick = Instant::now() + TICK;
+    loop {
+        // A waker is the caller's: its panic must not stop the clock.
+        let next_alarm = guarded(|| alarms.ring(Instant::now())).unwrap_or(None);
+        let wake_at = next_alarm.map_or(next_tick, |alarm| alarm.min(next_tick));
+        crossbeam_channel::select! {
+            recv(stop) -> _ => break,
+            recv(alarms.is_earlier) -> _ => {}
+            default(wake_at.saturating_duration_since(Instant::now())) => {}
+        }
+        let now = Instant::now();
+        if now < next_tick {
+            continue;
+        }
+        next_tick = now + TICK;
         ticks += 1;
         // A recorder of metrics is the application's: its panic must not stop the clock.
         let ticked = guarded(|| {
@@ -85,4 +112,5 @@ pub(crate) fn run(switchboard: &Switchboard, stop: &crossbeam_channel::Receiver<
             tracing::error!(reason, "the clock panicked; it goes on");
         }
     }
+    alarms.close();
 }

@@ -3,7 +3,8 @@
 use crate::{
     admission::Admission,
     clock::wall_clock_ms,
-    journal::{Describe, KeyspaceRequest, Subscribe, Subscription},
+    coordinator::{CommitReply, CommitRequest},
+    journal::{Describe, KeyspaceRequest, OutcomeRequest, Subscribe, Subscription},
     message::Ask,
     open::Threads,
     router::Route,
@@ -13,8 +14,9 @@ use crate::{
 use mailring_engine::{
     Error, Result,
     checkpoint::Catalogue,
-    ids::{KeyspaceId, Lsn, NodeId, Time},
+    ids::{KeyspaceId, Lsn, NodeId, Time, TxnId},
     participant::{Answer, Operation},
+    transaction::TxnOutcome,
     value::{KEYSPACE_PREFIX_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES, Value, Write},
     view::NodeView,
 };
@@ -24,7 +26,7 @@ use std::{
     pin::pin,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::Poll,
     time::{Duration, Instant},
@@ -50,6 +52,9 @@ pub(crate) struct Engine {
     pub(crate) switchboard: Arc<Switchboard>,
     pub(crate) deadline: Duration,
     pub(crate) max_lease: Duration,
+    /// Which opening of the directory this is, and how many transactions have begun in it.
+    pub(crate) opening: u64,
+    pub(crate) transactions: AtomicU64,
     pub(crate) keyspaces: Mutex<BTreeMap<String, Arc<KeyspaceState>>>,
     pub(crate) threads: Mutex<Option<Threads>>,
     pub(crate) closed: AtomicBool,
@@ -102,13 +107,23 @@ impl Engine {
     /// Pins the state at the visible LSN. The views are loaded after the LSN, so they have everything up to it; where
     /// a checkpoint has moved a tree past it meanwhile, a newer LSN is taken.
     pub(crate) fn pin(&self) -> Result<Pinned> {
+        for table in &self.switchboard.tables {
+            table.check_up()?;
+        }
+        let pinned = self.pin_whatever_is_up()?;
+        // Who is down is so for good: whoever is up now was up when the views were loaded.
+        for table in &self.switchboard.tables {
+            table.check_up()?;
+        }
+        Ok(pinned)
+    }
+
+    /// As [`Engine::pin`], but nodes may be down. Whoever reads a node's view checks that the node is up.
+    pub(crate) fn pin_whatever_is_up(&self) -> Result<Pinned> {
         self.check_open()?;
         let switchboard = &self.switchboard;
         loop {
             let at = switchboard.visible.load();
-            for table in &switchboard.tables {
-                table.check_up()?;
-            }
             let views: Vec<_> = switchboard
                 .tables
                 .iter()
@@ -126,29 +141,45 @@ impl Engine {
     }
 
     /// Sends an operation to a node and waits for its durable, visible answer.
-    #[tracing::instrument(level = "debug", name = "write", skip_all, fields(node = node.0, bytes = weight), err(level = "debug"))]
     pub(crate) async fn write(
         &self,
         node: NodeId,
         operation: Operation,
         weight: usize,
     ) -> Result<Answer> {
+        let deadline = self.switchboard.clock.in_future(self.deadline);
+        self.write_until(node, operation, weight, deadline).await
+    }
+
+    pub(crate) fn check_writable(&self) -> Result<()> {
         self.check_open()?;
-        let switchboard = &self.switchboard;
-        if let Some(error) = switchboard.read_only.get() {
-            return Err(Error::ReadOnly {
+        match self.switchboard.read_only.get() {
+            Some(error) => Err(Error::ReadOnly {
                 reason: error.to_string(),
-            });
+            }),
+            None => Ok(()),
         }
+    }
+
+    /// As [`Engine::write`], with a deadline of the caller's.
+    #[tracing::instrument(level = "debug", name = "write", skip_all, fields(node = node.0, bytes = weight), err(level = "debug"))]
+    pub(crate) async fn write_until(
+        &self,
+        node: NodeId,
+        operation: Operation,
+        weight: usize,
+        deadline: Time,
+    ) -> Result<Answer> {
+        self.check_writable()?;
+        let switchboard = &self.switchboard;
         let started = Instant::now();
-        let deadline = switchboard.clock.in_future(self.deadline);
         let permit = switchboard.budget.admit(weight, deadline).await?;
         let (reply, answer) = oneshot::channel();
         let queue = {
             let routes = switchboard.routes.load();
             let Route { queue, table, .. } = &routes.nodes[usize::from(node.0)];
             table.check_up()?;
-            let admission = Admission::new(permit, queue)?;
+            let admission = Admission::new(permit, queue, "the node's mailbox")?;
             switchboard.node(node).do_send(Ask {
                 message: Request {
                     operation,
@@ -165,6 +196,51 @@ impl Engine {
         };
         switchboard.telemetry.node(node).written(started.elapsed());
         answer
+    }
+
+    /// The next transaction's number.
+    pub(crate) fn next_txn(&self) -> TxnId {
+        let number = self.transactions.fetch_add(1, Ordering::Relaxed) + 1;
+        TxnId::new(self.opening, number).expect("openings are counted from 1")
+    }
+
+    /// Commits over several nodes, by the coordinator, and waits until it is durable and visible.
+    #[tracing::instrument(level = "debug", name = "commit", skip_all, fields(txn = %request.txn, nodes = request.parts.len(), bytes = weight), err(level = "debug"))]
+    pub(crate) async fn commit(&self, request: CommitRequest, weight: usize) -> Result<Lsn> {
+        self.check_writable()?;
+        let switchboard = &self.switchboard;
+        let deadline = request.deadline;
+        for part in &request.parts {
+            switchboard.tables[usize::from(part.node.0)].check_up()?;
+        }
+        let permit = switchboard.budget.admit(weight, deadline).await?;
+        let (sender, answer) = oneshot::channel();
+        let queue = &switchboard.coordinator_queue;
+        let admission = Admission::new(permit, queue, "the coordinator's mailbox")?;
+        switchboard.coordinator().do_send(Ask {
+            message: request,
+            reply: CommitReply {
+                sender,
+                _admission: admission,
+            },
+        });
+        match self.in_time(answer, &queue.overdue, deadline).await {
+            Some(Ok(answer)) => answer,
+            Some(Err(_)) => Err(lost("the coordinator")),
+            None => Err(overdue("the coordinator")),
+        }
+    }
+
+    /// Asks the journal what became of a transaction.
+    pub(crate) async fn ask_outcome(&self, message: OutcomeRequest) -> Result<TxnOutcome> {
+        self.check_open()?;
+        let (reply, answer) = oneshot::channel();
+        self.switchboard.journal().do_send(Ask { message, reply });
+        match self.journal_answer(answer).await {
+            Some(Ok(answer)) => answer,
+            Some(Err(_)) => Err(self.gone("the journal")),
+            None => Err(overdue("the journal")),
+        }
     }
 
     pub(crate) async fn create_or_drop_keyspace(

@@ -11,13 +11,16 @@ use crate::{
     switchboard::{FaultSite, Switchboard},
 };
 use actix::{Actor, AsyncContext, Context, Handler};
+use bytes::Bytes;
 use crossbeam_channel::Sender;
 use mailring_engine::{
     Error, Result,
     checkpoint::{Catalogue, CheckpointMessage},
-    ids::{KeyspaceId, Lsn, RequestId},
+    coordinator::CoordinatorMessage,
+    ids::{KeyspaceId, Lsn, RequestId, Time, TxnId},
     participant::NodeMessage,
     sequencer::{Change, JournalEffect, JournalMessage, Sequencer},
+    transaction::{self, Asker, TxnOutcome},
 };
 use slab::Slab;
 use std::{collections::VecDeque, sync::Arc};
@@ -28,6 +31,15 @@ use tokio::sync::{broadcast, oneshot};
 pub(crate) enum KeyspaceRequest {
     Create(String),
     Drop(String),
+}
+
+/// A handle asks what became of a transaction.
+#[derive(Debug)]
+pub(crate) enum OutcomeRequest {
+    /// What is not committed now never will be; no decision of it can come after the deadline.
+    Of { txn: TxnId, deadline: Time },
+    /// Was one committed under this idempotency key?
+    Under(Bytes),
 }
 
 /// A handle asks for all changes from now on.
@@ -48,6 +60,7 @@ pub(crate) struct JournalActor {
     io: Sender<IoRequest>,
     segments: Sender<SegmentRequest>,
     replies: Slab<oneshot::Sender<Result<KeyspaceId>>>,
+    askers: Slab<oneshot::Sender<Result<TxnOutcome>>>,
     watchers: broadcast::Sender<Arc<Vec<Change>>>,
     cut_scheduled: bool,
     dead: bool,
@@ -69,6 +82,7 @@ impl JournalActor {
             io,
             segments,
             replies: Slab::new(),
+            askers: Slab::new(),
             watchers: broadcast::Sender::new(watch_capacity),
             cut_scheduled: false,
             dead: false,
@@ -126,10 +140,14 @@ impl JournalActor {
         let error = Error::ReadOnly {
             reason: format!("the journal panicked: {reason}"),
         };
+        let unknown = || Error::Unknown {
+            reason: error.to_string(),
+        };
         for reply in self.replies.drain() {
-            let _ = reply.send(Err(Error::Unknown {
-                reason: error.to_string(),
-            }));
+            let _ = reply.send(Err(unknown()));
+        }
+        for reply in self.askers.drain() {
+            let _ = reply.send(Err(unknown()));
         }
         self.turn_read_only(error);
     }
@@ -139,6 +157,8 @@ impl JournalActor {
         let _ = self.switchboard.read_only.set(error.clone());
         self.switchboard
             .to_all_nodes(|| NodeMessage::ReadOnly(error.clone()));
+        self.switchboard
+            .to_coordinator(CoordinatorMessage::ReadOnly(error.clone()));
         self.switchboard
             .checkpointer()
             .do_send(crate::checkpointer::ReadOnly(error));
@@ -161,8 +181,13 @@ impl JournalActor {
             JournalEffect::Settle(node, settles) => {
                 switchboard.to_node(node, NodeMessage::Settles(settles));
             }
-            // Nobody decides or asks yet: the coordinator's actor and the handles will be told.
-            JournalEffect::Decided(_) | JournalEffect::Outcome(..) => {}
+            JournalEffect::Decided(decided) => {
+                switchboard.to_coordinator(CoordinatorMessage::Decided(decided));
+            }
+            JournalEffect::Outcome(request, outcome) => {
+                let key = usize::try_from(request.0).expect("request numbers are slab keys");
+                let _ = self.askers.remove(key).send(outcome);
+            }
             JournalEffect::Freeze(node, lsn) => {
                 switchboard.to_node(node, NodeMessage::Freeze(lsn));
             }
@@ -240,6 +265,33 @@ impl Handler<Ask<KeyspaceRequest, oneshot::Sender<Result<KeyspaceId>>>> for Jour
         let message = match ask.message {
             KeyspaceRequest::Create(name) => JournalMessage::CreateKeyspace { request, name },
             KeyspaceRequest::Drop(name) => JournalMessage::DropKeyspace { request, name },
+        };
+        self.step(message, ctx);
+    }
+}
+
+impl Handler<Ask<OutcomeRequest, oneshot::Sender<Result<TxnOutcome>>>> for JournalActor {
+    type Result = ();
+
+    fn handle(
+        &mut self,
+        ask: Ask<OutcomeRequest, oneshot::Sender<Result<TxnOutcome>>>,
+        ctx: &mut Self::Context,
+    ) {
+        if self.dead {
+            let reason = "the journal has stopped; what it knew can be asked once the engine is opened again";
+            let reason = reason.to_owned();
+            let _ = ask.reply.send(Err(Error::Unknown { reason }));
+            return;
+        }
+        let request = RequestId(self.askers.insert(ask.reply) as u64);
+        let message = match ask.message {
+            OutcomeRequest::Of { txn, deadline } => JournalMessage::Asks(vec![transaction::Ask {
+                txn,
+                deadline,
+                asker: Asker::Handle(request),
+            }]),
+            OutcomeRequest::Under(key) => JournalMessage::FindKey { request, key },
         };
         self.step(message, ctx);
     }

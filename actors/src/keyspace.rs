@@ -163,7 +163,7 @@ impl Keyspace {
         }
     }
 
-    /// Sets several keys; see [`Batch::commit`] for what is atomic.
+    /// Sets several keys, all of them or none; see [`Batch::commit`].
     ///
     /// # Errors
     ///

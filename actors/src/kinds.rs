@@ -1,25 +1,22 @@
 //! The kinds of messages by name, for the fault hook.
 //!
 //! A kind that is not listed here does not compile, and the tests inject a panic at each one that is listed: a new kind
-//! of message needs a row in their table. Kinds behind `unsent` are handled by a machine, but no actor sends them yet:
-//! they are named and not listed.
+//! of message needs a row in their table.
 
 use crate::{checkpointer::Job, journal_io::IoRequest};
 use mailring_engine::{
-    checkpoint::CheckpointMessage, locks::LockMessage, participant::NodeMessage,
-    sequencer::JournalMessage,
+    checkpoint::CheckpointMessage, coordinator::CoordinatorMessage, locks::LockMessage,
+    participant::NodeMessage, sequencer::JournalMessage,
 };
 
 macro_rules! kinds {
-    ($(#[$doc:meta])* $list:ident, $name:ident($message:ident) = $($kind:ident)+
-        $(; unsent $($unsent:ident)+)?) => {
+    ($(#[$doc:meta])* $list:ident, $name:ident($message:ident) = $($kind:ident)+) => {
         $(#[$doc])*
         pub const $list: &[&str] = &[$(stringify!($kind)),+];
 
         pub(crate) fn $name(message: &$message) -> &'static str {
             match message {
                 $($message::$kind { .. } => stringify!($kind),)+
-                $($($message::$unsent { .. } => stringify!($unsent),)+)?
             }
         }
     };
@@ -28,15 +25,25 @@ macro_rules! kinds {
 kinds! {
     /// What a storage node gets.
     NODE, of_node(NodeMessage) =
-        Request Flush Resolve Visible Freeze Flushed Fenced Rebuilt ReadOnly GoDown;
-        unsent Prepares Aborts Settles
+        Request Flush Resolve Visible Freeze Flushed Fenced Rebuilt ReadOnly GoDown Prepares Aborts Settles
 }
+
+/// What a storage node's shell gets besides.
+pub const NODE_SHELL: &[&str] = &["Tick"];
+
+kinds! {
+    /// What the coordinator gets, but for [`COORDINATOR_SHELL`].
+    COORDINATOR, of_coordinator(CoordinatorMessage) =
+        Commit Votes Decided NodeDown ReadOnly Flush
+}
+
+/// What the coordinator's shell gets besides.
+pub const COORDINATOR_SHELL: &[&str] = &["Tick"];
 
 kinds! {
     /// What the journal gets.
     JOURNAL, of_journal(JournalMessage) =
-        Append Cut Persisted Failed Spare Installed Fence Down Mark CreateKeyspace DropKeyspace Watch;
-        unsent Decides Asks FindKey
+        Append Decides Asks FindKey Cut Persisted Failed Spare Installed Fence Down Mark CreateKeyspace DropKeyspace Watch
 }
 
 /// What the journal's shell answers without a message to the journal.

@@ -28,6 +28,7 @@
 //! and a supervisor restarts what panics. Reads need no message at all. ARCHITECTURE.md tells the whole story.
 
 mod admission;
+mod alarm;
 mod backup;
 mod batch;
 mod blocking;
@@ -35,6 +36,7 @@ mod budget;
 mod builder;
 mod checkpointer;
 mod clock;
+mod coordinator;
 mod directory;
 mod engine;
 mod guard;
@@ -58,6 +60,7 @@ mod supervisor;
 mod switchboard;
 mod system;
 mod telemetry;
+mod transaction;
 mod verify;
 mod watch;
 
@@ -74,11 +77,12 @@ pub use locks::{
 };
 pub use mailring::Mailring;
 pub use mailring_engine::{
-    Error, Result,
-    ids::{Lsn, NodeId},
+    Error, Result, Rival,
+    ids::{Lsn, NodeId, TxnId},
     locks::{FencingToken, MAX_LOCK_NAME_BYTES, Mode as LockMode, Resource, SessionId, WaitsFor},
     restart::RestartPolicy,
     store::StoreStats,
+    transaction::TxnOutcome,
     value::{MAX_KEY_BYTES, MAX_VALUE_BYTES},
 };
 pub use range::KeyRange;
@@ -87,5 +91,9 @@ pub use snapshot::Snapshot;
 pub use stats::{NodeState, NodeStats, Stats};
 #[doc(hidden)]
 pub use switchboard::{FaultHook, FaultSite};
+pub use transaction::{
+    BlockingTransaction, Committed, Once, OnceBuilder, Savepoint, Transaction, TransactionBuilder,
+    TransactionScan,
+};
 pub use verify::Verification;
 pub use watch::{Watch, WatchEvent};

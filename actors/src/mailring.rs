@@ -187,6 +187,7 @@ impl Mailring {
             journal_bytes,
             checkpoints,
         ] = switchboard.telemetry.totals();
+        let [commits, aborts, conflicts, retries] = switchboard.telemetry.transaction_totals();
         let checkpoint_failure = switchboard.budget.blocked();
         let routes = switchboard.routes.load();
         let nodes = routes
@@ -222,6 +223,13 @@ impl Mailring {
             journal_records,
             journal_forces,
             journal_bytes,
+            commits,
+            aborts,
+            conflicts,
+            retries,
+            committing: switchboard.coordinator_running.load(Ordering::Relaxed),
+            prepared: switchboard.prepared(),
+            parked: switchboard.parked(),
             checkpoints,
             generation_bytes: switchboard.budget.generation_bytes(),
             in_flight_bytes: switchboard.budget.in_flight_bytes(),

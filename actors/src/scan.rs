@@ -46,27 +46,13 @@ impl Scan {
         range: &impl KeyRange,
         pinned: Option<Arc<Pinned>>,
     ) -> Self {
-        let id = keyspace.state.id;
-        let low = match range.low() {
-            Bound::Included(key) => Bound::Included(qualify(id, key)),
-            Bound::Excluded(key) => Bound::Excluded(qualify(id, key)),
-            Bound::Unbounded => Bound::Included(qualify(id, b"")),
-        };
-        let high = match range.high() {
-            Bound::Included(key) => Bound::Included(qualify(id, key)),
-            Bound::Excluded(key) => Bound::Excluded(qualify(id, key)),
-            Bound::Unbounded => end_of_keyspace(id),
-        };
+        let (low, high) = bounds(keyspace.state.id, range);
         Self::new(keyspace, low, high, pinned)
     }
 
     pub(crate) fn prefix(keyspace: &Keyspace, prefix: &[u8], pinned: Option<Arc<Pinned>>) -> Self {
-        let low = qualify(keyspace.state.id, prefix);
-        let high = match successor(&low) {
-            Some(end) => Bound::Excluded(end),
-            None => Bound::Unbounded,
-        };
-        Self::new(keyspace, Bound::Included(low), high, pinned)
+        let (low, high) = prefix_bounds(keyspace.state.id, prefix);
+        Self::new(keyspace, low, high, pinned)
     }
 
     fn new(
@@ -220,8 +206,33 @@ pub(crate) fn merge_node(pinned: &Pinned, node: NodeId) -> Merge {
     Merge::new(sources, Direction::Forward, wall_clock_ms())
 }
 
+/// The qualified bounds of a range.
+pub(crate) fn bounds(id: KeyspaceId, range: &impl KeyRange) -> (Bound<Bytes>, Bound<Bytes>) {
+    let low = match range.low() {
+        Bound::Included(key) => Bound::Included(qualify(id, key)),
+        Bound::Excluded(key) => Bound::Excluded(qualify(id, key)),
+        Bound::Unbounded => Bound::Included(qualify(id, b"")),
+    };
+    let high = match range.high() {
+        Bound::Included(key) => Bound::Included(qualify(id, key)),
+        Bound::Excluded(key) => Bound::Excluded(qualify(id, key)),
+        Bound::Unbounded => end_of_keyspace(id),
+    };
+    (low, high)
+}
+
+/// The qualified bounds of all keys that begin with `prefix`.
+pub(crate) fn prefix_bounds(id: KeyspaceId, prefix: &[u8]) -> (Bound<Bytes>, Bound<Bytes>) {
+    let low = qualify(id, prefix);
+    let high = match successor(&low) {
+        Some(end) => Bound::Excluded(end),
+        None => Bound::Unbounded,
+    };
+    (Bound::Included(low), high)
+}
+
 /// Ordered maps panic on ranges that end before they begin; callers may ask for them all the same.
-fn is_empty_range(low: &Bound<Bytes>, high: &Bound<Bytes>) -> bool {
+pub(crate) fn is_empty_range(low: &Bound<Bytes>, high: &Bound<Bytes>) -> bool {
     match (low, high) {
         (Bound::Included(low), Bound::Included(high)) => low > high,
         (

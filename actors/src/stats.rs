@@ -60,6 +60,20 @@ pub struct Stats {
     pub journal_forces: u64,
     /// Bytes of records written to the journal.
     pub journal_bytes: u64,
+    /// Transactions with writes that were committed.
+    pub commits: u64,
+    /// Commits of transactions that were refused, whatever for.
+    pub aborts: u64,
+    /// Those of them that were refused for a conflict.
+    pub conflicts: u64,
+    /// Transactions that were run again by themselves.
+    pub retries: u64,
+    /// Transactions over several nodes that are committing now.
+    pub committing: usize,
+    /// Parts of transactions that nodes have prepared now.
+    pub prepared: usize,
+    /// Requests that wait now for a transaction to end.
+    pub parked: usize,
     /// Checkpoints since the engine was opened.
     pub checkpoints: u64,
     /// Bytes of all generations, pinned ones included.

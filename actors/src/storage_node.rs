@@ -9,13 +9,14 @@ use crate::{
     clock::TICK,
     guard::{guarded, panicked},
     kinds,
-    message::{Ask, Deliver},
+    message::{Ask, Deliver, Tick},
     supervisor::{Broken, Panicked},
     switchboard::{FaultSite, Switchboard},
 };
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, Supervised};
 use mailring_engine::{
     Error, Result,
+    coordinator::CoordinatorMessage,
     generation::Generation,
     ids::{Incarnation, Lsn, NodeId, RequestId, Time},
     journal::JournalReader,
@@ -23,7 +24,7 @@ use mailring_engine::{
     rebuild::rebuild_node,
 };
 use slab::Slab;
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 use tokio::sync::oneshot;
 
 /// A client's operation and its deadline.
@@ -63,6 +64,8 @@ pub(crate) struct StorageNode {
     effects: Vec<NodeEffect>,
     /// What the new life will say once the supervisor lets it.
     held: Option<Vec<NodeEffect>>,
+    /// Whether the clock was told to tick.
+    is_ticking: bool,
 }
 
 impl StorageNode {
@@ -79,6 +82,7 @@ impl StorageNode {
             replies: Slab::new(),
             effects: Vec::new(),
             held: None,
+            is_ticking: false,
         }
     }
 
@@ -102,6 +106,19 @@ impl StorageNode {
             }
             Err(reason) => self.die(&reason, kind, again, ctx),
         }
+        self.ask_for_ticks();
+    }
+
+    /// Tells the clock whether there is anything here that time can end. Costs a branch where there is not.
+    fn ask_for_ticks(&mut self) {
+        let is_wanted = self.machine.is_guarded();
+        if is_wanted || self.is_ticking {
+            self.is_ticking = is_wanted;
+            let ticks = &self.switchboard.node_ticks[usize::from(self.node.0)];
+            ticks.is_wanted.store(is_wanted, Relaxed);
+            ticks.prepared.store(self.machine.prepared(), Relaxed);
+            ticks.parked.store(self.machine.parked(), Relaxed);
+        }
     }
 
     fn fault(&self, message: &str, handled: bool) {
@@ -117,8 +134,10 @@ impl StorageNode {
         match effect {
             NodeEffect::Journal(message) => self.switchboard.to_journal(message),
             NodeEffect::Answer(id, result) => self.answer(id, result),
-            // Nobody prepares yet: the coordinator's actor will be told.
-            NodeEffect::Votes(_) => {}
+            NodeEffect::Votes(votes) => {
+                let votes = CoordinatorMessage::Votes(votes);
+                self.switchboard.to_coordinator(votes);
+            }
             NodeEffect::ScheduleFlush => ctx.notify(Deliver(NodeMessage::Flush)),
             NodeEffect::Frozen { through, ready } => self.switchboard.to_checkpointer(
                 mailring_engine::checkpoint::CheckpointMessage::Frozen {
@@ -302,6 +321,32 @@ impl Handler<Deliver<NodeMessage>> for StorageNode {
 
     fn handle(&mut self, Deliver(message): Deliver<NodeMessage>, ctx: &mut Self::Context) {
         self.step(message, ctx);
+    }
+}
+
+impl Handler<Tick> for StorageNode {
+    type Result = ();
+
+    fn handle(&mut self, _: Tick, ctx: &mut Self::Context) {
+        let board = Arc::clone(&self.switchboard);
+        board.node_ticks[usize::from(self.node.0)].slot.free();
+        let now = board.clock.now();
+        let result = guarded(|| {
+            let mut effects = Vec::new();
+            self.fault("Tick", false);
+            self.machine.handle_timeout(now, &mut effects);
+            self.fault("Tick", true);
+            effects
+        });
+        match result {
+            Ok(effects) => {
+                for effect in effects {
+                    self.carry_out(effect, ctx);
+                }
+            }
+            Err(reason) => self.die(&reason, "Tick", None, ctx),
+        }
+        self.ask_for_ticks();
     }
 }
 

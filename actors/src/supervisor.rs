@@ -6,6 +6,7 @@ use crate::{
 use actix::{Actor, AsyncContext, Context, Handler, Message};
 use mailring_engine::{
     Error,
+    coordinator::CoordinatorMessage,
     ids::NodeId,
     participant::NodeMessage,
     restart::{Restarts, Verdict},
@@ -50,6 +51,8 @@ impl Supervisor {
         tracing::error!(%node, reason, "a storage node is down");
         self.switchboard.tables[usize::from(node.0)].set_down();
         self.switchboard.to_node(node, NodeMessage::GoDown);
+        let lost = CoordinatorMessage::NodeDown(node);
+        self.switchboard.to_coordinator(lost);
         self.report(node, crate::stats::NodeState::Down, Some(reason));
     }
 

@@ -1,13 +1,15 @@
 //! Who can be reached, and what everybody shares: the addresses of the actors and the published state.
 
 use crate::{
+    alarm::Alarms,
     budget::Budget,
     checkpointer::Checkpointer,
-    clock::{Clock, TickSlot, wall_clock_ms},
+    clock::{Clock, NodeTicks, TickSlot, wall_clock_ms},
+    coordinator::CoordinatorActor,
     journal::JournalActor,
     locks::{LockDesk, LockManager},
     message::{Deliver, Tick},
-    router::{Router, Routes},
+    router::{Queue, Router, Routes},
     storage_node::StorageNode,
     supervisor::Supervisor,
     telemetry::Telemetry,
@@ -18,6 +20,7 @@ use mailring_engine::{
     Error,
     cache::RowCache,
     checkpoint::CheckpointMessage,
+    coordinator::CoordinatorMessage,
     ids::NodeId,
     participant::NodeMessage,
     sequencer::JournalMessage,
@@ -26,7 +29,7 @@ use mailring_engine::{
 };
 use std::sync::{
     Arc, Mutex, OnceLock, PoisonError,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 use tokio::sync::Notify;
 
@@ -36,8 +39,8 @@ pub type FaultHook = Arc<dyn Fn(&FaultSite<'_>) + Send + Sync>;
 /// A place at which the fault hook is called. Only tests set one.
 #[derive(Debug, Clone, Copy)]
 pub struct FaultSite<'a> {
-    /// The actor (`"node"`, `"journal"`, `"checkpointer"`, `"router"`, `"supervisor"` or `"locks"`), or the thread that works for
-    /// one (`"io"`, `"segments"`, `"runs"`, `"compaction"` or `"rebuild"`).
+    /// The actor (`"node"`, `"coordinator"`, `"journal"`, `"checkpointer"`, `"router"`, `"supervisor"` or `"locks"`), or the
+    /// thread that works for one (`"io"`, `"segments"`, `"runs"`, `"compaction"` or `"rebuild"`).
     pub actor: &'a str,
     /// The node's number, for a node.
     pub node: Option<NodeId>,
@@ -50,6 +53,7 @@ pub struct FaultSite<'a> {
 /// The addresses of all actors. Each is cloned from one sender: actix grants every sender a slot of its own.
 pub(crate) struct Addresses {
     pub(crate) nodes: Vec<Addr<StorageNode>>,
+    pub(crate) coordinator: Addr<CoordinatorActor>,
     pub(crate) journal: Addr<JournalActor>,
     pub(crate) checkpointer: Addr<Checkpointer>,
     pub(crate) supervisor: Addr<Supervisor>,
@@ -77,6 +81,13 @@ pub(crate) struct Switchboard {
     pub(crate) now_ms: Arc<AtomicU64>,
     pub(crate) journal_tick: TickSlot,
     pub(crate) checkpoint_tick: TickSlot,
+    pub(crate) coordinator_tick: TickSlot,
+    /// Transactions that the coordinator carries to their end now.
+    pub(crate) coordinator_running: AtomicUsize,
+    /// Commits that the coordinator has not answered.
+    pub(crate) coordinator_queue: Arc<Queue>,
+    pub(crate) node_ticks: Vec<NodeTicks>,
+    pub(crate) alarms: Alarms,
     /// Wakes who waits for the journal, to look at his deadline.
     pub(crate) journal_overdue: Notify,
     pub(crate) lock_tick: TickSlot,
@@ -109,6 +120,10 @@ impl Switchboard {
         }
     }
 
+    pub(crate) fn to_coordinator(&self, message: CoordinatorMessage) {
+        self.addresses().coordinator.do_send(Deliver(message));
+    }
+
     pub(crate) fn to_journal(&self, message: JournalMessage) {
         self.addresses().journal.do_send(Deliver(message));
     }
@@ -119,6 +134,10 @@ impl Switchboard {
 
     pub(crate) fn node(&self, node: NodeId) -> &Addr<StorageNode> {
         &self.addresses().nodes[usize::from(node.0)]
+    }
+
+    pub(crate) fn coordinator(&self) -> &Addr<CoordinatorActor> {
+        &self.addresses().coordinator
     }
 
     pub(crate) fn journal(&self) -> &Addr<JournalActor> {
@@ -189,6 +208,14 @@ impl Switchboard {
         if self.locks.is_due(self.clock.now()) && self.lock_tick.claim() {
             addresses.lock_manager.do_send(Tick);
         }
+        if self.coordinator_running.load(Ordering::Relaxed) > 0 && self.coordinator_tick.claim() {
+            addresses.coordinator.do_send(Tick);
+        }
+        for (ticks, node) in self.node_ticks.iter().zip(&addresses.nodes) {
+            if ticks.is_wanted.load(Ordering::Relaxed) && ticks.slot.claim() {
+                node.do_send(Tick);
+            }
+        }
         self.budget.tick();
     }
 
@@ -200,7 +227,24 @@ impl Switchboard {
                 route.queue.overdue.notify_waiters();
             }
         }
+        if self.coordinator_queue.depth() > 0 {
+            self.coordinator_queue.overdue.notify_waiters();
+        }
         self.journal_overdue.notify_waiters();
+    }
+
+    /// Parts of transactions that the nodes have prepared now.
+    pub(crate) fn prepared(&self) -> usize {
+        let ticks = self.node_ticks.iter();
+        ticks
+            .map(|node| node.prepared.load(Ordering::Relaxed))
+            .sum()
+    }
+
+    /// Requests that wait behind transactions.
+    pub(crate) fn parked(&self) -> usize {
+        let ticks = self.node_ticks.iter();
+        ticks.map(|node| node.parked.load(Ordering::Relaxed)).sum()
     }
 
     /// Weight of the generations that take writes.

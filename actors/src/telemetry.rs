@@ -4,7 +4,7 @@
 //! next to nothing.
 
 use crate::switchboard::Switchboard;
-use mailring_engine::ids::NodeId;
+use mailring_engine::{Error, ids::NodeId};
 use metrics::{
     Counter, Gauge, Histogram, Unit, describe_counter, describe_gauge, describe_histogram,
 };
@@ -37,6 +37,11 @@ const LOCK_DEADLOCKS: &str = "mailring_lock_deadlocks_total";
 const LOCK_LOST: &str = "mailring_lock_leases_lost_total";
 const LOCK_RESTARTS: &str = "mailring_lock_manager_restarts_total";
 const VISIBLE_LSN: &str = "mailring_visible_lsn";
+const COMMITS: &str = "mailring_transaction_commits_total";
+const ABORTS: &str = "mailring_transaction_aborts_total";
+const RETRIES: &str = "mailring_transaction_retries_total";
+const COMMIT_SECONDS: &str = "mailring_transaction_commit_seconds";
+const PREPARED: &str = "mailring_transactions_prepared";
 
 fn describe() {
     describe_counter!(
@@ -134,6 +139,31 @@ fn describe() {
         "Panics after which the lock manager began anew"
     );
     describe_gauge!(VISIBLE_LSN, Unit::Count, "The visible LSN");
+    describe_counter!(
+        COMMITS,
+        Unit::Count,
+        "Transactions with writes that were committed"
+    );
+    describe_counter!(
+        ABORTS,
+        Unit::Count,
+        "Commits of transactions that did not succeed, by reason"
+    );
+    describe_counter!(
+        RETRIES,
+        Unit::Count,
+        "Transactions that were run again by themselves"
+    );
+    describe_histogram!(
+        COMMIT_SECONDS,
+        Unit::Seconds,
+        "From a transaction's commit to its durable, visible answer"
+    );
+    describe_gauge!(
+        PREPARED,
+        Unit::Count,
+        "Parts of transactions that the nodes have prepared now"
+    );
 }
 
 /// The figures of one node.
@@ -255,6 +285,31 @@ impl LockFigures {
     }
 }
 
+/// Why a commit did not succeed, as the figures tell it.
+const REASONS: [&str; 7] = [
+    "conflict",
+    "deadline",
+    "aborted",
+    "overloaded",
+    "node",
+    "unknown",
+    "other",
+];
+
+fn reason_of(error: &Error) -> usize {
+    let reason = match error {
+        Error::Conflict { .. } => "conflict",
+        Error::DeadlineExceeded => "deadline",
+        Error::Aborted { .. } => "aborted",
+        Error::Overloaded { .. } => "overloaded",
+        Error::NodeRestarted { .. } | Error::NodeDown { .. } => "node",
+        Error::Unknown { .. } => "unknown",
+        _ => "other",
+    };
+    let place = REASONS.iter().position(|listed| *listed == reason);
+    place.expect("every reason is listed")
+}
+
 /// All figures of an engine.
 pub(crate) struct Telemetry {
     nodes: Vec<NodeFigures>,
@@ -268,6 +323,15 @@ pub(crate) struct Telemetry {
     cache_bytes: Gauge,
     memory_bytes: Gauge,
     visible: Gauge,
+    commits: Counter,
+    aborts: [Counter; REASONS.len()],
+    retries: Counter,
+    commit_seconds: Histogram,
+    prepared: Gauge,
+    commits_total: AtomicU64,
+    aborts_total: AtomicU64,
+    conflicts_total: AtomicU64,
+    retries_total: AtomicU64,
     groups_total: AtomicU64,
     records_total: AtomicU64,
     forces_total: AtomicU64,
@@ -290,6 +354,15 @@ impl Telemetry {
             cache_bytes: metrics::gauge!(CACHE_BYTES),
             memory_bytes: metrics::gauge!(MEMORY_BYTES),
             visible: metrics::gauge!(VISIBLE_LSN),
+            commits: metrics::counter!(COMMITS),
+            aborts: REASONS.map(|reason| metrics::counter!(ABORTS, "reason" => reason)),
+            retries: metrics::counter!(RETRIES),
+            commit_seconds: metrics::histogram!(COMMIT_SECONDS),
+            prepared: metrics::gauge!(PREPARED),
+            commits_total: AtomicU64::new(0),
+            aborts_total: AtomicU64::new(0),
+            conflicts_total: AtomicU64::new(0),
+            retries_total: AtomicU64::new(0),
             groups_total: AtomicU64::new(0),
             records_total: AtomicU64::new(0),
             forces_total: AtomicU64::new(0),
@@ -321,6 +394,45 @@ impl Telemetry {
         self.checkpoint_seconds.record(seconds);
     }
 
+    /// A commit of a transaction with writes was answered.
+    pub(crate) fn transaction_ended(&self, error: Option<&Error>, took: Duration) {
+        self.commit_seconds.record(took.as_secs_f64());
+        let Some(error) = error else {
+            self.commits.increment(1);
+            self.commits_total.fetch_add(1, Relaxed);
+            return;
+        };
+        let reason = reason_of(error);
+        self.aborts[reason].increment(1);
+        match REASONS[reason] {
+            // It may have been committed.
+            "unknown" => {}
+            "conflict" => {
+                self.aborts_total.fetch_add(1, Relaxed);
+                self.conflicts_total.fetch_add(1, Relaxed);
+            }
+            _ => {
+                self.aborts_total.fetch_add(1, Relaxed);
+            }
+        }
+    }
+
+    /// A transaction is run again.
+    pub(crate) fn transaction_repeated(&self) {
+        self.retries.increment(1);
+        self.retries_total.fetch_add(1, Relaxed);
+    }
+
+    /// Commits, aborts, conflicts and retries of transactions so far.
+    pub(crate) fn transaction_totals(&self) -> [u64; 4] {
+        [
+            self.commits_total.load(Relaxed),
+            self.aborts_total.load(Relaxed),
+            self.conflicts_total.load(Relaxed),
+            self.retries_total.load(Relaxed),
+        ]
+    }
+
     /// Groups, records, forces, bytes of the journal, and checkpoints so far.
     pub(crate) fn totals(&self) -> [u64; 5] {
         [
@@ -349,5 +461,6 @@ impl Telemetry {
         let memory = budget.generation_bytes() + budget.in_flight_bytes() + cached;
         self.memory_bytes.set(memory as f64);
         self.visible.set(switchboard.visible.load().0 as f64);
+        self.prepared.set(switchboard.prepared() as f64);
     }
 }

@@ -367,6 +367,7 @@ fn only_what_was_certainly_not_applied_and_can_succeed_later_is_retryable() {
             },
             false,
         ),
+        (Error::TransactionEnded, false),
         (
             Error::InvalidKeyspaceName {
                 name: String::new(),

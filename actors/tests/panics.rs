@@ -6,7 +6,7 @@
 mod common;
 
 use common::{patiently, quick_restarts, stage::Stage, until, until_idle};
-use mailring::{NodeState, Result, kinds};
+use mailring::{Error, NodeState, Result, kinds};
 
 /// What has to go wrong first for a message of a kind to be sent.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -31,10 +31,27 @@ const NODE: Table = &[
     ("Rebuilt", NodePanics),
     ("ReadOnly", JournalFails),
     ("GoDown", NodeIsGivenUp),
+    ("Prepares", Nothing),
+    ("Aborts", Nothing),
+    ("Settles", Nothing),
+    ("Tick", Nothing),
+];
+
+const COORDINATOR: Table = &[
+    ("Commit", Nothing),
+    ("Votes", Nothing),
+    ("Decided", Nothing),
+    ("NodeDown", NodeIsGivenUp),
+    ("ReadOnly", JournalFails),
+    ("Flush", Nothing),
+    ("Tick", Nothing),
 ];
 
 const JOURNAL: Table = &[
     ("Append", Nothing),
+    ("Decides", Nothing),
+    ("Asks", Nothing),
+    ("FindKey", Nothing),
     ("Cut", Nothing),
     ("Persisted", Nothing),
     ("Failed", JournalFails),
@@ -106,7 +123,9 @@ async fn do_everything_until_sprung(stage: &Stage, times: usize) {
                 }
             })
         };
+        let transfers = stage.transfers(6, 5);
         stage.load(&format!("round-{round}"), 8, 10).await;
+        patiently(transfers).await.expect("it has not panicked");
         patiently(keyspaces).await.expect("it has not panicked");
         let _ = patiently(checkpoints).await.expect("it has not panicked");
         if stage.trap.sprung() >= times {
@@ -119,7 +138,7 @@ async fn do_everything_until_sprung(stage: &Stage, times: usize) {
 /// One restart (two where the restart itself is hit), no addition counted that was refused, and service as before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_panics_at_any_message_loses_nothing_and_serves_again() -> Result<()> {
-    for (kind, first) in rows(NODE, &[kinds::NODE]) {
+    for (kind, first) in rows(NODE, &[kinds::NODE, kinds::NODE_SHELL]) {
         for handled in [false, true] {
             println!("{kind}, handled: {handled}");
             let stage = stage_for(first).await?;
@@ -188,6 +207,53 @@ async fn a_journal_that_panics_at_any_message_leaves_a_read_only_engine_that_reo
             stage.assert_reopens_whole().await?;
         }
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_coordinator_that_panics_at_any_message_goes_on_and_leaves_nothing_prepared() -> Result<()>
+{
+    for (kind, first) in rows(COORDINATOR, &[kinds::COORDINATOR, kinds::COORDINATOR_SHELL]) {
+        for handled in [false, true] {
+            println!("{kind}, handled: {handled}");
+            let stage = stage_for(first).await?;
+            stage.trap.set("coordinator", None, kind, handled, 0, 1);
+            do_everything_until_sprung(&stage, 1).await;
+            match first {
+                Nothing | NodePanics => {
+                    until(|| stage.db.stats().prepared == 0).await;
+                    let lsn = stage.transfer(0).await?;
+                    assert!(stage.db.stats().visible_lsn >= lsn);
+                    assert_eq!(stage.db.stats().nodes[1].state, NodeState::Serving);
+                }
+                NodeIsGivenUp => assert_is_down_alone(&stage).await?,
+                JournalFails => stage.assert_read_only().await?,
+            }
+            stage.assert_reopens_whole().await?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_coordinator_that_panics_too_often_is_given_up_and_not_the_engine() -> Result<()> {
+    let stage = stage_for(Nothing).await?;
+    stage
+        .trap
+        .set("coordinator", None, "Commit", false, 0, usize::MAX);
+    do_everything_until_sprung(&stage, 6).await;
+    let refused = stage.transfer(0).await.unwrap_err();
+    assert!(matches!(refused, Error::ReadOnly { .. }), "{refused}");
+    until(|| stage.db.stats().prepared == 0).await;
+    assert_serves_again_without_transactions(&stage).await?;
+    stage.assert_reopens_whole().await
+}
+
+async fn assert_serves_again_without_transactions(stage: &Stage) -> Result<()> {
+    stage.load("after", 4, 2).await;
+    patiently(stage.db.checkpoint()).await?;
+    stage.check().await;
+    assert_eq!(stage.db.stats().read_only, None);
     Ok(())
 }
 

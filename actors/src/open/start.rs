@@ -5,11 +5,13 @@ use super::{
     threads::{Files, Threads},
 };
 use crate::{
-    Builder, Durability, Mailring,
+    Builder, Durability, MAX_BATCH_BYTES, MAX_BATCH_KEYS, Mailring,
+    alarm::Alarms,
     budget::Budget,
     builder::Place,
     checkpointer::{self, Checkpointer},
-    clock::{self, Clock},
+    clock::{self, Clock, NodeTicks},
+    coordinator::CoordinatorActor,
     engine::Engine,
     journal::JournalActor,
     journal_io::{self, JournalFile},
@@ -29,6 +31,7 @@ use mailring_engine::{
     Error, Result,
     cache::RowCache,
     checkpoint::Checkpoint,
+    coordinator::{Coordinator, CoordinatorOptions},
     disk::Disk,
     journal::frame_bytes,
     locks::{LockLimits, LockTable},
@@ -36,6 +39,7 @@ use mailring_engine::{
     participant::{Participant, ParticipantOptions, TreeSource},
     restart::Restarts,
     sequencer::{Sequencer, SequencerOptions, SequencerState},
+    value::KEYSPACE_PREFIX_BYTES,
     view::{Frozen, NodeTable, NodeView, Visible},
 };
 use std::{
@@ -74,6 +78,7 @@ pub(super) fn start(
         old_leases,
     } = recovered;
     let clock = Clock::start();
+    let opening = manifest.openings;
     let tables: Vec<_> = manifest
         .progress
         .iter()
@@ -121,6 +126,7 @@ pub(super) fn start(
         visible: Visible::new(last_lsn),
         cache: Arc::new(RowCache::new(builder.row_cache_share(), random())),
         telemetry: Telemetry::new(tables.len()),
+        node_ticks: tables.iter().map(|_| NodeTicks::default()).collect(),
         budget: Arc::new(budget),
         routes: ArcSwap::from_pointee(Routes {
             ring: Arc::new(ring),
@@ -138,6 +144,10 @@ pub(super) fn start(
         checkpoint_tick: clock::TickSlot::default(),
         lock_tick: clock::TickSlot::default(),
         locks: LockDesk::new(builder.mailbox_capacity, lock_life(&builder, &manifest)),
+        coordinator_tick: clock::TickSlot::default(),
+        coordinator_running: AtomicUsize::new(0),
+        coordinator_queue: Arc::new(Queue::new(builder.mailbox_capacity)),
+        alarms: Alarms::new(),
         journal_overdue: Notify::new(),
     });
     let sequencer = Sequencer::new(
@@ -195,6 +205,19 @@ pub(super) fn start(
                 actix::Supervisor::start_in_arbiter(system.arbiter(number), move |_| node)
             })
             .collect(),
+        coordinator: {
+            // Handles bound their transactions; a batch, which only writes, may be larger.
+            let options = CoordinatorOptions {
+                bytes: MAX_BATCH_BYTES + MAX_BATCH_KEYS * KEYSPACE_PREFIX_BYTES,
+                ..CoordinatorOptions::default()
+            };
+            let actor = CoordinatorActor::new(
+                Coordinator::new(options),
+                Arc::clone(&switchboard),
+                Restarts::new(builder.restart_policy)?,
+            );
+            CoordinatorActor::start_in_arbiter(home, move |_| actor)
+        },
         journal: {
             let actor = JournalActor::new(
                 sequencer,
@@ -297,6 +320,8 @@ pub(super) fn start(
             switchboard,
             deadline: builder.deadline,
             max_lease: builder.max_lease,
+            opening,
+            transactions: AtomicU64::new(0),
             keyspaces: Mutex::new(BTreeMap::new()),
             threads: Mutex::new(Some(Threads {
                 system,

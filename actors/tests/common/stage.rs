@@ -1,8 +1,34 @@
 //! An engine of two nodes with traps, under a load whose every outcome is noted.
 
 use super::{Ledger, Trap, builder, check, load, patiently, until, until_idle};
-use mailring::{Builder, Error, FaultSite, Keyspace, Mailring, Result};
-use std::sync::{Arc, Mutex};
+use mailring::{Builder, Error, FaultSite, Keyspace, Lsn, Mailring, Result, Transaction};
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+/// Moves 1 between two of four accounts, which lie on both nodes.
+async fn transfer(db: &Mailring, ks: &Keyspace, number: usize) -> Result<Lsn> {
+    let body = async |txn: Transaction| {
+        txn.add(ks, format!("account-{}", number % 4), 1).await?;
+        txn.add(ks, format!("account-{}", (number + 1) % 4), -1)
+            .await?;
+        Ok(())
+    };
+    static ORDERS: AtomicUsize = AtomicUsize::new(0);
+    let order = ORDERS.fetch_add(1, SeqCst);
+    let transaction = db.transaction().deadline(Duration::from_secs(2));
+    if order.is_multiple_of(2) {
+        let key = format!("order-{order}");
+        transaction.idempotency_key(key).run(body).await?;
+    } else {
+        transaction.run(body).await?;
+    }
+    Ok(db.stats().visible_lsn)
+}
 
 pub struct Stage {
     pub directory: tempfile::TempDir,
@@ -44,6 +70,35 @@ impl Stage {
     /// Writes from several tasks until all rounds are over, or the engine is read-only.
     pub async fn load(&self, name: &str, tasks: usize, rounds: usize) {
         load(&self.ks, &self.ledger, name, tasks, rounds).await;
+    }
+
+    /// Moves 1 between two accounts of different nodes.
+    pub async fn transfer(&self, number: usize) -> Result<Lsn> {
+        transfer(&self.db, &self.ks, number).await
+    }
+
+    /// Transfers from several tasks, half of them under idempotency keys, asking for the outcome of some. Whatever the
+    /// answers are, there are some, and what is there adds up to 0.
+    pub fn transfers(&self, tasks: usize, rounds: usize) -> tokio::task::JoinHandle<()> {
+        let (db, ks) = (self.db.clone(), self.ks.clone());
+        tokio::spawn(async move {
+            let running: Vec<_> = (0..tasks)
+                .map(|task| {
+                    let (db, ks) = (db.clone(), ks.clone());
+                    tokio::spawn(async move {
+                        for round in 0..rounds {
+                            let _ = transfer(&db, &ks, task + round).await;
+                            if let Ok(txn) = db.begin() {
+                                let _ = db.outcome(txn.id()).await;
+                            }
+                        }
+                    })
+                })
+                .collect();
+            for task in running {
+                patiently(task).await.expect("the task ended well");
+            }
+        })
     }
 
     /// Writes from several tasks, and large values beside them, so that the journal goes on to its next segment, and then
@@ -109,6 +164,11 @@ impl Stage {
         let db = builder(self.directory.path()).open().await?;
         let ks = db.keyspace("ks").await?;
         ledger.check(&ks).await;
+        let mut sum = 0;
+        for (_, balance) in ks.prefix("account-").collect().await? {
+            sum += i64::from_le_bytes(balance[..].try_into().unwrap());
+        }
+        assert_eq!(sum, 0, "half a transfer is there");
         assert_eq!(ks.get("first").await?.as_deref(), Some(&b"value"[..]));
         ks.put("first", "again").await?;
         patiently(db.checkpoint()).await?;

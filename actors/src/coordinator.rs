@@ -1,0 +1,287 @@
+//! The coordinator's actor: carries messages between handles, nodes, the journal and its machine, which brings each
+//! transaction of several nodes to one decision ([`mailring_engine::coordinator`]).
+//!
+//! ```text
+//!  handle ── Commit ──▶ coordinator ── Prepares ──▶ nodes ── Votes ──▶ coordinator ── Decides ──▶ journal
+//!  handle ◀── answer ── coordinator ◀── Decided ── journal, once the LSN is visible
+//! ```
+//!
+//! It lives on the journal's thread, with whom it speaks most. While anything runs, the clock ticks it; else it costs
+//! nothing.
+//!
+//! A panic while a message is handled ends nothing: the unwind is caught, the effects of the broken step are dropped, and
+//! the journal is asked for everything that was running. It knows the commit, or lays a tombstone. Whom the broken step
+//! would have answered is told what the message says: a verdict if it has brought one, else that nothing was written,
+//! since only a verdict ends what was decided. Nodes that are not told ask the journal past the deadline.
+//!
+//! A coordinator that panics too often is asked no more: whoever runs gets `Unknown`, and transactions over several nodes
+//! are refused until the engine is opened again. Everything else goes on.
+
+use crate::{
+    admission::Admission,
+    guard::guarded,
+    kinds,
+    message::{Ask, Deliver, Tick},
+    switchboard::Switchboard,
+};
+use actix::{Actor, AsyncContext, Context, Handler};
+use bytes::Bytes;
+use mailring_engine::{
+    Error, Result,
+    coordinator::{Coordinator, CoordinatorEffect, CoordinatorMessage},
+    ids::{Lsn, RequestId, Time, TxnId},
+    participant::NodeMessage,
+    restart::{Restarts, Verdict as Restart},
+    transaction::{Commit, Decided, TxnPart, Verdict},
+};
+use slab::Slab;
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+use tokio::sync::oneshot;
+
+/// From a handle: commit this.
+#[derive(Debug)]
+pub(crate) struct CommitRequest {
+    pub(crate) txn: TxnId,
+    pub(crate) deadline: Time,
+    pub(crate) parts: Vec<TxnPart>,
+    pub(crate) idempotency: Option<Bytes>,
+}
+
+/// Where the answer to a commit goes, and what the commit holds until then.
+#[derive(Debug)]
+pub(crate) struct CommitReply {
+    pub(crate) sender: oneshot::Sender<Result<Lsn>>,
+    pub(crate) _admission: Admission,
+}
+
+pub(crate) struct CoordinatorActor {
+    machine: Coordinator,
+    switchboard: Arc<Switchboard>,
+    replies: Slab<(TxnId, CommitReply)>,
+    effects: Vec<CoordinatorEffect>,
+    restarts: Restarts,
+    /// Set by one panic too many.
+    dead: Option<Error>,
+}
+
+impl CoordinatorActor {
+    pub(crate) fn new(
+        machine: Coordinator,
+        switchboard: Arc<Switchboard>,
+        restarts: Restarts,
+    ) -> Self {
+        Self {
+            machine,
+            switchboard,
+            replies: Slab::new(),
+            effects: Vec::new(),
+            restarts,
+            dead: None,
+        }
+    }
+
+    fn step(&mut self, message: CoordinatorMessage, ctx: &mut Context<Self>) {
+        let kind = kinds::of_coordinator(&message);
+        let again = repeatable(&message);
+        let board = Arc::clone(&self.switchboard);
+        let now = board.clock.now();
+        self.run(kind, again, ctx, |machine, effects| {
+            board.between_faults("coordinator", kind, || {
+                machine.handle(now, message, effects);
+            });
+        });
+    }
+
+    fn run(
+        &mut self,
+        kind: &str,
+        again: Option<CoordinatorMessage>,
+        ctx: &mut Context<Self>,
+        handler: impl FnOnce(&mut Coordinator, &mut Vec<CoordinatorEffect>),
+    ) {
+        if self.dead.is_some() {
+            return;
+        }
+        let mut effects = std::mem::take(&mut self.effects);
+        match guarded(|| handler(&mut self.machine, &mut effects)) {
+            Ok(()) => {
+                self.carry_out(&mut effects, ctx);
+                self.effects = effects;
+            }
+            Err(reason) => self.recover(&reason, kind, again, ctx),
+        }
+        let running = self.machine.running();
+        self.switchboard.coordinator_running.store(running, Relaxed);
+    }
+
+    fn carry_out(&mut self, effects: &mut Vec<CoordinatorEffect>, ctx: &mut Context<Self>) {
+        let board = Arc::clone(&self.switchboard);
+        for effect in effects.drain(..) {
+            match effect {
+                CoordinatorEffect::Prepares(node, prepares) => {
+                    board.to_node(node, NodeMessage::Prepares(prepares));
+                }
+                CoordinatorEffect::Aborts(node, aborts) => {
+                    board.to_node(node, NodeMessage::Aborts(aborts));
+                }
+                CoordinatorEffect::Journal(message) => board.to_journal(message),
+                CoordinatorEffect::Answer(request, result) => self.answer(request, result),
+                CoordinatorEffect::ScheduleFlush => ctx.notify(Deliver(CoordinatorMessage::Flush)),
+            }
+        }
+    }
+
+    fn answer(&mut self, request: RequestId, result: Result<Lsn>) {
+        let key = usize::try_from(request.0).expect("request numbers are slab keys");
+        let (_, reply) = self.replies.remove(key);
+        // The caller may have gone: then nobody wants to know.
+        let _ = reply.sender.send(result);
+    }
+
+    /// Goes on after a panic: asks the journal for what runs, hands the message over again if it must not be lost, and
+    /// answers whom the machine will not answer.
+    fn recover(
+        &mut self,
+        reason: &str,
+        kind: &str,
+        again: Option<CoordinatorMessage>,
+        ctx: &mut Context<Self>,
+    ) {
+        let now = self.switchboard.clock.now();
+        if self.restarts.handle_panic(now, 0) == Restart::Down {
+            return self.die(reason);
+        }
+        tracing::error!(reason, kind, "the coordinator panicked; it goes on");
+        let result = guarded(|| {
+            let mut effects = Vec::new();
+            self.machine.restart(now, &mut effects);
+            if let Some(message) = &again {
+                self.machine.handle(now, message.clone(), &mut effects);
+            }
+            effects
+        });
+        match result {
+            Ok(mut effects) => self.carry_out(&mut effects, ctx),
+            Err(reason) => return self.die(&reason),
+        }
+        let orphans: Vec<_> = self
+            .replies
+            .iter()
+            .map(|(key, (txn, _))| (RequestId(key as u64), *txn))
+            .filter(|(request, _)| !self.machine.owes(*request))
+            .collect();
+        for (request, txn) in orphans {
+            self.answer(request, orphans_answer(txn, again.as_ref()));
+        }
+    }
+
+    fn die(&mut self, reason: &str) {
+        tracing::error!(
+            reason,
+            "the coordinator panicked too often; it is asked no more"
+        );
+        self.dead = Some(Error::ReadOnly {
+            reason: format!("the coordinator of transactions panicked too often: {reason}"),
+        });
+        for (_, reply) in self.replies.drain() {
+            let reason = format!("the coordinator panicked: {reason}");
+            let _ = reply.sender.send(Err(Error::Unknown { reason }));
+        }
+    }
+}
+
+/// What is told to the caller of a transaction that the broken step has ended.
+fn orphans_answer(txn: TxnId, message: Option<&CoordinatorMessage>) -> Result<Lsn> {
+    let verdict = match message {
+        Some(CoordinatorMessage::Decided(decided)) => {
+            let mut decided = decided.iter();
+            decided.find(|decided| decided.txn == txn)
+        }
+        Some(CoordinatorMessage::ReadOnly(error)) => {
+            return Err(Error::Unknown {
+                reason: error.to_string(),
+            });
+        }
+        _ => None,
+    };
+    match verdict {
+        Some(Decided { verdict, .. }) => match verdict {
+            Verdict::Committed(lsn) | Verdict::Repeated(lsn) => Ok(*lsn),
+            Verdict::Refused(error) | Verdict::Unknown(error) => Err(error.clone()),
+        },
+        None => Err(Error::Aborted {
+            reason: "the coordinator panicked before it was decided",
+        }),
+    }
+}
+
+/// A copy of a message that must not be lost with the step that panics at it. A lost vote is silence, and the caller of a
+/// commit is told.
+fn repeatable(message: &CoordinatorMessage) -> Option<CoordinatorMessage> {
+    match message {
+        CoordinatorMessage::Decided(_)
+        | CoordinatorMessage::NodeDown(_)
+        | CoordinatorMessage::ReadOnly(_) => Some(message.clone()),
+        CoordinatorMessage::Commit(_)
+        | CoordinatorMessage::Votes(_)
+        | CoordinatorMessage::Flush => None,
+    }
+}
+
+impl Actor for CoordinatorActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        // Handles bound the number of their requests themselves; messages between actors always pass.
+        ctx.set_mailbox_capacity(usize::MAX >> 4);
+    }
+}
+
+impl Handler<Ask<CommitRequest, CommitReply>> for CoordinatorActor {
+    type Result = ();
+
+    fn handle(&mut self, ask: Ask<CommitRequest, CommitReply>, ctx: &mut Self::Context) {
+        let CommitRequest {
+            txn,
+            deadline,
+            parts,
+            idempotency,
+        } = ask.message;
+        if let Some(error) = &self.dead {
+            let _ = ask.reply.sender.send(Err(error.clone()));
+            return;
+        }
+        let request = RequestId(self.replies.insert((txn, ask.reply)) as u64);
+        let commit = Commit {
+            txn,
+            request,
+            deadline,
+            parts,
+            idempotency,
+        };
+        self.step(CoordinatorMessage::Commit(commit), ctx);
+    }
+}
+
+impl Handler<Deliver<CoordinatorMessage>> for CoordinatorActor {
+    type Result = ();
+
+    fn handle(&mut self, Deliver(message): Deliver<CoordinatorMessage>, ctx: &mut Self::Context) {
+        self.step(message, ctx);
+    }
+}
+
+impl Handler<Tick> for CoordinatorActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Tick, ctx: &mut Self::Context) {
+        self.switchboard.coordinator_tick.free();
+        let board = Arc::clone(&self.switchboard);
+        let now = board.clock.now();
+        self.run("Tick", None, ctx, |machine, effects| {
+            board.between_faults("coordinator", "Tick", || {
+                machine.handle_timeout(now, effects);
+            });
+        });
+    }
+}

@@ -1,0 +1,168 @@
+//! Scans inside of a transaction: its snapshot, with its own writes laid over it.
+//!
+//! The next pair is the smaller one of what the snapshot has next and what the transaction has written behind the last
+//! pair; of one key the write counts. How far the scan came is noted in the read set before the pair is given out: other
+//! transactions conflict with what was read, not with what might have been.
+
+use super::Transaction;
+use crate::{
+    Keyspace,
+    engine::is_live,
+    scan::{is_empty_range, merge_all},
+};
+use bytes::Bytes;
+use mailring_engine::{
+    Result,
+    scan::Merge,
+    store::runs::Direction,
+    value::{KEYSPACE_PREFIX_BYTES, Value},
+};
+use std::ops::Bound;
+
+/// A running scan of a transaction. Read it with [`TransactionScan::next`], or with [`TransactionScan::iter`] on a plain
+/// thread.
+#[must_use = "a scan reads nothing until it is asked for a pair"]
+pub struct TransactionScan {
+    txn: Transaction,
+    keyspace: Keyspace,
+    low: Bound<Bytes>,
+    high: Bound<Bytes>,
+    left: usize,
+    /// The snapshot's pairs, and the number of the range in the read set.
+    opened: Option<(Merge, usize)>,
+    /// The snapshot's next pair, once it was looked at.
+    ahead: Option<Option<(Bytes, Value)>>,
+}
+
+impl std::fmt::Debug for TransactionScan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TransactionScan")
+            .field("txn", &self.txn.id())
+            .field("keyspace", &self.keyspace.name())
+            .finish_non_exhaustive()
+    }
+}
+
+impl TransactionScan {
+    pub(super) fn new(
+        txn: &Transaction,
+        keyspace: &Keyspace,
+        (low, high): (Bound<Bytes>, Bound<Bytes>),
+    ) -> Self {
+        Self {
+            txn: txn.clone(),
+            keyspace: keyspace.clone(),
+            low,
+            high,
+            left: usize::MAX,
+            opened: None,
+            ahead: None,
+        }
+    }
+
+    /// At most this many pairs.
+    pub fn limit(mut self, pairs: usize) -> Self {
+        self.left = pairs;
+        self
+    }
+
+    /// The next pair, `None` at the end.
+    ///
+    /// # Errors
+    ///
+    /// `KeyspaceNotFound`, `NodeDown`, `CorruptTree`, `Io`, `Closed`, `TransactionEnded`, `DeadlineExceeded`,
+    /// `TransactionTooLarge`. The scan ends with an error.
+    pub async fn next(&mut self) -> Result<Option<(Bytes, Bytes)>> {
+        self.next_pair()
+    }
+
+    /// All remaining pairs.
+    ///
+    /// # Errors
+    ///
+    /// As [`TransactionScan::next`].
+    pub async fn collect(mut self) -> Result<Vec<(Bytes, Bytes)>> {
+        self.iter().collect()
+    }
+
+    /// The remaining pairs as an iterator, for plain threads.
+    pub fn iter(&mut self) -> impl Iterator<Item = Result<(Bytes, Bytes)>> + '_ {
+        std::iter::from_fn(move || self.next_pair().transpose())
+    }
+
+    fn next_pair(&mut self) -> Result<Option<(Bytes, Bytes)>> {
+        if self.left == 0 || is_empty_range(&self.low, &self.high) {
+            return Ok(None);
+        }
+        self.left -= 1;
+        let pair = self.find_next();
+        if !matches!(pair, Ok(Some(_))) {
+            self.left = 0;
+        }
+        let pair = pair?;
+        Ok(pair.map(|(key, value)| (key.slice(KEYSPACE_PREFIX_BYTES..), value.bytes)))
+    }
+
+    fn find_next(&mut self) -> Result<Option<(Bytes, Value)>> {
+        let shared = &self.txn.shared;
+        if self.opened.is_none() {
+            shared.check(&self.keyspace)?;
+            self.keyspace.check_exists()?;
+            for table in &shared.engine.switchboard.tables {
+                table.check_up()?;
+            }
+            let range = shared.with(|buffer| match shared.is_read_only {
+                true => Ok(0),
+                false => buffer.begin_range(self.low.clone()),
+            })?;
+            let merge = merge_all(&shared.pinned, &self.low, &self.high, Direction::Forward);
+            self.opened = Some((merge, range));
+        }
+        let (merge, range) = self.opened.as_mut().expect("it was opened");
+        loop {
+            if self.ahead.is_none() {
+                self.ahead = Some(merge.next().transpose()?);
+            }
+            let ahead = self.ahead.as_ref().and_then(Option::as_ref);
+            let written = shared.with(|buffer| {
+                if is_empty_range(&self.low, &self.high) {
+                    return Ok(None);
+                }
+                let written = buffer.first_written(self.low.as_ref(), self.high.as_ref());
+                let written = written.filter(|(key, _)| ahead.is_none_or(|(next, _)| *key <= next));
+                Ok(written.map(|(key, write)| (key.clone(), write.value.clone())))
+            })?;
+            let (key, value) = match written {
+                Some((key, value)) => {
+                    if ahead.is_some_and(|(next, _)| *next == key) {
+                        self.ahead = None;
+                    }
+                    (key, value.filter(is_live))
+                }
+                None => match self.ahead.take().expect("it was looked at") {
+                    Some((key, value)) => (key, Some(value)),
+                    None => {
+                        self.ahead = Some(None);
+                        note(shared, *range, self.high.clone())?;
+                        return Ok(None);
+                    }
+                },
+            };
+            self.low = Bound::Excluded(key.clone());
+            if let Some(value) = value {
+                note(shared, *range, Bound::Included(key.clone()))?;
+                return Ok(Some((key, value)));
+            }
+        }
+    }
+}
+
+fn note(shared: &super::Shared, range: usize, through: Bound<Bytes>) -> Result<()> {
+    if shared.is_read_only {
+        return Ok(());
+    }
+    shared.with(|buffer| {
+        buffer.range_read(range, through);
+        Ok(())
+    })
+}
