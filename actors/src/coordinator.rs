@@ -103,14 +103,26 @@ impl CoordinatorActor {
             return;
         }
         let mut effects = std::mem::take(&mut self.effects);
-        match guarded(|| handler(&mut self.machine, &mut effects)) {
+        let result = guarded(|| handler(&mut self.machine, &mut effects));
+        // Before anybody is answered, so that who was answered is not counted as running.
+        self.publish_running();
+        match result {
             Ok(()) => {
                 self.carry_out(&mut effects, ctx);
                 self.effects = effects;
             }
-            Err(reason) => self.recover(&reason, kind, again, ctx),
+            Err(reason) => {
+                self.recover(&reason, kind, again, ctx);
+                self.publish_running();
+            }
         }
-        let running = self.machine.running();
+    }
+
+    fn publish_running(&self) {
+        let running = match self.dead {
+            None => self.machine.running(),
+            Some(_) => 0,
+        };
         self.switchboard.coordinator_running.store(running, Relaxed);
     }
 

@@ -99,14 +99,18 @@ impl StorageNode {
         });
         match result {
             Ok(()) => {
+                // Before anybody is told, so that what has ended is not counted any more by then.
+                self.ask_for_ticks();
                 for effect in effects.drain(..) {
                     self.carry_out(effect, ctx);
                 }
                 self.effects = effects;
             }
-            Err(reason) => self.die(&reason, kind, again, ctx),
+            Err(reason) => {
+                self.die(&reason, kind, again, ctx);
+                self.ask_for_ticks();
+            }
         }
-        self.ask_for_ticks();
     }
 
     /// Tells the clock whether there is anything here that time can end. Costs a branch where there is not.

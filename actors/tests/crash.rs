@@ -17,6 +17,7 @@ use std::{
     io::{BufRead, BufReader, Write},
     path::Path,
     process::{Command, Stdio},
+    time::Duration,
 };
 
 const CHILD: &str = "MAILRING_CRASH_CHILD";
@@ -25,6 +26,8 @@ const ROUNDS: u64 = 100;
 const TEST: &str = "what_was_acknowledged_before_a_sigkill_is_there_and_nothing_is_half_there";
 /// Keys of one batch, on one node.
 const BATCH_KEYS: u64 = 5;
+/// Accounts that are moved between, over all nodes.
+const ACCOUNTS: u64 = 12;
 /// Numbers of one round begin here times the round: they rise over all rounds.
 const NUMBERS_PER_ROUND: u64 = 1_000_000;
 
@@ -52,13 +55,16 @@ enum Work {
     Add,
     /// Sets a key for even numbers and deletes it for odd ones.
     Toggle,
+    /// Moves 1 between accounts of all nodes by a transaction, and counts it.
+    Move,
 }
 
-const WORKS: [(char, Work); 4] = [
+const WORKS: [(char, Work); 5] = [
     ('p', Work::Put),
     ('b', Work::Batch),
     ('a', Work::Add),
     ('t', Work::Toggle),
+    ('m', Work::Move),
 ];
 
 impl Work {
@@ -76,6 +82,17 @@ impl Work {
                 batch.commit().await
             }
             Self::Add => ks.add(format!("add-{task}"), 1).await.map(drop),
+            Self::Move => {
+                db.transaction()
+                    .deadline(Duration::from_secs(60))
+                    .run(async |txn| {
+                        let (from, to) = (number % ACCOUNTS, (number * 5 + 1) % ACCOUNTS);
+                        txn.add(ks, format!("account-{from}"), -1).await?;
+                        txn.add(ks, format!("account-{to}"), 1).await?;
+                        txn.add(ks, format!("moved-{task}"), 1).await.map(drop)
+                    })
+                    .await
+            }
             Self::Toggle => {
                 let key = format!("toggle-{task}");
                 if number.is_multiple_of(2) {
@@ -172,6 +189,11 @@ impl Acknowledged {
             let key = String::from_utf8(key.to_vec()).unwrap();
             assert_eq!(value, value_of(&key).as_bytes(), "{key} is half there");
         }
+        let mut total = 0;
+        for (_, balance) in ks.prefix("account-").collect().await? {
+            total += i64::from_le_bytes(balance[..].try_into().unwrap());
+        }
+        assert_eq!(total, 0, "half a transfer is there");
         let works: Vec<_> = self.last.iter().map(|(k, v)| (*k, *v)).collect();
         for ((work, task), (last, count)) in works {
             match work {
@@ -197,8 +219,9 @@ impl Acknowledged {
                         "batch {last} was acknowledged, {found} is there"
                     );
                 }
-                Work::Add => {
-                    let found = ks.add(format!("add-{task}"), 0).await?;
+                Work::Add | Work::Move => {
+                    let name = if work == Work::Add { "add" } else { "moved" };
+                    let found = ks.add(format!("{name}-{task}"), 0).await?;
                     // Each child had at most one addition under way when it was killed.
                     let possible = count..=count + self.killed_children;
                     assert!(possible.contains(&found), "{found} is not in {possible:?}");
