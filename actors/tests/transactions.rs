@@ -528,3 +528,28 @@ async fn a_shutdown_answers_every_transaction_that_runs() -> Result<()> {
     }
     Ok(())
 }
+
+/// One looked whether the transaction was open and the other ended it before the first had taken it: the first then
+/// waited for a lock of its own.
+#[test]
+fn of_two_clones_that_commit_at_once_one_is_carried_out_and_the_other_is_told() -> Result<()> {
+    let db = common::tuned(Mailring::memory()).nodes(2).open_blocking()?;
+    let ks = db.blocking().keyspace("ks")?;
+    for round in 0..2_000u32 {
+        let txn = db.blocking().begin()?;
+        txn.put(&ks, "key", round.to_string())?;
+        let both = std::sync::Barrier::new(2);
+        let commit = || {
+            both.wait();
+            txn.commit()
+        };
+        let (one, other) = std::thread::scope(|scope| {
+            let one = scope.spawn(commit);
+            (commit(), one.join().expect("it has not panicked"))
+        });
+        let ended = [&one, &other].map(|result| *result == Err(Error::TransactionEnded));
+        assert!(ended[0] != ended[1], "{one:?} {other:?}");
+        assert!(one.is_ok() || other.is_ok());
+    }
+    Ok(())
+}

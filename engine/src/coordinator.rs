@@ -84,7 +84,7 @@ pub struct CoordinatorOptions {
     pub running: usize,
     /// Bytes of keys and values that one transaction may read by name and write.
     pub bytes: usize,
-    /// How long a node may take to vote.
+    /// How long a node may take to vote, for each 10,000 keys begun that the transaction reads and writes.
     pub vote_timeout: Duration,
     /// How long to wait for the journal's word, past the deadline, before it is asked again.
     pub ask_again: Duration,
@@ -273,7 +273,7 @@ impl Coordinator {
                 writes: part.writes.clone(),
             });
         }
-        let timer = now.after(self.options.vote_timeout).min(deadline);
+        let timer = now.after(self.patience(&commit.parts)).min(deadline);
         let votes = vec![None; commit.parts.len()];
         let running = Running {
             request: commit.request,
@@ -287,6 +287,13 @@ impl Coordinator {
         assert!(before.is_none(), "transaction {txn} is committed twice");
         self.timers.insert((timer, txn));
         Ok(None)
+    }
+
+    /// How long the nodes may take to vote: validating and staging takes its time for each key.
+    fn patience(&self, parts: &[TxnPart]) -> Duration {
+        const KEYS: usize = 10_000;
+        let more = u32::try_from(keys_in(parts) / KEYS).expect("the size was checked");
+        self.options.vote_timeout * (more + 1)
     }
 
     fn vote(&mut self, vote: Vote, out: &mut Vec<CoordinatorEffect>) {
@@ -458,12 +465,14 @@ impl Coordinator {
     }
 }
 
+fn keys_in(parts: &[TxnPart]) -> usize {
+    let keys = |part: &TxnPart| part.reads.keys.len() + part.writes.len();
+    parts.iter().map(keys).sum()
+}
+
 fn check_size(parts: &[TxnPart], max_bytes: usize) -> Result<()> {
     let too_large = |len, limit, unit| Error::TransactionTooLarge { len, limit, unit };
-    let keys = parts
-        .iter()
-        .map(|part| part.reads.keys.len() + part.writes.len())
-        .sum();
+    let keys = keys_in(parts);
     if keys > MAX_TRANSACTION_KEYS {
         return Err(too_large(keys, MAX_TRANSACTION_KEYS, "keys"));
     }

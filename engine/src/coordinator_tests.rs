@@ -428,3 +428,17 @@ fn a_transaction_beyond_the_limits_is_refused_with_its_size() {
     assert_eq!(ranges, (len, MAX_TRANSACTION_RANGES, "ranges"));
     assert_eq!(coordinator.running(), 0);
 }
+
+#[test]
+fn a_large_transaction_is_waited_for_longer() {
+    let mut coordinator = coordinator();
+    let key = Bytes::from_static(b"\0\0\0\x01r");
+    let mut large = commit_of(1);
+    large.deadline = Time(1_000);
+    large.parts[1].reads.keys = vec![key; 20_000];
+    let large = CoordinatorMessage::Commit(large);
+    coordinator.handle(Time(0), large, &mut Vec::new());
+    assert_eq!(coordinator.next_timeout(), Some(Time(300)));
+    coordinator.handle(Time(0), commit(2), &mut Vec::new());
+    assert_eq!(coordinator.next_timeout(), Some(Time(100)));
+}

@@ -48,11 +48,12 @@ pub(super) async fn commit(shared: &Shared) -> Result<Committed> {
 /// Ends the transaction, and takes what it is to commit.
 fn take(shared: &Shared) -> Result<Buffer> {
     shared.with(|_| Ok(()))?;
-    match std::mem::replace(&mut *shared.lock(), State::Committed) {
+    let mut state = shared.lock();
+    match std::mem::replace(&mut *state, State::Committed) {
         State::Open(buffer) => Ok(buffer),
         // Another clone was quicker.
         ended @ (State::RolledBack | State::Committed) => {
-            *shared.lock() = ended;
+            *state = ended;
             Err(mailring_engine::Error::TransactionEnded)
         }
     }
