@@ -529,8 +529,8 @@ async fn a_shutdown_answers_every_transaction_that_runs() -> Result<()> {
     Ok(())
 }
 
-/// One looked whether the transaction was open and the other ended it before the first had taken it: the first then
-/// waited for a lock of its own.
+/// Two threads at one transaction. What lies between looking at its state and taking it is too short for this to meet it
+/// reliably: it checks who is told what.
 #[test]
 fn of_two_clones_that_commit_at_once_one_is_carried_out_and_the_other_is_told() -> Result<()> {
     let db = common::tuned(Mailring::memory()).nodes(2).open_blocking()?;

@@ -8,7 +8,7 @@ use crate::{
 };
 use bytes::Bytes;
 use mailring_engine::{
-    Result,
+    Error, Result,
     ids::{Lsn, NodeId},
     participant::{Answer, Operation},
     transaction::{ReadSet, TxnOutcome, TxnPart},
@@ -47,16 +47,20 @@ pub(super) async fn commit(shared: &Shared) -> Result<Committed> {
 
 /// Ends the transaction, and takes what it is to commit.
 fn take(shared: &Shared) -> Result<Buffer> {
-    shared.with(|_| Ok(()))?;
+    shared.engine.check_open()?;
+    // Looked at and taken under one lock: another clone may be committing too.
     let mut state = shared.lock();
-    match std::mem::replace(&mut *state, State::Committed) {
-        State::Open(buffer) => Ok(buffer),
-        // Another clone was quicker.
-        ended @ (State::RolledBack | State::Committed) => {
-            *state = ended;
-            Err(mailring_engine::Error::TransactionEnded)
+    match &*state {
+        State::Open(_) if shared.engine.switchboard.clock.now() >= shared.deadline => {
+            return Err(Error::DeadlineExceeded);
         }
+        State::Open(_) => {}
+        State::RolledBack | State::Committed => return Err(Error::TransactionEnded),
     }
+    let State::Open(buffer) = std::mem::replace(&mut *state, State::Committed) else {
+        unreachable!("it was looked at under the same lock");
+    };
+    Ok(buffer)
 }
 
 async fn send(shared: &Shared, buffer: Buffer) -> Result<Lsn> {
@@ -98,8 +102,13 @@ async fn is_own(shared: &Shared) -> Result<bool> {
         txn: shared.id,
         deadline: shared.deadline,
     };
-    let outcome = shared.engine.ask_outcome(question).await?;
-    Ok(matches!(outcome, TxnOutcome::Committed(_)))
+    match shared.engine.ask_outcome(question).await {
+        Ok(outcome) => Ok(matches!(outcome, TxnOutcome::Committed(_))),
+        // Something was committed under the key: no error that says "nothing was written" may be told here.
+        Err(error) => Err(Error::Unknown {
+            reason: format!("it was committed, or one before it with the same key was: {error}"),
+        }),
+    }
 }
 
 #[derive(Default)]
