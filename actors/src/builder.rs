@@ -323,6 +323,11 @@ impl Builder {
         self.cache_share() - self.block_cache_share()
     }
 
+    /// The most that the trees may hold of their indexes and filters, at the expense of rows.
+    pub(crate) fn index_share(&self) -> usize {
+        self.cache_share() / 2
+    }
+
     pub(crate) fn in_flight_share(&self) -> usize {
         self.memory_budget / 8
     }

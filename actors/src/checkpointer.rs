@@ -325,6 +325,7 @@ fn write_runs(
             Some((*node, result))
         })
         .collect();
+    switchboard.cache_share.fit(&switchboard.cache);
     let seconds = started.elapsed().as_secs_f64();
     switchboard.budget.drained(bytes, seconds);
     switchboard.telemetry.checkpoint_written(bytes, seconds);
@@ -369,5 +370,6 @@ fn compact(switchboard: &Switchboard) -> Result<()> {
             outcome = Err(error);
         }
     }
+    switchboard.cache_share.fit(&switchboard.cache);
     outcome
 }

@@ -34,6 +34,7 @@ mod batch;
 mod blocking;
 mod budget;
 mod builder;
+mod cache_share;
 mod checkpointer;
 mod clock;
 mod coordinator;

@@ -234,6 +234,7 @@ impl Mailring {
             generation_bytes: switchboard.budget.generation_bytes(),
             in_flight_bytes: switchboard.budget.in_flight_bytes(),
             cache_bytes: switchboard.cache.bytes(),
+            index_bytes: switchboard.cache_share.held(),
             read_only: switchboard.read_only.get().cloned(),
             disk_full: switchboard
                 .space_error

@@ -1,7 +1,7 @@
 //! Scans over all nodes in key order.
 
 use crate::{KeyRange, Keyspace, clock::wall_clock_ms, engine::Pinned};
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use mailring_engine::{
     Result,
     ids::{KeyspaceId, NodeId},
@@ -139,7 +139,10 @@ impl Scan {
             }
         };
         match merge.next().transpose() {
-            Ok(Some((key, value))) => Ok(Some((key.slice(KEYSPACE_PREFIX_BYTES..), value.bytes))),
+            Ok(Some((mut key, value))) => {
+                key.advance(KEYSPACE_PREFIX_BYTES);
+                Ok(Some((key, value.bytes)))
+            }
             Ok(None) => {
                 self.left = 0;
                 Ok(None)

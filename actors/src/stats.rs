@@ -82,6 +82,8 @@ pub struct Stats {
     pub in_flight_bytes: usize,
     /// Bytes of the row cache.
     pub cache_bytes: usize,
+    /// Bytes of the trees' indexes and filters that are held in memory.
+    pub index_bytes: usize,
     /// Set once the engine refuses writes until it is reopened.
     pub read_only: Option<Error>,
     /// Set while the disk has no room for the journal or a tree.

@@ -3,6 +3,7 @@
 use crate::{
     alarm::Alarms,
     budget::Budget,
+    cache_share::CacheShare,
     checkpointer::Checkpointer,
     clock::{Clock, NodeTicks, TickSlot, wall_clock_ms},
     coordinator::CoordinatorActor,
@@ -66,6 +67,7 @@ pub(crate) struct Switchboard {
     pub(crate) clock: Clock,
     pub(crate) visible: Visible,
     pub(crate) cache: Arc<RowCache>,
+    pub(crate) cache_share: CacheShare,
     pub(crate) tables: Vec<Arc<NodeTable>>,
     pub(crate) stores: Vec<Arc<dyn Store>>,
     pub(crate) budget: Arc<Budget>,

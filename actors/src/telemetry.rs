@@ -458,7 +458,8 @@ impl Telemetry {
         let cached = switchboard.cache.bytes();
         self.checkpoint_lag.set(budget.generation_bytes() as f64);
         self.cache_bytes.set(cached as f64);
-        let memory = budget.generation_bytes() + budget.in_flight_bytes() + cached;
+        let held = switchboard.cache_share.held();
+        let memory = budget.generation_bytes() + budget.in_flight_bytes() + cached + held;
         self.memory_bytes.set(memory as f64);
         self.visible.set(switchboard.visible.load().0 as f64);
         self.prepared.set(switchboard.prepared() as f64);

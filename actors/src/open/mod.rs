@@ -36,6 +36,7 @@ use std::{
 
 pub(crate) fn open(builder: Builder) -> Result<Mailring> {
     let now_ms = Arc::new(AtomicU64::new(clock::wall_clock_ms()));
+    let held_indexes = Arc::default();
     let gauge = Arc::<AtomicUsize>::default();
     let (disk, lock, recovered) = match &builder.place {
         Place::Directory(directory) => {
@@ -52,15 +53,22 @@ pub(crate) fn open(builder: Builder) -> Result<Mailring> {
                     Error::io(format!("opening {}", directory.display()), &error)
                 })?),
             };
-            let recovered = recover(&builder, &disk, directory, &now_ms, &gauge)?;
+            let recovered = recover(&builder, &disk, directory, &now_ms, &held_indexes, &gauge)?;
             (disk, Some(lock), recovered)
         }
         Place::Memory => {
             let disk = builder.disk.clone();
             let disk = disk.unwrap_or_else(|| Arc::new(MemoryDisk::new()));
-            let recovered = recover(&builder, &disk, Path::new(""), &now_ms, &gauge)?;
+            let recovered = recover(
+                &builder,
+                &disk,
+                Path::new(""),
+                &now_ms,
+                &held_indexes,
+                &gauge,
+            )?;
             (disk, None, recovered)
         }
     };
-    start(builder, disk, lock, recovered, now_ms, gauge)
+    start(builder, disk, lock, recovered, now_ms, held_indexes, gauge)
 }

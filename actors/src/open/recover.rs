@@ -53,6 +53,7 @@ pub(super) fn recover(
     disk: &Arc<dyn Disk>,
     directory: &Path,
     now_ms: &Arc<AtomicU64>,
+    held_indexes: &Arc<AtomicU64>,
     gauge: &Arc<AtomicUsize>,
 ) -> Result<Recovered> {
     let found = Manifest::load(&**disk)?;
@@ -93,7 +94,7 @@ pub(super) fn recover(
     };
     manifest.save(&**disk)?;
     let mut keyspaces = manifest.keyspaces(&**disk)?;
-    let factory = factory(builder, now_ms);
+    let factory = factory(builder, now_ms, held_indexes);
     let mut stores = Vec::new();
     for node in &manifest.nodes {
         let store = factory.open(node.node, &tree_folder(directory, node.node))?;
@@ -198,11 +199,16 @@ fn replay(
     Ok(())
 }
 
-fn factory(builder: &Builder, now_ms: &Arc<AtomicU64>) -> Box<dyn StoreFactory> {
+fn factory(
+    builder: &Builder,
+    now_ms: &Arc<AtomicU64>,
+    held_indexes: &Arc<AtomicU64>,
+) -> Box<dyn StoreFactory> {
     match builder.place {
         Place::Directory(_) => {
             let options = LsmOptions::new(builder.block_cache_share() as u64, OPEN_FILES)
-                .now_ms(Arc::clone(now_ms));
+                .now_ms(Arc::clone(now_ms))
+                .hold_indexes(builder.index_share() as u64, Arc::clone(held_indexes));
             Box::new(LsmFactory::new(options))
         }
         Place::Memory => Box::new(MemoryFactory {

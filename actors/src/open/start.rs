@@ -9,6 +9,7 @@ use crate::{
     alarm::Alarms,
     budget::Budget,
     builder::Place,
+    cache_share::CacheShare,
     checkpointer::{self, Checkpointer},
     clock::{self, Clock, NodeTicks},
     coordinator::CoordinatorActor,
@@ -63,6 +64,7 @@ pub(super) fn start(
     lock: Option<File>,
     recovered: Recovered,
     now_ms: Arc<AtomicU64>,
+    held_indexes: Arc<AtomicU64>,
     gauge: Arc<AtomicUsize>,
 ) -> Result<Mailring> {
     let Recovered {
@@ -125,6 +127,10 @@ pub(super) fn start(
         clock,
         visible: Visible::new(last_lsn),
         cache: Arc::new(RowCache::new(builder.row_cache_share(), random())),
+        cache_share: CacheShare {
+            rows: builder.row_cache_share(),
+            held_indexes,
+        },
         telemetry: Telemetry::new(tables.len()),
         node_ticks: tables.iter().map(|_| NodeTicks::default()).collect(),
         budget: Arc::new(budget),
@@ -150,6 +156,7 @@ pub(super) fn start(
         alarms: Alarms::new(),
         journal_overdue: Notify::new(),
     });
+    switchboard.cache_share.fit(&switchboard.cache);
     let sequencer = Sequencer::new(
         SequencerOptions {
             force: builder.durability == Durability::Always,

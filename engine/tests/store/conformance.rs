@@ -1,6 +1,6 @@
 //! The contract of [`Store`], claim by claim, for every store that there is.
 
-use crate::{collect, entry, folder, ingest, open_lsm, open_memory};
+use crate::{Reading, collect, entry, folder, ingest, open_lsm, open_memory, open_reading};
 use bytes::Bytes;
 use mailring_engine::{
     error::Result,
@@ -20,7 +20,21 @@ macro_rules! suite {
     ($($claim:ident)*) => {
         mod memory { $(#[test] fn $claim() { super::run(super::open_memory, super::$claim); })* }
         mod lsm { $(#[test] fn $claim() { super::run(super::open_lsm, super::$claim); })* }
+        mod lsm_with_shared_prefixes {
+            $(#[test] fn $claim() { super::run(super::open_with_shared_prefixes, super::$claim); })*
+        }
+        mod lsm_without_held_indexes {
+            $(#[test] fn $claim() { super::run(super::open_without_held_indexes, super::$claim); })*
+        }
     };
+}
+
+fn open_with_shared_prefixes(folder: &Path) -> Result<Arc<dyn Store>> {
+    open_reading(Reading::SharedPrefixes, folder)
+}
+
+fn open_without_held_indexes(folder: &Path) -> Result<Arc<dyn Store>> {
+    open_reading(Reading::NotHeld, folder)
 }
 
 suite! {

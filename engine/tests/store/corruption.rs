@@ -1,6 +1,6 @@
 //! Damaged trees: whatever a byte on disk becomes, a read gives the right data or says which file is corrupt.
 
-use crate::{NODE, entry, folder, open_lsm};
+use crate::{NODE, READINGS, Reading, entry, folder, open_reading};
 use bytes::Bytes;
 use mailring_engine::{
     error::{Error, Result},
@@ -13,8 +13,8 @@ use std::{
 };
 
 /// Two runs that overlap, one of them compacted, in blocks of a few keys.
-fn build(folder: &Path) -> Vec<(Bytes, Bytes)> {
-    let store = open_lsm(folder).unwrap();
+fn build(reading: Reading, folder: &Path) -> Vec<(Bytes, Bytes)> {
+    let store = open_reading(reading, folder).unwrap();
     let keys = |from: u8| (from..40).step_by(2).map(|n| [b'k', n]);
     let first: Vec<_> = keys(0)
         .map(|key| entry(&key, Some(&[key[1]; 20])))
@@ -75,8 +75,14 @@ fn assert_names(error: &Error, file: &Path, what: &str) {
 }
 
 /// Opens and reads a damaged tree in every way there is. Returns whether anything noticed.
-fn read_damaged(folder: &Path, expected: &[(Bytes, Bytes)], file: &Path, what: &str) -> bool {
-    let store = match open_lsm(folder) {
+fn read_damaged(
+    reading: Reading,
+    folder: &Path,
+    expected: &[(Bytes, Bytes)],
+    file: &Path,
+    what: &str,
+) -> bool {
+    let store = match open_reading(reading, folder) {
         Ok(store) => store,
         Err(error) => {
             assert_names(&error, file, what);
@@ -112,9 +118,15 @@ fn read_damaged(folder: &Path, expected: &[(Bytes, Bytes)], file: &Path, what: &
 
 #[test]
 fn a_flipped_byte_is_reported_with_its_file_or_harmless_but_never_wrong_data() {
+    for reading in READINGS {
+        flip_bytes(reading);
+    }
+}
+
+fn flip_bytes(reading: Reading) {
     let folder = folder();
     let original = folder.path().join("original");
-    let expected = build(&original);
+    let expected = build(reading, &original);
     let damaged = folder.path().join("damaged");
     for file in files(&original) {
         let contents = fs::read(&file).unwrap();
@@ -134,7 +146,7 @@ fn a_flipped_byte_is_reported_with_its_file_or_harmless_but_never_wrong_data() {
             let what = format!("{} byte {offset}", relative.display());
             if relative == Path::new("current") {
                 // The pointer has no checksum: the manifest it points to is named where that is what fails.
-                let error = open_lsm(&damaged)
+                let error = open_reading(reading, &damaged)
                     .err()
                     .unwrap_or_else(|| panic!("{what}: opened"));
                 assert!(
@@ -143,7 +155,7 @@ fn a_flipped_byte_is_reported_with_its_file_or_harmless_but_never_wrong_data() {
                 );
             } else {
                 assert!(
-                    read_damaged(&damaged, &expected, &path, &what),
+                    read_damaged(reading, &damaged, &expected, &path, &what),
                     "{what}: unnoticed"
                 );
             }
@@ -153,9 +165,15 @@ fn a_flipped_byte_is_reported_with_its_file_or_harmless_but_never_wrong_data() {
 
 #[test]
 fn a_cut_or_missing_file_is_reported_by_name() {
+    for reading in READINGS {
+        cut_files(reading);
+    }
+}
+
+fn cut_files(reading: Reading) {
     let folder = folder();
     let original = folder.path().join("original");
-    build(&original);
+    build(reading, &original);
     for (round, file) in files(&original).into_iter().enumerate() {
         let relative = file.strip_prefix(&original).unwrap();
         let contents = fs::read(&file).unwrap();
@@ -164,7 +182,7 @@ fn a_cut_or_missing_file_is_reported_by_name() {
             copy(&original, &damaged);
             fs::write(damaged.join(relative), &contents[..len]).unwrap();
             let what = format!("{} cut to {len}", relative.display());
-            let error = open_lsm(&damaged)
+            let error = open_reading(reading, &damaged)
                 .err()
                 .unwrap_or_else(|| panic!("{what}: opened"));
             assert_names(&error, relative, &what);
@@ -173,7 +191,7 @@ fn a_cut_or_missing_file_is_reported_by_name() {
         copy(&original, &damaged);
         fs::remove_file(damaged.join(relative)).unwrap();
         let what = format!("without {}", relative.display());
-        let error = open_lsm(&damaged)
+        let error = open_reading(reading, &damaged)
             .err()
             .unwrap_or_else(|| panic!("{what}: opened"));
         assert!(

@@ -1,6 +1,6 @@
 //! Every store against a `BTreeMap`: random runs, maintenance, pinned views, reads, scans, drops and reopenings.
 
-use crate::{NODE, collect, folder, small_blocks};
+use crate::{NODE, READINGS, collect, folder, small_blocks};
 use bytes::Bytes;
 use mailring_engine::{
     store::{Store, StoreFactory, StoreView, lsm::LsmFactory, memory::MemoryFactory},
@@ -253,14 +253,14 @@ fn check(seed: u64, steps: usize, now_ms: &Arc<AtomicU64>, reopens: bool, open: 
 
 #[test]
 fn an_lsm_store_is_a_map_that_remembers_its_views() {
-    for seed in [1, 2] {
+    for (seed, reading) in (1..).zip(READINGS) {
         let now_ms = Arc::new(AtomicU64::new(0));
         let clock = now_ms.clone();
         check(seed, STEPS, &now_ms, true, &move |folder, dropped| {
             let prefixes = dropped
                 .iter()
                 .map(|&prefix| Bytes::from(vec![0, 0, 0, prefix]));
-            let options = small_blocks().now_ms(clock.clone());
+            let options = small_blocks(reading).now_ms(clock.clone());
             let options = options.dropped_prefixes(prefixes).unwrap();
             LsmFactory::new(options).open(NODE, folder).unwrap()
         });
@@ -273,7 +273,7 @@ fn a_memory_store_is_a_map_that_remembers_its_views() {
     let factory = MemoryFactory {
         now_ms: now_ms.clone(),
     };
-    check(3, STEPS, &now_ms, false, &|folder, _| {
+    check(4, STEPS, &now_ms, false, &|folder, _| {
         factory.open(NODE, folder).unwrap()
     });
 }

@@ -1,6 +1,6 @@
 //! What only a store on disk can do: be reopened, free files, and meet the limits of the tree under it.
 
-use crate::{NODE, collect, entry, folder, ingest, open_lsm, small_blocks};
+use crate::{NODE, Reading, collect, entry, folder, ingest, open_lsm, small_blocks};
 use mailring_engine::{
     error::Error,
     store::{
@@ -129,7 +129,7 @@ fn a_run_that_panics_leaves_no_file() {
 fn compaction_takes_expired_values_away_but_not_what_they_hide() {
     let folder = folder();
     let now_ms = Arc::new(AtomicU64::new(0));
-    let options = small_blocks().now_ms(now_ms.clone());
+    let options = small_blocks(Reading::Held).now_ms(now_ms.clone());
     let store = LsmStore::open(NODE, folder.path(), &options).unwrap();
     let expiring = |at_ms| Value {
         bytes: "v".into(),
@@ -201,4 +201,38 @@ fn the_empty_prefix_is_not_an_option() {
         options.map(drop),
         Err(Error::InvalidOption { .. })
     ));
+}
+
+#[test]
+fn indexes_are_held_up_to_the_allowance_and_given_back_with_their_tables() {
+    let run = |seed: u8| (0..200_u8).map(move |key| entry(&[b'k', key], Some(&[seed; 40])));
+    let read = |allowance: u64, after: &dyn Fn(u64)| {
+        let folder = folder();
+        let held = Arc::new(AtomicU64::new(0));
+        let options = small_blocks(Reading::Held).hold_indexes(allowance, Arc::clone(&held));
+        let store = LsmStore::open(NODE, folder.path(), &options).unwrap();
+        for seed in 0..6 {
+            store.ingest(&mut run(seed)).unwrap();
+            after(held.load(Ordering::Relaxed));
+        }
+        let view = store.view();
+        store.maintain().unwrap();
+        store.maintain().unwrap();
+        for (key, value) in collect(view.range(Unbounded, Unbounded)) {
+            assert_eq!(value, [5; 40][..], "{key:?}");
+            assert_eq!(store.view().get(&key).unwrap().unwrap(), value);
+        }
+        drop(view);
+        after(held.load(Ordering::Relaxed));
+        drop(store);
+        assert_eq!(held.load(Ordering::Relaxed), 0);
+    };
+    let most = std::cell::Cell::new(0);
+    read(u64::MAX, &|held| most.set(most.get().max(held)));
+    assert!(most.get() > 0, "something is held");
+    // Room for some of the tables only.
+    let allowance = most.get() / 2;
+    read(allowance, &|held| {
+        assert!(0 < held && held <= allowance, "{held} of {allowance}");
+    });
 }

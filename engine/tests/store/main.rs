@@ -30,17 +30,42 @@ fn folder() -> TempDir {
     }
 }
 
+/// The ways a tree is laid out and read.
+#[derive(Clone, Copy)]
+enum Reading {
+    /// As the engine does it.
+    Held,
+    /// Keys of a block share prefixes, as in files of earlier versions.
+    SharedPrefixes,
+    /// The allowance for indexes and filters is used up.
+    NotHeld,
+}
+
+const READINGS: [Reading; 3] = [Reading::Held, Reading::SharedPrefixes, Reading::NotHeld];
+
 /// Blocks of a few keys, so that small trees have many of them.
-fn small_blocks() -> LsmOptions {
-    LsmOptions::new(1 << 20, 16).layout(Layout {
+fn small_blocks(reading: Reading) -> LsmOptions {
+    let (restart_interval, allowance) = match reading {
+        Reading::Held => (1, 1 << 20),
+        Reading::SharedPrefixes => (3, 1 << 20),
+        Reading::NotHeld => (3, 0),
+    };
+    let layout = Layout {
         block_bytes: 256,
-        restart_interval: 3,
+        restart_interval,
         ..Layout::default()
-    })
+    };
+    LsmOptions::new(1 << 20, 16)
+        .layout(layout)
+        .hold_indexes(allowance, Arc::default())
 }
 
 fn open_lsm(folder: &Path) -> Result<Arc<dyn Store>> {
-    LsmFactory::new(small_blocks()).open(NODE, folder)
+    open_reading(Reading::Held, folder)
+}
+
+fn open_reading(reading: Reading, folder: &Path) -> Result<Arc<dyn Store>> {
+    LsmFactory::new(small_blocks(reading)).open(NODE, folder)
 }
 
 fn open_memory(folder: &Path) -> Result<Arc<dyn Store>> {

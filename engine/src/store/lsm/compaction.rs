@@ -70,7 +70,7 @@ pub(super) fn levels(view: &View) -> [Level; LEVELS] {
         level.bytes += run
             .tables
             .iter()
-            .map(|table| table.metadata.file_size)
+            .map(|reader| reader.table.metadata.file_size)
             .sum::<u64>();
     }
     levels

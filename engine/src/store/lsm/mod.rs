@@ -19,6 +19,9 @@ mod compaction;
 mod filter;
 mod integrity;
 mod options;
+mod pages;
+mod pins;
+mod table;
 mod view;
 
 pub use options::{Layout, LsmOptions};
@@ -73,6 +76,7 @@ pub struct LsmStore {
     node: NodeId,
     folder: PathBuf,
     tree: AnyTree,
+    options: LsmOptions,
     view: ArcSwap<View>,
     dropped: Arc<Mutex<Arc<PrefixSet>>>,
     writer: Mutex<Writer>,
@@ -122,11 +126,12 @@ impl LsmStore {
         while tree.next_table_id() < used_elsewhere {
             tree.get_next_table_id();
         }
-        let view = View::of(node, &tree, current(&dropped));
+        let view = View::of(node, &tree, current(&dropped), options, None);
         let store = Self {
             node,
             folder: folder.to_owned(),
             tree,
+            options: options.clone(),
             view: ArcSwap::from_pointee(view),
             dropped,
             writer: Mutex::default(),
@@ -153,7 +158,13 @@ impl LsmStore {
             let mut history = self.tree.get_version_history_lock();
             history.maintenance(&self.folder, SeqNo::MAX)
         });
-        let view = View::of(self.node, &self.tree, current(&self.dropped));
+        let view = View::of(
+            self.node,
+            &self.tree,
+            current(&self.dropped),
+            &self.options,
+            Some(&self.view.load()),
+        );
         self.view.store(Arc::new(view));
     }
 

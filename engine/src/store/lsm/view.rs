@@ -6,6 +6,8 @@
 //! was compacted away removes its file when the last pointer to it goes. Readers take no lock, need no sequence number,
 //! and merge nothing while there is one run; the tree is only asked to write.
 //!
+//! Each table is read through a [`TableReader`], which a view takes over from the one before it.
+//!
 //! Which table holds the newest version of a key is told by order alone: levels from the top, within a level the runs
 //! from the newest (that is also the tree's own rule for point reads).
 
@@ -16,26 +18,27 @@ use super::{
         runs::{Direction, NewestWins, RunRange, Runs},
     },
     integrity::{Place, check_file, guarded},
+    options::LsmOptions,
+    table::{TableCursor, TableReader, into_entry},
 };
 use crate::{error::Result, ids::NodeId};
 use bytes::Bytes;
 use lsm_tree::{
-    AbstractTree, AnyTree, InternalValue, SeqNo, Slice, Table,
-    table::filter::standard_bloom::Builder as FilterBuilder,
+    AbstractTree, AnyTree, Slice, Table, table::filter::standard_bloom::Builder as FilterBuilder,
 };
-use std::{ops::Bound, sync::Arc};
+use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 /// Tables whose key ranges are disjoint, in key order.
 pub(super) struct Run {
     pub(super) level: usize,
-    pub(super) tables: Vec<Table>,
+    pub(super) tables: Vec<Arc<TableReader>>,
 }
 
 impl Run {
     /// Index of the first table whose last key is not before `key`.
     fn table_at(&self, key: &[u8]) -> usize {
         self.tables
-            .partition_point(|table| **table.metadata.key_range.max() < *key)
+            .partition_point(|reader| **reader.table.metadata.key_range.max() < *key)
     }
 }
 
@@ -53,25 +56,39 @@ pub(super) struct Shared {
 }
 
 impl View {
-    /// The tree as it is now.
+    /// The tree as it is now. Readers of tables that were there before are taken over from the view `before`.
     ///
     /// # Panics
     ///
     /// Panics if the tables of a run overlap: then its order would not be the order of its keys.
-    pub(super) fn of(node: NodeId, tree: &AnyTree, dropped: Arc<PrefixSet>) -> Self {
+    pub(super) fn of(
+        node: NodeId,
+        tree: &AnyTree,
+        dropped: Arc<PrefixSet>,
+        options: &LsmOptions,
+        before: Option<&Self>,
+    ) -> Self {
+        let known: BTreeMap<u64, &Arc<TableReader>> = before
+            .into_iter()
+            .flat_map(Self::readers)
+            .map(|reader| (reader.table.id(), reader))
+            .collect();
+        let reader = |table: &Table| match known.get(&table.id()) {
+            Some(reader) => Arc::clone(reader),
+            None => Arc::new(options.reader(node, tree.id(), table)),
+        };
         let version = tree.current_version();
-        let levels = version.iter_levels().enumerate();
-        let runs = levels.flat_map(|(level, runs)| {
-            runs.iter().map(move |run| Run {
+        let mut runs = Vec::new();
+        for (level, of_level) in version.iter_levels().enumerate() {
+            runs.extend(of_level.iter().map(|run| Run {
                 level,
-                tables: run.to_vec(),
-            })
-        });
-        let runs: Vec<Run> = runs.collect();
+                tables: run.iter().map(reader).collect(),
+            }));
+        }
         for run in &runs {
-            let ascending = run
-                .tables
-                .is_sorted_by(|a, b| a.metadata.key_range.max() < b.metadata.key_range.min());
+            let ascending = run.tables.is_sorted_by(|a, b| {
+                a.table.metadata.key_range.max() < b.table.metadata.key_range.min()
+            });
             assert!(ascending, "the tables of a run must not overlap");
         }
         Self {
@@ -83,8 +100,12 @@ impl View {
         }
     }
 
-    pub(super) fn tables(&self) -> impl Iterator<Item = &Table> {
+    fn readers(&self) -> impl Iterator<Item = &Arc<TableReader>> {
         self.shared.runs.iter().flat_map(|run| &run.tables)
+    }
+
+    pub(super) fn tables(&self) -> impl Iterator<Item = &Table> {
+        self.readers().map(|reader| &reader.table)
     }
 
     /// Checks every file, then counts the live keys by reading every block past the cache.
@@ -97,7 +118,7 @@ impl View {
             let tables = run.tables.clone();
             tables
                 .into_iter()
-                .flat_map(move |table| Scan::of(node, table))
+                .flat_map(move |reader| Scan::of(node, reader.table.clone()))
         });
         let mut live = 0;
         for entry in NewestWins::new(cursors.collect(), Direction::Forward) {
@@ -116,17 +137,13 @@ impl StoreView for View {
         }
         let hash = FilterBuilder::get_hash(key);
         for run in &shared.runs {
-            let Some(table) = run.tables.get(run.table_at(key)) else {
+            let Some(reader) = run.tables.get(run.table_at(key)) else {
                 continue;
             };
-            if **table.metadata.key_range.min() > *key {
+            if **reader.table.metadata.key_range.min() > *key {
                 continue;
             }
-            let place = Place {
-                node: shared.node,
-                file: &table.path,
-            };
-            if let Some(found) = guarded(place, || table.get(key, SeqNo::MAX, hash))? {
+            if let Some(found) = reader.get(key, hash)? {
                 return Ok((!found.is_tombstone()).then(|| found.value.into()));
             }
         }
@@ -176,7 +193,7 @@ impl View {
         let end = match high {
             Bound::Unbounded => tables.len(),
             Bound::Included(high) | Bound::Excluded(high) => {
-                tables.partition_point(|table| **table.metadata.key_range.min() <= **high)
+                tables.partition_point(|reader| **reader.table.metadata.key_range.min() <= **high)
             }
         };
         if first >= end {
@@ -197,8 +214,6 @@ impl View {
     }
 }
 
-type TableCursor = Box<dyn DoubleEndedIterator<Item = lsm_tree::Result<InternalValue>> + Send>;
-
 /// Reads the tables of a run one after the other.
 pub(super) struct RunCursor {
     view: View,
@@ -208,7 +223,7 @@ pub(super) struct RunCursor {
     direction: Direction,
     /// Where to start, on the side that the direction starts from.
     bound: Bound<Slice>,
-    table: Option<(usize, TableCursor)>,
+    table: Option<TableCursor>,
 }
 
 impl RunCursor {
@@ -217,13 +232,9 @@ impl RunCursor {
             Direction::Forward => self.left.next(),
             Direction::Backward => self.left.next_back(),
         }?;
-        let bound = std::mem::replace(&mut self.bound, Bound::Unbounded);
-        let bounds = match self.direction {
-            Direction::Forward => (bound, Bound::Unbounded),
-            Direction::Backward => (Bound::Unbounded, bound),
-        };
-        let table = &self.view.shared.runs[self.run].tables[index];
-        self.table = Some((index, Box::new(table.range(bounds))));
+        let start = std::mem::replace(&mut self.bound, Bound::Unbounded);
+        let reader = &self.view.shared.runs[self.run].tables[index];
+        self.table = Some(reader.cursor(self.direction, start));
         Some(())
     }
 }
@@ -231,27 +242,15 @@ impl RunCursor {
 impl Iterator for RunCursor {
     type Item = Result<RunEntry>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            let Some((index, cursor)) = &mut self.table else {
+            let Some(cursor) = &mut self.table else {
                 self.open_next()?;
                 continue;
             };
-            let shared = &self.view.shared;
-            let place = Place {
-                node: shared.node,
-                file: &shared.runs[self.run].tables[*index].path,
-            };
-            let direction = self.direction;
-            let next = guarded(place, || {
-                match direction {
-                    Direction::Forward => cursor.next(),
-                    Direction::Backward => cursor.next_back(),
-                }
-                .transpose()
-            });
-            match next {
-                Ok(Some(entry)) => return Some(Ok(into_entry(entry))),
+            match cursor.next() {
+                Ok(Some(entry)) => return Some(Ok(entry)),
                 Ok(None) => self.table = None,
                 Err(error) => return Some(Err(error)),
             }
@@ -299,9 +298,4 @@ impl Iterator for Scan {
         self.finished = !matches!(next, Ok(Some(_)));
         next.map(|entry| entry.map(into_entry)).transpose()
     }
-}
-
-fn into_entry(entry: InternalValue) -> RunEntry {
-    let value = (!entry.is_tombstone()).then(|| entry.value.into());
-    (entry.key.user_key.into(), value)
 }
