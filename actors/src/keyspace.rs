@@ -8,7 +8,7 @@ use crate::{
 use bytes::Bytes;
 use mailring_engine::{
     Error, Result,
-    ids::Lsn,
+    ids::{Lsn, NodeId},
     participant::{Answer, Operation},
     transaction::Writes,
     value::{Value, Write, qualify},
@@ -52,6 +52,13 @@ impl Keyspace {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.state.name
+    }
+
+    /// The node that owns a key now. Keys with one owner share the shorter way of a commit; a key with the same `{tag}`
+    /// has the same owner. A node may go down, so this says where a key is and not whether it can be had.
+    #[must_use]
+    pub fn node_of(&self, key: impl AsRef<[u8]>) -> NodeId {
+        self.engine.owner(key.as_ref())
     }
 
     #[inline]

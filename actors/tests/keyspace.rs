@@ -48,6 +48,22 @@ async fn what_was_put_is_read_and_what_was_deleted_is_not() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_key_has_the_node_of_its_tag_whatever_keyspace_it_is_in_and_wherever_the_data_is()
+-> Result<()> {
+    let [(_directory, on_disk), (_, in_memory)] = <[_; 2]>::try_from(engines()).unwrap();
+    let (here, there) = (on_disk.keyspace("a").await?, in_memory.keyspace("b").await?);
+    let mut nodes = std::collections::BTreeSet::new();
+    for number in 0..500u32 {
+        let node = here.node_of(format!("{{user{number}}}:name"));
+        assert_eq!(node, here.node_of(format!("cart of {{user{number}}}")));
+        assert_eq!(node, there.node_of(format!("{{user{number}}}")));
+        nodes.insert(node);
+    }
+    assert_eq!(nodes.len(), on_disk.stats().nodes.len());
+    Ok(())
+}
+
+#[tokio::test]
 async fn counters_of_many_tasks_add_up_and_compare_and_set_excludes() -> Result<()> {
     for (_directory, db) in engines() {
         let ks = db.keyspace("counters").await?;
