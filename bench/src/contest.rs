@@ -13,18 +13,19 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::Serialize;
 use tokio::runtime::Runtime;
 
 use crate::Result;
-use crate::calibration::{Calibration, raw_force};
-use crate::driver::{Job, Progress, Stop};
-use crate::report::{Spread, Summary, count, micros, table, times};
+use crate::calibration::raw_force;
+use crate::driver::{Progress, Schedule, Stop};
+use crate::operations::Job;
+use crate::report::{Summary, count};
+use crate::standing::{Round, Run, Standing};
 use crate::subject::{Durability, Kind, Opened, Settings, blame, open};
 use crate::workload::Shape;
 
 /// How long each round calibrates.
-const CALIBRATION: Duration = Duration::from_millis(100);
+pub(crate) const CALIBRATION: Duration = Duration::from_millis(100);
 
 /// Where and how everything is measured.
 pub(crate) struct Lab {
@@ -55,37 +56,6 @@ pub(crate) struct Contest {
     pub(crate) fresh: bool,
     /// Read every record once before the first round, so that a cache is full.
     pub(crate) touch_all: bool,
-}
-
-/// What came out.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Standing {
-    /// See [`Contest::title`].
-    pub(crate) title: String,
-    /// The rounds in order.
-    pub(crate) rounds: Vec<Round>,
-}
-
-/// One round.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Round {
-    /// The disk at its beginning.
-    pub(crate) raw_force: Calibration,
-    /// Each subject in turn.
-    pub(crate) runs: Vec<Run>,
-}
-
-/// One subject in one round.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Run {
-    /// Who.
-    pub(crate) subject: Kind,
-    /// Checkpoints that it has counted.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) checkpoints: Option<u64>,
-    /// Its figures.
-    #[serde(flatten)]
-    pub(crate) summary: Summary,
 }
 
 impl Lab {
@@ -175,32 +145,10 @@ impl Lab {
 
     /// Runs a job with a progress bar, if somebody watches.
     pub(crate) fn drive(&self, subject: &dyn Opened, job: &Job, label: &str) -> Result<Summary> {
-        let progress = Arc::new(Progress::default());
-        let (finish, finished) = channel::<()>();
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let (progress, job, label) = (progress.clone(), job.clone(), label.to_owned());
-            std::thread::spawn(move || {
-                let bar = bar_of(&job, label);
-                while finished.recv_timeout(Duration::from_millis(100))
-                    == Err(RecvTimeoutError::Timeout)
-                {
-                    match job.stop {
-                        Stop::Operations(_) => bar.set_position(progress.done()),
-                        Stop::After(_) => bar.set_position(bar.elapsed().as_millis() as u64),
-                    }
-                    let per_second = progress.done() as f64 / bar.elapsed().as_secs_f64();
-                    bar.set_message(format!("{}/s", count(per_second)));
-                }
-                bar.finish_and_clear();
-            })
-        });
-        let outcome = subject.drive(job, &progress);
-        drop(finish);
-        if let Some(bar) = bar {
-            // A bar that could not be drawn is no reason to lose a measurement.
-            let _ = bar.join();
-        }
-        Ok(Summary::of(&outcome?))
+        let outcome = watched(job.schedule(), label, |progress| {
+            subject.drive(job, progress)
+        })?;
+        Ok(Summary::of(&outcome))
     }
 
     fn prepare(&mut self, contest: &Contest, kind: Kind) -> Result<Box<dyn Opened>> {
@@ -273,6 +221,7 @@ impl Lab {
                 runs.push(Run {
                     subject: *kind,
                     checkpoints: subject.checkpoints(),
+                    commits_per_force: None,
                     summary,
                 });
                 if let Some(subject) = fresh {
@@ -295,7 +244,41 @@ impl Lab {
     }
 }
 
-fn bar_of(job: &Job, label: String) -> ProgressBar {
+/// Drives with a progress bar, if somebody watches.
+pub(crate) fn watched<T>(
+    job: Schedule,
+    label: &str,
+    drive: impl FnOnce(&Arc<Progress>) -> Result<T>,
+) -> Result<T> {
+    let progress = Arc::new(Progress::default());
+    let (finish, finished) = channel::<()>();
+    let bar = std::io::stderr().is_terminal().then(|| {
+        let (progress, label) = (progress.clone(), label.to_owned());
+        std::thread::spawn(move || {
+            let bar = bar_of(&job, label);
+            while finished.recv_timeout(Duration::from_millis(100))
+                == Err(RecvTimeoutError::Timeout)
+            {
+                match job.stop {
+                    Stop::Operations(_) => bar.set_position(progress.done()),
+                    Stop::After(_) => bar.set_position(bar.elapsed().as_millis() as u64),
+                }
+                let per_second = progress.done() as f64 / bar.elapsed().as_secs_f64();
+                bar.set_message(format!("{}/s", count(per_second)));
+            }
+            bar.finish_and_clear();
+        })
+    });
+    let outcome = drive(&progress);
+    drop(finish);
+    if let Some(bar) = bar {
+        // A bar that could not be drawn is no reason to lose a measurement.
+        let _ = bar.join();
+    }
+    outcome
+}
+
+fn bar_of(job: &Schedule, label: String) -> ProgressBar {
     let length = match job.stop {
         Stop::Operations(operations) => operations,
         Stop::After(time) => (time + job.warmup).as_millis() as u64,
@@ -308,109 +291,4 @@ fn bar_of(job: &Job, label: String) -> ProgressBar {
             .progress_chars("=> "),
     );
     bar
-}
-
-impl Standing {
-    /// The runs of one subject; none if it did not take part.
-    pub(crate) fn runs(&self, kind: Kind) -> impl Iterator<Item = &Run> {
-        self.rounds
-            .iter()
-            .flat_map(|round| &round.runs)
-            .filter(move |run| run.subject == kind)
-    }
-
-    /// A figure of a subject over the rounds.
-    pub(crate) fn spread(&self, kind: Kind, figure: fn(&Summary) -> f64) -> Option<Spread> {
-        let values: Vec<f64> = self.runs(kind).map(|run| figure(&run.summary)).collect();
-        (!values.is_empty()).then(|| Spread::of(values))
-    }
-
-    /// The throughput of one subject over that of another, within each round.
-    pub(crate) fn ratio(&self, subject: Kind, peer: Kind) -> Option<Spread> {
-        let ratios: Vec<f64> = self
-            .runs(subject)
-            .zip(self.runs(peer))
-            .map(|(subject, peer)| subject.summary.per_second / peer.summary.per_second)
-            .collect();
-        (!ratios.is_empty()).then(|| Spread::of(ratios))
-    }
-
-    /// The raw force over the rounds.
-    pub(crate) fn raw_force_us(&self) -> Spread {
-        Spread::of(self.rounds.iter().map(|round| round.raw_force.p50_us))
-    }
-
-    /// Reads that found nothing, which a loaded store must not have.
-    pub(crate) fn missed(&self) -> u64 {
-        self.rounds
-            .iter()
-            .flat_map(|round| &round.runs)
-            .map(|run| run.summary.missed)
-            .sum()
-    }
-
-    /// The table, with the ratio of the first subject to each.
-    pub(crate) fn table(&self) -> String {
-        let kinds: Vec<Kind> = self.rounds[0].runs.iter().map(|run| run.subject).collect();
-        let base = kinds[0];
-        let first = format!("{} is", base.name());
-        let header = [
-            &self.title,
-            "ops/s (min–max)",
-            "p50",
-            "p99",
-            "p99.9",
-            "max",
-            &first,
-        ];
-        let row = |kind: &Kind| {
-            let median = |figure| {
-                self.spread(*kind, figure)
-                    .map_or(f64::NAN, |spread| spread.median)
-            };
-            vec![
-                kind.name(),
-                self.spread(*kind, |run| run.per_second)
-                    .map_or_else(String::new, |all| all.text(count)),
-                micros(median(|run| run.p50_us)),
-                micros(median(|run| run.p99_us)),
-                micros(median(|run| run.p999_us)),
-                micros(
-                    self.spread(*kind, |run| run.max_us)
-                        .map_or(f64::NAN, |spread| spread.max),
-                ),
-                self.ratio(base, *kind)
-                    .map_or_else(String::new, |ratio| times(ratio.median)),
-            ]
-        };
-        let rows: Vec<Vec<String>> = kinds.iter().map(row).collect();
-        let calibration = self.raw_force_us().text(micros);
-        let rounds = self.rounds.len();
-        format!(
-            "{}raw fdatasync, p50: {calibration}; {rounds} rounds\n",
-            table(&header, &rows)
-        )
-    }
-}
-
-/// A table with a line for each second and two columns for each run.
-pub(crate) fn by_second(runs: &[Run]) -> String {
-    let mut header = vec!["second".to_owned()];
-    for run in runs {
-        header.extend([format!("{} ops/s", run.subject.name()), "p99.9".to_owned()]);
-    }
-    let seconds = runs
-        .iter()
-        .map(|run| run.summary.by_second.len())
-        .min()
-        .unwrap_or(0);
-    let row = |second: usize| {
-        let mut row = vec![(second + 1).to_string()];
-        for run in runs {
-            let second = run.summary.by_second[second];
-            row.extend([count(second.operations as f64), micros(second.p999_us)]);
-        }
-        row
-    };
-    table(&header, &(0..seconds).map(row).collect::<Vec<_>>())
 }

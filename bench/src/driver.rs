@@ -26,9 +26,8 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::sync::{Barrier, Semaphore};
 
-use crate::subject::{Style, Subject};
-use crate::tally::{Outcome, Tally};
-use crate::workload::{Generator, Operation, Population, Records, Workload};
+use crate::subject::Style;
+use crate::tally::{Done, Outcome, Tally};
 use crate::{Fault, Result};
 
 /// Operations after which a client that is a task lets the others run, should the subject never make it wait.
@@ -49,11 +48,9 @@ pub(crate) enum Stop {
     Operations(u64),
 }
 
-/// One run.
-#[derive(Clone, Debug)]
-pub(crate) struct Job {
-    /// The operations.
-    pub(crate) workload: Workload,
+/// How many clients, for how long, and how they are timed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Schedule {
     /// Concurrent clients.
     pub(crate) clients: usize,
     /// When it ends, counted from the end of the warm-up.
@@ -62,14 +59,16 @@ pub(crate) struct Job {
     pub(crate) warmup: Duration,
     /// Operations a second in an open loop; none is a closed loop.
     pub(crate) rate: Option<f64>,
-    /// The seed of choices and values.
-    pub(crate) seed: u64,
     /// One of so many operations is timed (closed loop only).
     pub(crate) sample_every: u32,
-    /// Records drawn ahead by each client; 0 draws as it goes.
-    pub(crate) tape: usize,
     /// Keep a histogram for each second.
     pub(crate) by_second: bool,
+}
+
+/// What one client does.
+pub(crate) trait Work: Send + 'static {
+    /// Does one operation to its end.
+    fn step(&mut self) -> impl Future<Output = Result<Done>> + Send;
 }
 
 /// What the progress bar looks at.
@@ -157,53 +156,16 @@ struct Bounds {
     turn: bool,
 }
 
-/// Executes one operation; returns records found and missed.
-async fn execute<S: Subject>(
-    subject: &S,
-    operation: Operation,
-    records: &mut Records,
-    population: &Population,
-) -> Result<(u64, u64)> {
-    match operation {
-        Operation::Read(record) => {
-            let found = subject.get(records.key(record)).await?.is_some();
-            Ok((u64::from(found), u64::from(!found)))
-        }
-        Operation::Update(record) => {
-            let (key, value) = records.entry(record);
-            subject.put(key, value).await?;
-            Ok((1, 0))
-        }
-        Operation::Insert(record) => {
-            let (key, value) = records.entry(record);
-            subject.put(key, value).await?;
-            population.acknowledge(record);
-            Ok((1, 0))
-        }
-        Operation::Scan(record, length) => {
-            Ok((subject.scan(records.key(record), length).await? as u64, 0))
-        }
-        Operation::ReadModifyWrite(record) => {
-            let (key, value) = records.entry(record);
-            let found = subject.read_modify_write(key, value).await?;
-            Ok((u64::from(found), u64::from(!found)))
-        }
-    }
-}
-
-/// One client: whom it asks, what, and what it counts.
-struct Client<'a, S, C> {
-    subject: &'a S,
+/// One client: what it does, when, and what it counts.
+struct Client<'a, W, C> {
+    work: W,
     clock: &'a C,
     bounds: Bounds,
-    generator: Generator<'a>,
-    records: Records,
-    population: &'a Population,
     tally: Tally,
     progress: &'a Progress,
 }
 
-impl<S: Subject, C: Clock> Client<'_, S, C> {
+impl<W: Work, C: Clock> Client<'_, W, C> {
     /// Operates until the end of the run.
     async fn operate(mut self, mut pace: impl Pace) -> Result<Tally> {
         let bounds = self.bounds;
@@ -215,13 +177,10 @@ impl<S: Subject, C: Clock> Client<'_, S, C> {
                 break;
             };
             let measured = start >= bounds.measure_from;
-            let (mut burst, mut found, mut missed) = (0, 0, 0);
+            let (mut burst, mut done) = (0, Done::default());
             let mut end = now;
             while burst < u64::from(bounds.sample_every) && burst < left {
-                let operation = self.generator.operation();
-                let (hits, misses) =
-                    execute(self.subject, operation, &mut self.records, self.population).await?;
-                (found, missed) = (found + hits, missed + misses);
+                done += self.work.step().await?;
                 burst += 1;
                 if burst == 1 {
                     end = self.clock.now();
@@ -232,7 +191,7 @@ impl<S: Subject, C: Clock> Client<'_, S, C> {
                 left -= burst;
                 let at = now - bounds.measure_from.min(now);
                 self.tally
-                    .record(end.saturating_sub(start), at, burst, found, missed);
+                    .record(end.saturating_sub(start), at, burst, done);
             }
             (unreported, turn) = (unreported + burst, turn + burst);
             if now - reported_at > PROGRESS_NS {
@@ -250,18 +209,19 @@ impl<S: Subject, C: Clock> Client<'_, S, C> {
     }
 }
 
-/// Runs a job.
+/// Runs clients of this style; `work` makes what each of them does, by its number, on the client itself.
 ///
 /// # Errors
 ///
-/// The first error of the subject ends the run of its client and is returned.
-pub(crate) fn drive<S: Subject>(
-    subject: &S,
+/// The first error of a client's work ends that client, and is returned.
+pub(crate) fn drive<W: Work>(
+    style: Style,
     runtime: &Runtime,
-    job: &Job,
+    job: &Schedule,
     progress: &Arc<Progress>,
+    work: impl Fn(u64) -> W + Send + Sync + 'static,
 ) -> Result<Outcome> {
-    let population = Arc::new(Population::new(job.workload.shape().records));
+    let (job, make) = (*job, Arc::new(work));
     let warmup_ns = job.warmup.as_nanos() as u64;
     let (until, operations) = match job.stop {
         Stop::After(time) => (warmup_ns + time.as_nanos() as u64, u64::MAX),
@@ -283,8 +243,8 @@ pub(crate) fn drive<S: Subject>(
     let start = Arc::new(Start::new(job.clients));
     let clients = job.clients as u64;
     let work = |number: u64| {
-        let (subject, job, progress) = (subject.clone(), job.clone(), progress.clone());
-        let (population, arrivals, start) = (population.clone(), arrivals.clone(), start.clone());
+        let (make, progress) = (make.clone(), progress.clone());
+        let (arrivals, start) = (arrivals.clone(), start.clone());
         let share = operations / clients + u64::from(number < operations % clients);
         async move {
             let open = arrivals.is_some();
@@ -297,22 +257,17 @@ pub(crate) fn drive<S: Subject>(
                     share
                 },
                 sample_every: if open { 1 } else { job.sample_every.max(1) },
-                turn: S::STYLE == Style::Tasks,
+                turn: style == Style::Tasks,
             };
-            let generator = Generator::new(&job.workload, &population, job.seed, number, job.tape);
-            let records = Records::new(job.workload.shape(), job.seed, number);
+            let work = make(number);
             let tally = Tally::new(job.by_second, if job.clients > 64 { 2 } else { 3 });
-            let (subject, population, progress) = (&subject, &*population, &*progress);
             let clock = &start.together().await;
             let client = Client {
-                subject,
+                work,
                 clock,
                 bounds,
-                generator,
-                records,
-                population,
                 tally,
-                progress,
+                progress: &progress,
             };
             match arrivals {
                 Some(pace) => client.operate(pace).await,
@@ -326,7 +281,7 @@ pub(crate) fn drive<S: Subject>(
             let (start, clients) = (start.clone(), job.clients);
             scope.spawn(move || arrivals.pace(block_on(start.watched()), clients))
         });
-        let tallies = match S::STYLE {
+        let tallies = match style {
             Style::Tasks => {
                 let tasks: Vec<_> = (0..clients)
                     .map(|number| runtime.spawn(work(number)))

@@ -1,7 +1,9 @@
 //! Tests of the driver with a clock and a service that the test moves.
 
 use super::*;
-use crate::workload::{Preset, Shape};
+use crate::operations::{Job, Operations};
+use crate::subject::Subject;
+use crate::workload::{Population, Preset, Shape, Workload};
 
 const MILLISECOND: u64 = 1_000_000;
 
@@ -74,19 +76,10 @@ impl Subject for Stalling {
     }
 }
 
-fn workload() -> Workload {
-    let shape = Shape {
-        records: 1_000,
-        key_bytes: 16,
-        value_bytes: 10,
-    };
-    Workload::new(Preset::Get, shape, None, 0.99, 100)
-}
-
 fn run_stalling(open: bool) -> Outcome {
     let subject = Stalling::default();
     let clock = subject.clock.clone();
-    let (workload, population) = (workload(), Population::new(1_000));
+    let population = Arc::new(Population::new(1_000));
     let bounds = Bounds {
         measure_from: 0,
         until: 3_000 * MILLISECOND,
@@ -95,12 +88,9 @@ fn run_stalling(open: bool) -> Outcome {
         turn: false,
     };
     let client = Client {
-        subject: &subject,
+        work: Operations::new(subject, &job(Preset::Get, 0, 1), &population, 0),
         clock: &clock,
         bounds,
-        generator: Generator::new(&workload, &population, 1, 0, 0),
-        records: Records::new(workload.shape(), 1, 0),
-        population: &population,
         tally: Tally::new(true, 3),
         progress: &Progress::default(),
     };
@@ -215,16 +205,28 @@ fn runtime() -> Runtime {
         .unwrap()
 }
 
+fn drive_job<S: Subject>(subject: &S, job: &Job, progress: &Arc<Progress>) -> Result<Outcome> {
+    let population = Arc::new(Population::new(job.workload.shape().records));
+    let (subject, work) = (subject.clone(), job.clone());
+    drive(
+        S::STYLE,
+        &runtime(),
+        &job.schedule(),
+        progress,
+        move |number| Operations::new(subject.clone(), &work, &population, number),
+    )
+}
+
 fn exactly<S: Subject>(subject: S, count: &AtomicU64, job: &Job) {
     let progress = Arc::new(Progress::default());
-    let outcome = drive(&subject, &runtime(), job, &progress).unwrap();
+    let outcome = drive_job(&subject, job, &progress).unwrap();
     let Stop::Operations(asked) = job.stop else {
         panic!("a count was asked for")
     };
     assert_eq!(outcome.operations, asked);
     assert_eq!(count.load(Ordering::Relaxed), asked);
     assert_eq!(progress.done(), asked);
-    assert_eq!(outcome.found, asked);
+    assert_eq!(outcome.done.found, asked);
 }
 
 #[test]
@@ -261,6 +263,6 @@ fn an_open_loop_sends_what_is_due_and_ends() {
 fn an_error_of_the_subject_is_the_error_of_the_run() {
     let job = job(Preset::Put, 10, 2);
     let progress = Arc::new(Progress::default());
-    let error = drive(&Counting::<true>::default(), &runtime(), &job, &progress).unwrap_err();
+    let error = drive_job(&Counting::<true>::default(), &job, &progress).unwrap_err();
     assert_eq!(error.to_string(), "refused");
 }

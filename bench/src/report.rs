@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::Result;
-use crate::tally::Outcome;
+use crate::tally::{Contention, Outcome};
 
 /// The figures of one run.
 #[derive(Clone, Debug, Serialize)]
@@ -33,6 +33,9 @@ pub(crate) struct Summary {
     pub(crate) missed: u64,
     /// Operations due in an open loop and not sent by its end.
     pub(crate) unserved: u64,
+    /// How much the clients were in each other's way, where they can be.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub(crate) contention: Option<Contention>,
     /// Each second, if it was asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) by_second: Vec<SecondSummary>,
@@ -61,9 +64,10 @@ impl Summary {
             p99_us: micros(0.99),
             p999_us: micros(0.999),
             max_us: outcome.latency.max() as f64 / 1e3,
-            found: outcome.found,
-            missed: outcome.missed,
+            found: outcome.done.found,
+            missed: outcome.done.missed,
             unserved: outcome.unserved,
+            contention: None,
             by_second: outcome
                 .by_second
                 .iter()
@@ -91,8 +95,46 @@ impl Summary {
             found: records,
             missed: 0,
             unserved: 0,
+            contention: None,
             by_second: Vec::new(),
         }
+    }
+
+    /// The figures of an outcome whose clients could be in each other's way.
+    pub(crate) fn of_contended(outcome: &Outcome) -> Self {
+        Self {
+            contention: Some(outcome.done.contention),
+            ..Self::of(outcome)
+        }
+    }
+
+    /// The share of the attempts that were refused.
+    pub(crate) fn abort_share(&self) -> f64 {
+        let aborts = self.contention.map_or(0, |all| all.aborts) as f64;
+        let attempts = aborts + self.operations as f64;
+        if attempts > 0.0 {
+            aborts / attempts
+        } else {
+            0.0
+        }
+    }
+
+    /// The most retries of one operation.
+    pub(crate) fn most_retries(&self) -> f64 {
+        self.contention.map_or(0, |all| all.most_retries) as f64
+    }
+
+    /// What there is to say of contention, in a line.
+    pub(crate) fn contention_line(&self) -> Option<String> {
+        let contention = self.contention?;
+        Some(format!(
+            "aborts: {} ({} of the attempts); retries: {}, at most {} for one operation; declined: {}",
+            count(contention.aborts as f64),
+            percent(self.abort_share()),
+            count(contention.retries as f64),
+            contention.most_retries,
+            count(contention.declined as f64),
+        ))
     }
 
     /// The header of [`Summary::row`].
@@ -158,6 +200,9 @@ impl Spread {
 
 /// A count with thousands apart; small ones with a digit behind the point.
 pub(crate) fn count(value: f64) -> String {
+    if value == 0.0 {
+        return "0".to_owned();
+    }
     if value < 100.0 {
         return format!("{value:.1}");
     }
@@ -181,6 +226,11 @@ pub(crate) fn micros(value: f64) -> String {
         value if value >= 100.0 => format!("{value:.0} µs"),
         value => format!("{value:.2} µs"),
     }
+}
+
+/// A share in percent.
+pub(crate) fn percent(share: f64) -> String {
+    format!("{:.1} %", 100.0 * share)
 }
 
 /// A factor.
@@ -239,12 +289,12 @@ pub(crate) fn write_json(path: &Path, report: &impl Serialize) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tally::Tally;
+    use crate::tally::{Done, Tally};
 
     fn summary() -> Summary {
         let mut tally = Tally::new(true, 3);
         for operation in 0..2_000u64 {
-            tally.record(operation * 1_000, operation * 1_000_000, 1, 1, 0);
+            tally.record(operation * 1_000, operation * 1_000_000, 1, Done::default());
         }
         tally.finished_at = 2_000_000_000;
         Summary::of(&Outcome::collect(vec![Ok(tally)], 0).unwrap())

@@ -1,12 +1,56 @@
 //! What a client counts, and what the clients of a run give together.
 
+use std::ops::AddAssign;
+
 use hdrhistogram::Histogram;
+use serde::Serialize;
 
 use crate::Result;
 
 /// A histogram of nanoseconds that grows with what it sees, exact to so many digits.
 fn histogram(digits: u8) -> Histogram<u64> {
     Histogram::new(digits).expect("the digits are within the histogram's limits")
+}
+
+/// What came of some operations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Done {
+    /// Records read, scanned or written; commits; locks held.
+    pub(crate) found: u64,
+    /// Reads of a record that was not there.
+    pub(crate) missed: u64,
+    /// How much the clients were in each other's way.
+    pub(crate) contention: Contention,
+}
+
+/// How much clients were in each other's way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Contention {
+    /// Attempts that the subject refused: conflicts, deadlocks, locks that were busy.
+    pub(crate) aborts: u64,
+    /// Attempts behind the first one of an operation.
+    pub(crate) retries: u64,
+    /// The most retries of one operation.
+    pub(crate) most_retries: u64,
+    /// Operations that ended without a write by their own rule, say since there was not enough money.
+    pub(crate) declined: u64,
+}
+
+impl AddAssign for Contention {
+    fn add_assign(&mut self, other: Self) {
+        self.aborts += other.aborts;
+        self.retries += other.retries;
+        self.most_retries = self.most_retries.max(other.most_retries);
+        self.declined += other.declined;
+    }
+}
+
+impl AddAssign for Done {
+    fn add_assign(&mut self, other: Self) {
+        self.found += other.found;
+        self.missed += other.missed;
+        self.contention += other.contention;
+    }
 }
 
 /// The counts of one client.
@@ -16,8 +60,7 @@ pub(crate) struct Tally {
     pub(crate) finished_at: u64,
     digits: u8,
     operations: u64,
-    found: u64,
-    missed: u64,
+    done: Done,
     latency: Histogram<u64>,
     seconds: Option<Vec<Second>>,
 }
@@ -48,25 +91,16 @@ impl Tally {
             finished_at: 0,
             digits,
             operations: 0,
-            found: 0,
-            missed: 0,
+            done: Done::default(),
             latency: histogram(digits),
             seconds: by_second.then(Vec::new),
         }
     }
 
     /// `operations` ended at `at`, one of them timed.
-    pub(crate) fn record(
-        &mut self,
-        latency_ns: u64,
-        at: u64,
-        operations: u64,
-        found: u64,
-        missed: u64,
-    ) {
+    pub(crate) fn record(&mut self, latency_ns: u64, at: u64, operations: u64, done: Done) {
         self.operations += operations;
-        self.found += found;
-        self.missed += missed;
+        self.done += done;
         self.latency += latency_ns;
         if let Some(seconds) = &mut self.seconds {
             let second = (at / 1_000_000_000) as usize;
@@ -86,10 +120,8 @@ pub(crate) struct Outcome {
     pub(crate) operations: u64,
     /// From the end of the warm-up to the last answer.
     pub(crate) seconds: f64,
-    /// Records read, scanned or written.
-    pub(crate) found: u64,
-    /// Reads of a record that was not there.
-    pub(crate) missed: u64,
+    /// What came of them.
+    pub(crate) done: Done,
     /// Operations due in an open loop and not sent by its end.
     pub(crate) unserved: u64,
     /// Latency in nanoseconds.
@@ -106,8 +138,7 @@ impl Outcome {
         let mut outcome = Self {
             operations: 0,
             seconds: 0.0,
-            found: 0,
-            missed: 0,
+            done: Done::default(),
             unserved: 0,
             latency: histogram(3),
             by_second: Vec::new(),
@@ -117,8 +148,7 @@ impl Outcome {
             let tally = tally?;
             finished_at = finished_at.max(tally.finished_at);
             outcome.operations += tally.operations;
-            outcome.found += tally.found;
-            outcome.missed += tally.missed;
+            outcome.done += tally.done;
             outcome.latency += tally.latency;
             for (index, second) in tally.seconds.into_iter().flatten().enumerate() {
                 if outcome.by_second.len() == index {

@@ -22,8 +22,8 @@
 //! chooses among the numbers up to which every insert has been ([`Population`]).
 
 use std::collections::BTreeSet;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use clap::ValueEnum;
 
@@ -58,6 +58,13 @@ pub(crate) enum Preset {
     Scan,
     /// Inserts all records in batches and forces them at the end.
     Load,
+}
+
+impl Preset {
+    /// Whether scans are part of it.
+    pub(crate) fn scans(self) -> bool {
+        matches!(self, Self::E | Self::Scan)
+    }
 }
 
 /// Shares of the operations in percent; the rest are read-modify-writes.
@@ -217,9 +224,9 @@ impl Population {
 
 /// The operations of one client.
 #[derive(Debug)]
-pub(crate) struct Generator<'a> {
-    workload: &'a Workload,
-    population: &'a Population,
+pub(crate) struct Generator {
+    workload: Workload,
+    population: Arc<Population>,
     chooser: Chooser,
     rng: Rng,
     /// Records drawn ahead, so that a read of a hundred nanoseconds is not measured with the draw.
@@ -227,11 +234,11 @@ pub(crate) struct Generator<'a> {
     position: usize,
 }
 
-impl<'a> Generator<'a> {
+impl Generator {
     /// Operations for client `client` of a run with this seed; `tape` records are drawn ahead and repeat.
     pub(crate) fn new(
-        workload: &'a Workload,
-        population: &'a Population,
+        workload: &Workload,
+        population: &Arc<Population>,
         seed: u64,
         client: u64,
         tape: usize,
@@ -243,8 +250,8 @@ impl<'a> Generator<'a> {
             .map(|_| chooser.choose(records, &mut rng))
             .collect();
         Self {
-            workload,
-            population,
+            workload: workload.clone(),
+            population: population.clone(),
             chooser,
             rng,
             tape,
@@ -357,7 +364,7 @@ mod tests {
 
     fn operations(preset: Preset, seed: u64, count: usize) -> Vec<Operation> {
         let workload = Workload::new(preset, shape(1_000), None, 0.99, 100);
-        let population = Population::new(1_000);
+        let population = Arc::new(Population::new(1_000));
         let mut generator = Generator::new(&workload, &population, seed, 0, 0);
         (0..count).map(|_| generator.operation()).collect()
     }
@@ -453,7 +460,7 @@ mod tests {
     #[test]
     fn a_tape_repeats_what_was_drawn_ahead() {
         let workload = Workload::new(Preset::Get, shape(1_000), None, 0.99, 100);
-        let population = Population::new(1_000);
+        let population = Arc::new(Population::new(1_000));
         let mut generator = Generator::new(&workload, &population, 1, 0, 8);
         let round: Vec<Operation> = (0..8).map(|_| generator.operation()).collect();
         let again: Vec<Operation> = (0..8).map(|_| generator.operation()).collect();

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::{Bench, Figure, Goal, Verdict, judge};
 use crate::Result;
 use crate::calibration::raw_force;
-use crate::contest::{Round, Run, Standing};
 use crate::report::{Summary, count};
+use crate::standing::{Round, Run, Standing};
 use crate::subject::Kind;
 
 /// Loads all records in batches; the clock runs until they are durable.
@@ -29,6 +29,7 @@ pub(crate) fn load(bench: &mut Bench) -> Result<Verdict> {
             runs.push(Run {
                 subject: *kind,
                 checkpoints: None,
+                commits_per_force: None,
                 summary: Summary::of_load(shape.records, time),
             });
         }

@@ -7,16 +7,20 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::Result;
-use crate::contest::{Lab, Standing};
+use crate::contest::Lab;
 use crate::report::table;
+use crate::standing::Standing;
 use crate::subject::Kind;
 use crate::workload::Shape;
 
 mod bulk;
+mod locks;
 mod puts;
+mod read_only;
 mod reads;
 pub(crate) mod reopen;
 mod smoke;
+mod transfers;
 
 /// Records of the figures that need data, unless told otherwise.
 pub(crate) const RECORDS: u64 = 1_000_000;
@@ -53,6 +57,20 @@ pub(crate) enum Figure {
     Reopen,
     /// Bytes on disk after a load.
     Space,
+    /// Durable transfers of 64 clients between nodes, uniform.
+    Transfer,
+    /// The same, zipfian.
+    TransferZipf,
+    /// Durable transfers of one client, against the disk.
+    TransferOne,
+    /// Transfers of 64 clients without forcing.
+    TransferUnforced,
+    /// Adding to one counter, durable, 64 clients.
+    HotCounter,
+    /// Uncontended lock and unlock, against Redis.
+    Lock,
+    /// Read-only transactions beside writers.
+    ReadOnly,
     /// A little of everything, to see that it runs.
     Smoke,
     /// All of them but the smoke.
@@ -142,6 +160,13 @@ impl Bench {
             Figure::Load1m => bulk::load(self)?,
             Figure::Reopen => reopen::reopen(self)?,
             Figure::Space => bulk::space(self)?,
+            Figure::Transfer => transfers::uniform(self)?,
+            Figure::TransferZipf => transfers::zipfian(self)?,
+            Figure::TransferOne => transfers::of_one_client(self)?,
+            Figure::TransferUnforced => transfers::unforced(self)?,
+            Figure::HotCounter => transfers::hot_counter(self)?,
+            Figure::Lock => locks::pairs(self)?,
+            Figure::ReadOnly => read_only::beside_writers(self)?,
             Figure::Smoke => smoke::smoke(self)?,
             Figure::All => {
                 let mut verdicts = Vec::new();
@@ -231,6 +256,13 @@ mod tests {
             "get-zipf-2-threads",
             "scan-100",
             "load-1m",
+            "transfer",
+            "transfer-zipf",
+            "transfer-one",
+            "transfer-unforced",
+            "hot-counter",
+            "lock",
+            "read-only",
             "all",
         ] {
             assert!(

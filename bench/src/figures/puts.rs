@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use super::{Bench, Figure, Goal, Verdict, judge};
 use crate::Result;
-use crate::contest::{Contest, Run, Standing, by_second};
-use crate::driver::{Job, Stop};
+use crate::contest::Contest;
+use crate::driver::Stop;
+use crate::operations::Job;
 use crate::report::{Spread, micros, times};
+use crate::standing::{Run, Standing, by_second};
 use crate::subject::{Durability, Kind, Settings};
 use crate::workload::{Preset, Workload};
 
@@ -194,7 +196,7 @@ pub(crate) fn of_one_client(bench: &mut Bench) -> Result<Verdict> {
 }
 
 /// The p50 of a subject over that of a raw force, within each round.
-fn over_raw_force(standing: &Standing, subject: Kind) -> Option<Spread> {
+pub(super) fn over_raw_force(standing: &Standing, subject: Kind) -> Option<Spread> {
     let ratios: Vec<f64> = standing
         .runs(subject)
         .zip(standing.runs(Kind::Raw))

@@ -6,9 +6,11 @@
 use std::time::Duration;
 
 use super::{Bench, Figure, Goal, Verdict, judge};
-use crate::contest::{Contest, Standing};
+use crate::contest::Contest;
 use crate::distribution::Distribution;
-use crate::driver::{Job, Stop};
+use crate::driver::Stop;
+use crate::operations::Job;
+use crate::standing::Standing;
 use crate::subject::Durability;
 use crate::workload::{Preset, Workload};
 use crate::{Fault, Result};

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Bench, Figure, Verdict};
-use crate::driver::{Job, Progress, Stop};
+use crate::driver::{Progress, Stop};
+use crate::operations::Job;
 use crate::report::{Spread, micros};
 use crate::subject::{Durability, Kind, Settings, open};
 use crate::workload::{Preset, Records, Shape, Workload};

@@ -1,13 +1,19 @@
 //! A little of everything in a few seconds: it shows that each subject of this build runs, not how fast.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ValueEnum;
 
 use super::{Bench, Figure, Verdict};
 use crate::contest::Contest;
-use crate::driver::{Job, Stop};
+use crate::driver::{Schedule, Stop};
+use crate::interleave::{BankTrial, LockTrial};
+use crate::locks::LockJob;
+use crate::operations::Job;
+use crate::standing::Standing;
 use crate::subject::{Durability, Kind};
+use crate::transactions::{BankJob, Economy, Mix, Placement};
 use crate::workload::{Preset, Shape, Workload};
 use crate::{Fault, Result};
 
@@ -31,7 +37,7 @@ pub(crate) fn smoke(bench: &mut Bench) -> Result<Verdict> {
         let workload = Workload::new(preset, shape, None, 0.99, 100);
         let puts_only = preset == Preset::Put;
         let able = |kind: &Kind| {
-            (puts_only || !matches!(kind, Kind::Log | Kind::Raw))
+            (kind.keeps_records() || (puts_only && matches!(kind, Kind::Log | Kind::Raw)))
                 && (!workload.scans() || kind.scans())
         };
         let everyone = || Kind::value_variants().to_vec();
@@ -71,6 +77,10 @@ pub(crate) fn smoke(bench: &mut Bench) -> Result<Verdict> {
         }
         standings.push(standing);
     }
+    for mix in [Mix::Transfer, Mix::Smallbank, Mix::Counter] {
+        standings.extend(transactions(bench, mix)?);
+    }
+    standings.push(locks(bench)?);
     Ok(Verdict {
         figure: Figure::Smoke,
         work: "a little of everything".to_owned(),
@@ -79,5 +89,56 @@ pub(crate) fn smoke(bench: &mut Bench) -> Result<Verdict> {
         measured: "ran".to_owned(),
         reached: Some(true),
         standings,
+    })
+}
+
+fn schedule() -> Schedule {
+    Schedule {
+        clients: 4,
+        stop: Stop::After(Duration::from_millis(50)),
+        warmup: Duration::from_millis(10),
+        rate: None,
+        sample_every: 1,
+        by_second: false,
+    }
+}
+
+/// A little of the transactions of those who have any, audited.
+fn transactions(bench: &Bench, mix: Mix) -> Result<Option<Standing>> {
+    let mut economy = Economy::new(mix, 100, None, 0.9, 100)?;
+    if bench.lab.nodes > 1 {
+        let placement = Placement::of(100, bench.lab.nodes, &bench.lab.runtime)?;
+        economy = economy.crossing(50, placement);
+    }
+    let mut peers = bench.peers.clone().unwrap_or_else(Kind::usual_banks);
+    peers.retain(|kind| kind.has_transactions());
+    if peers.is_empty() {
+        return Ok(None);
+    }
+    let standing = bench.lab.hold_banks(&BankTrial {
+        title: format!("smoke {mix:?}"),
+        job: BankJob {
+            economy: Arc::new(economy),
+            schedule: schedule(),
+            seed: bench.lab.seed,
+            on_threads: false,
+        },
+        peers,
+        settings: bench.lab.settings(Durability::Always, 8 << 20),
+    })?;
+    Ok(Some(standing))
+}
+
+/// A little of mailring's locks; Redis is not on every machine.
+fn locks(bench: &Bench) -> Result<Standing> {
+    bench.lab.hold_locks(&LockTrial {
+        title: "smoke locks".to_owned(),
+        job: LockJob {
+            names: Some(2),
+            schedule: schedule(),
+            seed: bench.lab.seed,
+        },
+        peers: vec![Kind::Mailring],
+        settings: bench.lab.settings(Durability::Always, 8 << 20),
     })
 }

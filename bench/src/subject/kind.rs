@@ -48,6 +48,26 @@ pub(crate) enum Kind {
     /// sled, a flush for each put.
     #[cfg(feature = "sled")]
     Sled,
+    /// fjall with optimistic transactions.
+    #[cfg(feature = "fjall")]
+    FjallOptimistic,
+    /// fjall with transactions of one writer at a time.
+    #[cfg(feature = "fjall")]
+    FjallSingleWriter,
+    /// The same behind a thread that puts all that wait into one transaction.
+    #[cfg(feature = "fjall")]
+    FjallSingleWriterGroup,
+    /// RocksDB's TransactionDB, which locks.
+    #[cfg(feature = "rocksdb")]
+    RocksdbTransaction,
+    /// RocksDB's OptimisticTransactionDB, which validates.
+    #[cfg(feature = "rocksdb")]
+    RocksdbOptimistic,
+    /// Transactions on one thread, in memory, before a bare log: the ceiling of durable transactions.
+    Serial,
+    /// Redis, for its locks: SET NX PX, and a script that compares and deletes.
+    #[cfg(feature = "redis")]
+    Redis,
     /// A hash map in memory: the ceiling of point reads.
     Dashmap,
     /// A bare preallocated log behind a group-commit thread, no checksum, no store: the ceiling of durable puts.
@@ -72,12 +92,81 @@ impl Kind {
 
     /// Whom a comparison of a workload takes: everything of this build that can be read back.
     pub(crate) fn usual_peers() -> Vec<Self> {
-        let readable = |kind: &Self| !matches!(kind, Self::Log | Self::Raw | Self::Nothing);
+        let readable = |kind: &Self| kind.keeps_records() && *kind != Self::Nothing;
         Self::value_variants()
             .iter()
             .copied()
             .filter(readable)
             .collect()
+    }
+
+    /// Whom a comparison of a workload with transactions takes.
+    pub(crate) fn usual_banks() -> Vec<Self> {
+        let kinds = Self::value_variants().iter().copied();
+        kinds
+            .filter(|kind| kind.has_transactions() && *kind != Self::Raw)
+            .collect()
+    }
+
+    /// Whom a comparison of locks takes.
+    pub(crate) fn usual_lockers() -> Vec<Self> {
+        let kinds = Self::value_variants().iter().copied();
+        kinds.filter(|kind| kind.has_locks()).collect()
+    }
+
+    /// Whether it takes the workloads of records, and what was put can be read back.
+    pub(crate) fn keeps_records(self) -> bool {
+        match self {
+            #[cfg(feature = "fjall")]
+            Self::FjallOptimistic | Self::FjallSingleWriter | Self::FjallSingleWriterGroup => false,
+            #[cfg(feature = "rocksdb")]
+            Self::RocksdbTransaction | Self::RocksdbOptimistic => false,
+            #[cfg(feature = "redis")]
+            Self::Redis => false,
+            Self::Serial | Self::Log | Self::Raw => false,
+            _ => true,
+        }
+    }
+
+    /// Whether it takes the workloads with transactions.
+    pub(crate) fn has_transactions(self) -> bool {
+        match self {
+            #[cfg(feature = "fjall")]
+            Self::FjallOptimistic | Self::FjallSingleWriter | Self::FjallSingleWriterGroup => true,
+            #[cfg(feature = "rocksdb")]
+            Self::RocksdbTransaction | Self::RocksdbOptimistic => true,
+            #[cfg(feature = "redb")]
+            Self::Redb | Self::RedbGroup => true,
+            #[cfg(feature = "lmdb")]
+            Self::Lmdb | Self::LmdbGroup => true,
+            #[cfg(feature = "surrealkv")]
+            Self::Surrealkv => true,
+            Self::Mailring | Self::Serial | Self::Raw => true,
+            _ => false,
+        }
+    }
+
+    /// Whether many programs share a transaction by a thread that this bench has put in front, or there is no store
+    /// behind it: no store does as much by itself.
+    pub(crate) fn is_contrived(self) -> bool {
+        match self {
+            #[cfg(feature = "fjall")]
+            Self::FjallSingleWriterGroup => true,
+            #[cfg(feature = "redb")]
+            Self::RedbGroup => true,
+            #[cfg(feature = "lmdb")]
+            Self::LmdbGroup => true,
+            _ => matches!(self, Self::Serial | Self::Raw),
+        }
+    }
+
+    /// Whether it has named locks.
+    pub(crate) fn has_locks(self) -> bool {
+        match self {
+            #[cfg(feature = "redis")]
+            Self::Redis => true,
+            _ => self == Self::Mailring,
+        }
     }
 
     /// The name, as on the command line and in tables.
@@ -89,7 +178,7 @@ impl Kind {
 
     /// Whether it keeps anything on disk that can be read back.
     pub(crate) fn stores(self) -> bool {
-        !matches!(self, Self::Dashmap | Self::Log | Self::Raw | Self::Nothing)
+        self.keeps_records() && !matches!(self, Self::Dashmap | Self::Nothing)
     }
 
     /// Whether it can be scanned in key order.
@@ -214,5 +303,9 @@ pub(crate) fn open(
         ),
         Kind::Raw => threaded(log::BareLog::open(settings, 1)?, settings, runtime),
         Kind::Nothing => threaded(nothing::Nothing, settings, runtime),
+        other => {
+            let complaint = "takes no workload of records";
+            return Err(Fault::from(format!("{other} {complaint}")));
+        }
     })
 }

@@ -24,27 +24,36 @@ pub(crate) struct Ring {
     durability: Durability,
 }
 
+/// Opens mailring with these settings.
+///
+/// # Errors
+///
+/// What mailring says.
+pub(crate) async fn open_mailring(settings: &Settings) -> Result<Mailring> {
+    let durability = match settings.durability {
+        Durability::Always => mailring::Durability::Always,
+        Durability::Interval => mailring::Durability::Interval(INTERVAL),
+        Durability::None => mailring::Durability::None,
+    };
+    let cache_bytes = usize::try_from(settings.cache_bytes)?;
+    let write_buffer_bytes = usize::try_from(settings.write_buffer_bytes)?;
+    Ok(Mailring::builder(&settings.dir)
+        .nodes(u16::try_from(settings.nodes)?)
+        .durability(durability)
+        .memory_budget(cache_bytes + 4 * write_buffer_bytes + OTHER_BYTES)
+        .cache_bytes(cache_bytes)
+        .checkpoint_bytes(write_buffer_bytes)
+        .deadline(DEADLINE)
+        .open()
+        .await?)
+}
+
 impl Ring {
     /// # Errors
     ///
     /// What mailring says.
     pub(crate) async fn open(settings: &Settings) -> Result<Self> {
-        let durability = match settings.durability {
-            Durability::Always => mailring::Durability::Always,
-            Durability::Interval => mailring::Durability::Interval(INTERVAL),
-            Durability::None => mailring::Durability::None,
-        };
-        let cache_bytes = usize::try_from(settings.cache_bytes)?;
-        let write_buffer_bytes = usize::try_from(settings.write_buffer_bytes)?;
-        let database = Mailring::builder(&settings.dir)
-            .nodes(u16::try_from(settings.nodes)?)
-            .durability(durability)
-            .memory_budget(cache_bytes + 4 * write_buffer_bytes + OTHER_BYTES)
-            .cache_bytes(cache_bytes)
-            .checkpoint_bytes(write_buffer_bytes)
-            .deadline(DEADLINE)
-            .open()
-            .await?;
+        let database = open_mailring(settings).await?;
         let keyspace = database.keyspace("usertable").await?;
         Ok(Self {
             database,

@@ -19,9 +19,10 @@ use clap::ValueEnum;
 use serde::Serialize;
 use tokio::runtime::Runtime;
 
-use crate::driver::{Job, Progress, drive};
+use crate::driver::{Progress, drive};
+use crate::operations::{Job, Operations};
 use crate::tally::Outcome;
-use crate::workload::{Records, Shape};
+use crate::workload::{Population, Records, Shape};
 use crate::{Fault, Result};
 
 mod dashmap;
@@ -44,6 +45,7 @@ mod sled;
 mod surrealkv;
 
 pub(crate) use kind::{Kind, blame, open};
+pub(crate) use mailring::open_mailring;
 
 /// Records a batch of a load.
 const LOAD_BATCH: u64 = 1_000;
@@ -275,7 +277,10 @@ struct Running<S> {
 
 impl<S: Subject> Opened for Running<S> {
     fn drive(&self, job: &Job, progress: &Arc<Progress>) -> Result<Outcome> {
-        drive(&self.subject, &self.runtime, job, progress)
+        let population = Arc::new(Population::new(job.workload.shape().records));
+        let (subject, work) = (self.subject.clone(), job.clone());
+        let make = move |number| Operations::new(subject.clone(), &work, &population, number);
+        drive(S::STYLE, &self.runtime, &job.schedule(), progress, make)
     }
 
     fn load(&self, shape: Shape, seed: u64, loaders: u64) -> Result<Duration> {
