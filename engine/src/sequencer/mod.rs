@@ -324,6 +324,11 @@ impl Sequencer {
             self.refuse(&append, Error::Aborted { reason }, out);
             return None;
         }
+        if !self.outcomes.has_room() && append.commits.iter().any(|c| c.txn.is_some()) {
+            let what = "the table of outcomes";
+            self.refuse(&append, Error::Overloaded { what }, out);
+            return None;
+        }
         let bytes = append_bytes(&append);
         if !self.has_room_for(bytes) {
             let is_idle = self.open.records == 0 && self.in_flight.is_empty();

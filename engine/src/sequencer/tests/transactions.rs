@@ -3,6 +3,7 @@
 use super::*;
 use crate::{
     ids::TxnId,
+    outcomes::OutcomeLimits,
     transaction::{Ask, Asker, Decide, DecidePart, Decided, Settle, TxnOutcome, Verdict},
 };
 use JournalEffect::Outcome;
@@ -409,6 +410,39 @@ fn a_transaction_of_one_node_has_an_outcome_too() {
     tell(&mut journal, persisted(2, ROOM, Some(SEGMENT)));
     let committed = outcome(6, TxnOutcome::Committed(Lsn(1)));
     assert_eq!(tell(&mut journal, ask(1, handle(6))), [committed]);
+}
+
+#[test]
+fn transactions_of_one_node_are_refused_too_when_the_table_of_outcomes_is_full() {
+    let limits = OutcomeLimits {
+        outcomes: 1,
+        undecided: 1,
+        ..OutcomeLimits::default()
+    };
+    let mut journal = sequencer();
+    journal.outcomes = Outcomes::new(1, limits);
+    let batch = |numbers: &[Option<u64>], chain| {
+        let commits = numbers.iter().map(|number| StagedCommit {
+            txn: number.map(txn),
+            ..commit(1)
+        });
+        JournalMessage::Append(Append {
+            node: A,
+            incarnation: LIFE,
+            chain,
+            commits: commits.collect(),
+        })
+    };
+    let accepted = |lsn| [resolve(A, 1, Ok(Lsn(lsn)))];
+    assert_eq!(tell(&mut journal, batch(&[Some(1)], 0)), accepted(1));
+    assert_eq!(tell(&mut journal, batch(&[Some(2)], 0)), accepted(2));
+    assert_eq!(tell(&mut journal, batch(&[None], 0)), accepted(3));
+    let what = "the table of outcomes";
+    assert_eq!(
+        tell(&mut journal, batch(&[Some(3)], 0)),
+        [resolve(A, 1, Err(Error::Overloaded { what }))]
+    );
+    assert_eq!(journal.outcomes.committed(txn(3)), None);
 }
 
 #[test]
