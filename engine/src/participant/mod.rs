@@ -222,7 +222,7 @@ impl Participant {
                 if self.guarded && self.has_to_wait(&operation) {
                     return self.park(id, deadline, operation, out);
                 }
-                match self.stage(id, deadline, operation, out) {
+                match self.stage(now, id, deadline, operation, out) {
                     Ok(()) => return,
                     Err(error) => error,
                 }
@@ -244,6 +244,7 @@ impl Participant {
 
     fn stage(
         &mut self,
+        now: Time,
         id: RequestId,
         deadline: Time,
         operation: Operation,
@@ -251,17 +252,19 @@ impl Participant {
     ) -> Result<()> {
         let mut reads_own = false;
         let mut transaction = None;
+        let mut was_reserved = false;
         let (writes, answer): (Writes, Outcome) = match operation {
             Operation::Write(writes) => (writes, Outcome::Written),
             Operation::Transact { txn, reads, writes } => {
                 if let Some((key, with)) = self.conflict(&reads, &writes, false) {
-                    return Err(Error::Conflict { key, with });
+                    return Err(self.turn_away(now, &reads, &writes, key, with));
                 }
                 if writes.is_empty() {
                     let answer = Answer::Written(reads.snapshot);
                     out.push(NodeEffect::Answer(id, Ok(answer)));
                     return Ok(());
                 }
+                was_reserved = self.guarded && self.unreserve(&reads, &writes);
                 self.index_staged();
                 transaction = Some((txn, reads));
                 (writes, Outcome::Written)
@@ -329,6 +332,10 @@ impl Participant {
             lsn: None,
             answer,
         });
+        if was_reserved {
+            // What stood behind the reservation goes on behind the transaction.
+            self.try_parked_again(now, out);
+        }
         Ok(())
     }
 

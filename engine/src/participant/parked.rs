@@ -6,12 +6,19 @@
 //!
 //! A reservation is for a transaction that was turned away by a chain of single-node commits: such a chain never ends on
 //! a hot key. For a moment nothing new starts there, and the next attempt finds the key quiet. A reservation is not renewed
-//! while it lasts, so single-node commits have their turn too.
+//! while it lasts, so single-node commits have their turn too. In turn, a parked request that waits for no reservation keeps
+//! out transactions that would read its keys, or a stream of readers would never let it in.
 
 use super::Operation;
-use crate::ids::{RequestId, Time};
+use crate::{
+    ids::{RequestId, Time},
+    transaction::ReadSet,
+};
 use bytes::Bytes;
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::Bound,
+};
 
 /// A request with its deadline.
 pub(super) type Request = (RequestId, Time, Operation);
@@ -72,9 +79,30 @@ impl Parked {
         }
     }
 
-    /// The key is held now, which is better than reserved.
-    pub(super) fn unreserve(&mut self, key: &Bytes) {
-        self.reserved.remove(key);
+    /// The key is held now, which is better than reserved. Whether it was.
+    pub(super) fn unreserve(&mut self, key: &Bytes) -> bool {
+        self.reserved.remove(key).is_some()
+    }
+
+    /// A key among these reads that a parked request writes, and for which it does not wait in favour of a transaction.
+    pub(super) fn wanted_in(&self, reads: &ReadSet) -> Option<Bytes> {
+        if self.keys.is_empty() {
+            return None;
+        }
+        let mut by_name = reads.keys.iter();
+        let wanted =
+            by_name.find(|key| self.keys.contains_key(*key) && !self.reserved.contains_key(*key));
+        let wanted = wanted.or_else(|| {
+            let mut ranges = reads.ranges.iter();
+            ranges.find_map(|range| {
+                let parked = self.keys.range::<[u8], _>((range.low(), Bound::Unbounded));
+                parked
+                    .map(|(key, _)| key)
+                    .take_while(|key| range.is_below_end(key))
+                    .find(|key| !self.reserved.contains_key(*key))
+            })
+        });
+        wanted.cloned()
     }
 
     /// Ends what is over; whether something was.

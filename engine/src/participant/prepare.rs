@@ -15,7 +15,8 @@
 //! there. A node where nothing is written holds just the same, until it is told.
 //!
 //! `Prepare` never waits: two transactions can't block each other across nodes. Whoever has to wait is a single-node
-//! request, which holds nothing.
+//! request, which holds nothing. It waits for those who hold now, not for ever new ones: who would read what a parked
+//! request writes is turned away, unless the key is reserved, that is, the request waits for the transaction.
 //!
 //! A version that is in no generation is at most the view's complete LSN. A snapshot below that can't be validated by the
 //! generations and is turned away ([`Rival::Floor`]): a checkpoint has ended since the transaction began. The tree could
@@ -36,6 +37,12 @@ use crate::{
 };
 use bytes::Bytes;
 use std::collections::VecDeque;
+
+/// The keys that a transaction has read by name or writes.
+fn touched<'a>(reads: &'a ReadSet, writes: &'a [Write]) -> impl Iterator<Item = &'a Bytes> {
+    let written = writes.iter().map(|write| &write.key);
+    reads.keys.iter().chain(written)
+}
 
 impl Participant {
     /// When [`Participant::handle_timeout`] has something to do.
@@ -142,27 +149,56 @@ impl Participant {
             reads,
             writes,
         } = prepare;
-        let touched = || reads.keys.iter().chain(writes.iter().map(|w| &w.key));
         if let Some((key, with)) = self.conflict(&reads, &writes, true) {
-            if with == Rival::Write {
-                // Chains of single-node commits never end on a hot key: the next attempt shall find it quiet.
-                let (until, limit) = (now.after(self.options.reservation), self.options.reserved);
-                for key in touched().chain([&key]) {
-                    self.parked.reserve(key, until, limit);
-                }
-                self.guarded = true;
-            }
+            return Err(self.turn_away(now, &reads, &writes, key, with));
+        }
+        if let Some(key) = self.parked.wanted_in(&reads) {
+            // Readers go together: without this, ever new ones would keep a writer out for ever.
+            let with = Rival::Write;
             return Err(Error::Conflict { key, with });
         }
-        for key in touched() {
-            self.parked.unreserve(key);
-        }
+        self.unreserve(&reads, &writes);
         let mut entry = Entry::new(deadline, reads, writes);
         // It may stand now where a reservation stood, in the way of whoever is parked there.
         entry.is_in_the_way = self.parked.requests().next().is_some();
         self.prepared.insert(txn, entry);
         self.guarded = true;
         Ok(())
+    }
+
+    /// Reserves what a transaction has touched that meets single-node commits in flight: their chain never ends on a hot
+    /// key, and the next attempt shall find it quiet.
+    pub(super) fn turn_away(
+        &mut self,
+        now: Time,
+        reads: &ReadSet,
+        writes: &[Write],
+        key: Bytes,
+        with: Rival,
+    ) -> Error {
+        let is_in_flight = match with {
+            Rival::Write => true,
+            // It has its LSN, but nobody could have read it yet.
+            Rival::Version(lsn) => lsn > self.visible,
+            Rival::Transaction(_) | Rival::Floor(_) => false,
+        };
+        if is_in_flight {
+            let (until, limit) = (now.after(self.options.reservation), self.options.reserved);
+            for key in touched(reads, writes).chain([&key]) {
+                self.parked.reserve(key, until, limit);
+            }
+            self.guarded = true;
+        }
+        Error::Conflict { key, with }
+    }
+
+    /// The transaction is staged, which is better than reserved. Whether anything was.
+    pub(super) fn unreserve(&mut self, reads: &ReadSet, writes: &[Write]) -> bool {
+        let mut any = false;
+        for key in touched(reads, writes) {
+            any |= self.parked.unreserve(key);
+        }
+        any
     }
 
     /// What stands against a transaction that has read `reads` and writes `writes`: the key, and whose write or read it is.
@@ -326,7 +362,7 @@ impl Participant {
         }
     }
 
-    fn try_parked_again(&mut self, now: Time, out: &mut Vec<NodeEffect>) {
+    pub(super) fn try_parked_again(&mut self, now: Time, out: &mut Vec<NodeEffect>) {
         for (id, deadline, operation) in self.parked.take_all() {
             self.request(now, id, deadline, operation, out);
         }

@@ -557,3 +557,76 @@ fn a_transaction_of_one_node_conflicts_with_what_is_prepared() {
         "a blind write over a staged one"
     );
 }
+
+#[test]
+fn a_transaction_of_one_node_that_chains_have_turned_away_finds_the_key_quiet() {
+    let mut node = bench();
+    node.machine.options.reservation = Duration::from_nanos(30);
+    node.tell(add_to(1, "c", 5));
+    let refused = Reply(RequestId(7), Err(conflict("c", Rival::Write)));
+    assert_eq!(node.tell(transact(7, part(0, &["c"], &["c"]))), [refused]);
+    assert_eq!(node.tell(add_to(2, "d", 1)), [], "another key");
+    assert_eq!(node.tell(put(3, "c", "x")), [], "the chain ends here");
+    let chain = [counter("c", 5), counter("d", 1)];
+    assert_eq!(node.tell(NodeMessage::Flush), [appended(LIFE, 0, &chain)]);
+    node.tell(resolved(LIFE, 0, 2, Ok(Lsn(1))));
+    assert_eq!(
+        node.tell(transact(8, part(2, &["c"], &["c"]))),
+        [ScheduleFlush]
+    );
+    assert_eq!(
+        node.machine.parked(),
+        0,
+        "and what waited goes on behind it"
+    );
+    let out = node.tell(NodeMessage::Flush);
+    let [Journal(JournalMessage::Append(append))] = &out[..] else {
+        panic!("{out:?}");
+    };
+    let staged: Vec<_> = append.commits.iter().map(|commit| commit.txn).collect();
+    assert_eq!(staged, [Some(txn(8)), None]);
+    assert!(!node.machine.is_guarded());
+}
+
+/// A commit that has its LSN and is not visible yet can't have been read: who retries at once meets the next one.
+#[test]
+fn what_is_installed_and_not_visible_is_a_chain_too_and_what_is_visible_is_none() {
+    let mut node = bench();
+    node.tell(add_to(1, "c", 5));
+    node.tell(NodeMessage::Flush);
+    node.tell(resolved(LIFE, 0, 1, Ok(Lsn(1))));
+    assert_eq!(
+        node.tell(prepare(1, part(0, &["c"], &[]))),
+        [no(1, "c", Rival::Version(Lsn(1)))]
+    );
+    assert_eq!(node.tell(add_to(2, "c", 1)), [], "the chain ends here");
+    let mut node = bench();
+    node.commit("c", 1);
+    assert_eq!(
+        node.tell(prepare(1, part(0, &["c"], &[]))),
+        [no(1, "c", Rival::Version(Lsn(1)))]
+    );
+    assert_eq!(node.tell(put(2, "c", "x")), [ScheduleFlush]);
+}
+
+#[test]
+fn ever_new_readers_do_not_keep_a_parked_write_out() {
+    let mut node = bench();
+    assert_eq!(node.tell(prepare(1, part(0, &["a"], &[]))), [yes(1)]);
+    assert_eq!(node.tell(put(1, "a", "x")), []);
+    assert_eq!(
+        node.tell(prepare(2, part(0, &["a"], &["z"]))),
+        [no(2, "a", Rival::Write)]
+    );
+    assert_eq!(
+        node.tell(prepare(3, scan_of(0, "A", "b"))),
+        [no(3, "a", Rival::Write)]
+    );
+    assert_eq!(
+        node.tell(prepare(4, part(0, &["b"], &["a"]))),
+        [no(4, "a", Rival::Transaction(txn(1)))]
+    );
+    assert_eq!(node.tell(prepare(5, part(0, &["b"], &["z"]))), [yes(5)]);
+    assert_eq!(node.tell(settle(1, Some(1))), [ScheduleFlush]);
+    assert_eq!(node.machine.parked(), 0);
+}
