@@ -1,16 +1,23 @@
 //! The memory budget: what is admitted when generations, queues and cache together must stay below one number.
 //!
-//! The cache bounds itself. Here are the other two: bytes of generations (freed by checkpoints, and only when no
-//! snapshot holds them) and bytes of requests under way. A write is admitted at once while both are low. Above the soft
+//! The cache bounds itself. Here are the others: bytes of generations (freed by checkpoints, and only when no snapshot holds
+//! them), bytes of requests under way, and bytes of transactions that are open. A write is admitted at once while the first
+//! two are low. Above the soft
 //! limit of the generations writers are slowed to the rate at which checkpoints free memory, so that throughput sinks
 //! gently; at the hard limit they wait, until their deadline. Where checkpoints fail, waiting would not help: then the
 //! hard limit refuses at once, with the error of the checkpoint.
+//!
+//! Open transactions have a share of their own, and what would exceed it is refused at once: who waited would keep what he
+//! has, which is what the others wait for. One alone may take whatever a transaction may.
 
 use crate::clock::{Clock, TICK};
 use mailring_engine::{Error, Result, ids::Time};
 use std::sync::{
     Arc, Mutex, PoisonError,
-    atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    atomic::{
+        AtomicBool, AtomicI64, AtomicU64, AtomicUsize,
+        Ordering::{Acquire, Relaxed, Release},
+    },
 };
 use tokio::sync::Notify;
 
@@ -23,6 +30,9 @@ pub(crate) struct Budget {
     /// Weight of all generations alive, also of those that only a snapshot holds.
     pub(crate) generations: Arc<AtomicUsize>,
     in_flight: AtomicUsize,
+    /// What open transactions have read and written.
+    open: AtomicUsize,
+    open_limit: usize,
     soft_limit: usize,
     hard_limit: usize,
     in_flight_limit: usize,
@@ -34,6 +44,55 @@ pub(crate) struct Budget {
     starved: AtomicBool,
     /// Why checkpoints free no memory now.
     blocked: Mutex<Option<Error>>,
+    /// Set when the clock has stopped, which wakes whoever waits.
+    is_closed: AtomicBool,
+}
+
+/// Bytes of an open transaction; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct OpenBytes {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+impl OpenBytes {
+    pub(crate) fn new(budget: &Arc<Budget>) -> Self {
+        Self {
+            budget: Arc::clone(budget),
+            bytes: 0,
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Holds so many bytes from here on, or as many as before.
+    pub(crate) fn resize(&mut self, bytes: usize) -> Result<()> {
+        let open = &self.budget.open;
+        if bytes <= self.bytes {
+            open.fetch_sub(self.bytes - bytes, Relaxed);
+        } else {
+            let more = bytes - self.bytes;
+            let before = open.fetch_add(more, Relaxed);
+            let is_alone = before <= self.bytes;
+            if !is_alone && before + more > self.budget.open_limit {
+                open.fetch_sub(more, Relaxed);
+                return Err(Error::Overloaded {
+                    what: "the memory for open transactions",
+                });
+            }
+        }
+        self.bytes = bytes;
+        Ok(())
+    }
+}
+
+impl Drop for OpenBytes {
+    fn drop(&mut self) {
+        self.budget.open.fetch_sub(self.bytes, Relaxed);
+    }
 }
 
 /// Bytes of a request under way; given back when dropped.
@@ -55,11 +114,14 @@ impl Budget {
         generations: Arc<AtomicUsize>,
         generations_limit: usize,
         in_flight_limit: usize,
+        open_limit: usize,
     ) -> Self {
         Self {
             clock,
             generations,
             in_flight: AtomicUsize::new(0),
+            open: AtomicUsize::new(0),
+            open_limit,
             soft_limit: generations_limit / 4 * 3,
             hard_limit: generations_limit,
             in_flight_limit,
@@ -68,6 +130,7 @@ impl Budget {
             room: Notify::new(),
             starved: AtomicBool::new(false),
             blocked: Mutex::new(None),
+            is_closed: AtomicBool::new(false),
         }
     }
 
@@ -75,17 +138,25 @@ impl Budget {
         self.in_flight.load(Relaxed)
     }
 
+    pub(crate) fn open_bytes(&self) -> usize {
+        self.open.load(Relaxed)
+    }
+
     pub(crate) fn generation_bytes(&self) -> usize {
         self.generations.load(Relaxed)
     }
 
-    /// Waits until a request of so many bytes may go on. Dropping the future gives up the place.
+    /// Waits until a request of so many bytes may go on, its deadline has come, or the engine has stopped. Dropping the
+    /// future gives up the place.
     pub(crate) async fn admit(self: &Arc<Self>, bytes: usize, deadline: Time) -> Result<Permit> {
         loop {
             if let Some(permit) = self.try_admit(bytes) {
                 return Ok(permit);
             }
             let room = self.room.notified();
+            if self.is_closed.load(Acquire) {
+                return Err(Error::Closed);
+            }
             if let Some(permit) = self.try_admit(bytes) {
                 return Ok(permit);
             }
@@ -166,9 +237,63 @@ impl Budget {
         self.allowance.store(per_tick as i64, Relaxed);
         self.room.notify_waiters();
     }
+
+    /// Refuses whoever waits, and whoever would: nobody frees memory any more.
+    pub(crate) fn close(&self) {
+        self.is_closed.store(true, Release);
+        self.room.notify_waiters();
+    }
 }
 
 /// An engine without generations has nothing to free: whatever comes then is admitted.
 fn is_over(generations: usize, others: usize, limit: usize) -> bool {
     generations > 0 && generations + others > limit
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        future::Future,
+        pin::pin,
+        task::{Context, Poll, Waker},
+    };
+
+    fn budget(generations: usize) -> Arc<Budget> {
+        let gauge = Arc::new(AtomicUsize::new(generations));
+        Arc::new(Budget::new(Clock::start(), gauge, 100, 50, 30))
+    }
+
+    #[test]
+    fn who_waits_for_memory_is_told_when_the_engine_stops() {
+        let budget = budget(1_000);
+        let mut context = Context::from_waker(Waker::noop());
+        let mut waits = pin!(budget.admit(10, Time::MAX));
+        assert!(waits.as_mut().poll(&mut context).is_pending());
+        budget.close();
+        let refused = waits.as_mut().poll(&mut context);
+        assert!(matches!(refused, Poll::Ready(Err(Error::Closed))));
+        let mut late = pin!(budget.admit(10, Time::MAX));
+        let refused = late.as_mut().poll(&mut context);
+        assert!(matches!(refused, Poll::Ready(Err(Error::Closed))));
+        assert_eq!(budget.in_flight_bytes(), 0);
+    }
+
+    #[test]
+    fn open_transactions_share_a_bound_and_one_alone_has_none() {
+        let budget = budget(0);
+        let overloaded = |result| matches!(result, Err(Error::Overloaded { .. }));
+        let mut one = OpenBytes::new(&budget);
+        one.resize(200).expect("it is alone");
+        let mut other = OpenBytes::new(&budget);
+        assert!(overloaded(other.resize(1)));
+        one.resize(20).expect("it shrinks");
+        other.resize(10).expect("it fits");
+        assert!(overloaded(one.resize(21)));
+        assert_eq!(budget.open_bytes(), 30, "a refusal changes nothing");
+        drop(one);
+        other.resize(200).expect("it is alone");
+        drop(other);
+        assert_eq!(budget.open_bytes(), 0);
+    }
 }

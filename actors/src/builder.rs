@@ -332,8 +332,13 @@ impl Builder {
         self.memory_budget / 8
     }
 
+    pub(crate) fn open_transactions_share(&self) -> usize {
+        self.memory_budget / 16
+    }
+
     pub(crate) fn generations_share(&self) -> usize {
-        self.memory_budget - self.cache_share() - self.in_flight_share()
+        let others = self.cache_share() + self.in_flight_share() + self.open_transactions_share();
+        self.memory_budget - others
     }
 
     pub(crate) fn checkpoint_share(&self) -> usize {

@@ -113,4 +113,5 @@ pub(crate) fn run(switchboard: &Switchboard, stop: &Receiver<()>) {
         }
     }
     alarms.close();
+    switchboard.budget.close();
 }

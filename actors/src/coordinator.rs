@@ -14,8 +14,10 @@
 //! would have answered is told what the message says: a verdict if it has brought one, else that nothing was written,
 //! since only a verdict ends what was decided. Nodes that are not told ask the journal past the deadline.
 //!
-//! A coordinator that panics too often is asked no more: whoever runs gets `Unknown`, and transactions over several nodes
-//! are refused until the engine is opened again. Everything else goes on.
+//! It goes on at once, without a back-off: the message that it died of is not handled again unless a verdict or the end of
+//! a node would be lost with it. A coordinator that panics too often is asked no more: whoever runs gets `Unknown`, and
+//! what needs a coordinator is refused as `CoordinatorDown` until the engine is opened again, of which `stats()` tells.
+//! Everything else goes on.
 
 use crate::{
     admission::Admission,
@@ -47,10 +49,19 @@ pub(crate) struct CommitRequest {
     pub(crate) idempotency: Option<Bytes>,
 }
 
+/// How a commit ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Decision {
+    /// Where it is visible.
+    pub(crate) lsn: Lsn,
+    /// Whether that is an earlier one's commit with the same idempotency key.
+    pub(crate) is_repeated: bool,
+}
+
 /// Where the answer to a commit goes, and what the commit holds until then.
 #[derive(Debug)]
 pub(crate) struct CommitReply {
-    pub(crate) sender: oneshot::Sender<Result<Lsn>>,
+    pub(crate) sender: oneshot::Sender<Result<Decision>>,
     pub(crate) _admission: Admission,
 }
 
@@ -61,7 +72,7 @@ pub(crate) struct CoordinatorActor {
     effects: Vec<CoordinatorEffect>,
     restarts: Restarts,
     /// Set by one panic too many.
-    dead: Option<Error>,
+    is_dead: bool,
 }
 
 impl CoordinatorActor {
@@ -76,7 +87,7 @@ impl CoordinatorActor {
             replies: Slab::new(),
             effects: Vec::new(),
             restarts,
-            dead: None,
+            is_dead: false,
         }
     }
 
@@ -99,7 +110,7 @@ impl CoordinatorActor {
         ctx: &mut Context<Self>,
         handler: impl FnOnce(&mut Coordinator, &mut Vec<CoordinatorEffect>),
     ) {
-        if self.dead.is_some() {
+        if self.is_dead {
             return;
         }
         let mut effects = std::mem::take(&mut self.effects);
@@ -119,9 +130,9 @@ impl CoordinatorActor {
     }
 
     fn publish_running(&self) {
-        let running = match self.dead {
-            None => self.machine.running(),
-            Some(_) => 0,
+        let running = match self.is_dead {
+            false => self.machine.running(),
+            true => 0,
         };
         self.switchboard.coordinator_running.store(running, Relaxed);
     }
@@ -137,13 +148,20 @@ impl CoordinatorActor {
                     board.to_node(node, NodeMessage::Aborts(aborts));
                 }
                 CoordinatorEffect::Journal(message) => board.to_journal(message),
-                CoordinatorEffect::Answer(request, result) => self.answer(request, result),
+                CoordinatorEffect::Answer(request, result) => {
+                    let is_repeated = false;
+                    self.answer(request, result.map(|lsn| Decision { lsn, is_repeated }));
+                }
+                CoordinatorEffect::AnswerRepeated(request, lsn) => {
+                    let is_repeated = true;
+                    self.answer(request, Ok(Decision { lsn, is_repeated }));
+                }
                 CoordinatorEffect::ScheduleFlush => ctx.notify(Deliver(CoordinatorMessage::Flush)),
             }
         }
     }
 
-    fn answer(&mut self, request: RequestId, result: Result<Lsn>) {
+    fn answer(&mut self, request: RequestId, result: Result<Decision>) {
         let key = usize::try_from(request.0).expect("request numbers are slab keys");
         let (_, reply) = self.replies.remove(key);
         // The caller may have gone: then nobody wants to know.
@@ -192,9 +210,9 @@ impl CoordinatorActor {
             reason,
             "the coordinator panicked too often; it is asked no more"
         );
-        self.dead = Some(Error::ReadOnly {
-            reason: format!("the coordinator of transactions panicked too often: {reason}"),
-        });
+        self.is_dead = true;
+        // Set once: nobody revives it.
+        let _ = self.switchboard.coordinator_down.set(reason.to_owned());
         for (_, reply) in self.replies.drain() {
             let reason = format!("the coordinator panicked: {reason}");
             let _ = reply.sender.send(Err(Error::Unknown { reason }));
@@ -203,7 +221,7 @@ impl CoordinatorActor {
 }
 
 /// What is told to the caller of a transaction that the broken step has ended.
-fn orphans_answer(txn: TxnId, message: Option<&CoordinatorMessage>) -> Result<Lsn> {
+fn orphans_answer(txn: TxnId, message: Option<&CoordinatorMessage>) -> Result<Decision> {
     let verdict = match message {
         Some(CoordinatorMessage::Decided(decided)) => {
             let mut decided = decided.iter();
@@ -218,7 +236,10 @@ fn orphans_answer(txn: TxnId, message: Option<&CoordinatorMessage>) -> Result<Ls
     };
     match verdict {
         Some(Decided { verdict, .. }) => match verdict {
-            Verdict::Committed(lsn) | Verdict::Repeated(lsn) => Ok(*lsn),
+            Verdict::Committed(lsn) | Verdict::Repeated(lsn) => Ok(Decision {
+                lsn: *lsn,
+                is_repeated: matches!(verdict, Verdict::Repeated(_)),
+            }),
             Verdict::Refused(error) | Verdict::Unknown(error) => Err(error.clone()),
         },
         None => Err(Error::Aborted {
@@ -259,8 +280,8 @@ impl Handler<Ask<CommitRequest, CommitReply>> for CoordinatorActor {
             parts,
             idempotency,
         } = ask.message;
-        if let Some(error) = &self.dead {
-            let _ = ask.reply.sender.send(Err(error.clone()));
+        if self.is_dead {
+            let _ = ask.reply.sender.send(Err(Error::CoordinatorDown));
             return;
         }
         let request = RequestId(self.replies.insert((txn, ask.reply)) as u64);

@@ -3,7 +3,7 @@
 use crate::{
     admission::Admission,
     clock::wall_clock_ms,
-    coordinator::{CommitReply, CommitRequest},
+    coordinator::{CommitReply, CommitRequest, Decision},
     journal::{Describe, KeyspaceRequest, OutcomeRequest, Subscribe, Subscription},
     message::Ask,
     open::Threads,
@@ -174,6 +174,8 @@ impl Engine {
         let switchboard = &self.switchboard;
         let started = Instant::now();
         let permit = switchboard.budget.admit(weight, deadline).await?;
+        // The wait may have been long, and who has stopped by now would answer nothing.
+        self.check_writable()?;
         let (reply, answer) = oneshot::channel();
         let queue = {
             let routes = switchboard.routes.load();
@@ -206,7 +208,7 @@ impl Engine {
 
     /// Commits over several nodes, by the coordinator, and waits until it is durable and visible.
     #[tracing::instrument(level = "debug", name = "commit", skip_all, fields(txn = %request.txn, nodes = request.parts.len(), bytes = weight), err(level = "debug"))]
-    pub(crate) async fn commit(&self, request: CommitRequest, weight: usize) -> Result<Lsn> {
+    pub(crate) async fn commit(&self, request: CommitRequest, weight: usize) -> Result<Decision> {
         self.check_writable()?;
         let switchboard = &self.switchboard;
         let deadline = request.deadline;
@@ -214,6 +216,8 @@ impl Engine {
             switchboard.tables[usize::from(part.node.0)].check_up()?;
         }
         let permit = switchboard.budget.admit(weight, deadline).await?;
+        // The wait may have been long, and who has stopped by now would answer nothing.
+        self.check_writable()?;
         let (sender, answer) = oneshot::channel();
         let queue = &switchboard.coordinator_queue;
         let admission = Admission::new(permit, queue, "the coordinator's mailbox")?;

@@ -233,8 +233,10 @@ impl Mailring {
             checkpoints,
             generation_bytes: switchboard.budget.generation_bytes(),
             in_flight_bytes: switchboard.budget.in_flight_bytes(),
+            transaction_bytes: switchboard.budget.open_bytes(),
             cache_bytes: switchboard.cache.bytes(),
             index_bytes: switchboard.cache_share.held(),
+            coordinator_down: switchboard.coordinator_down.get().cloned(),
             read_only: switchboard.read_only.get().cloned(),
             disk_full: switchboard
                 .space_error

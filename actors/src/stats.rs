@@ -80,10 +80,15 @@ pub struct Stats {
     pub generation_bytes: usize,
     /// Bytes of requests under way.
     pub in_flight_bytes: usize,
+    /// Bytes that open transactions have read and written, and that are not committed yet.
+    pub transaction_bytes: usize,
     /// Bytes of the row cache.
     pub cache_bytes: usize,
     /// Bytes of the trees' indexes and filters that are held in memory.
     pub index_bytes: usize,
+    /// Why the coordinator of transactions was given up, if it was: commits over several nodes are refused as
+    /// `CoordinatorDown` until the engine is reopened.
+    pub coordinator_down: Option<String>,
     /// Set once the engine refuses writes until it is reopened.
     pub read_only: Option<Error>,
     /// Set while the disk has no room for the journal or a tree.

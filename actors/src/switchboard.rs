@@ -86,6 +86,8 @@ pub(crate) struct Switchboard {
     pub(crate) coordinator_tick: TickSlot,
     /// Transactions that the coordinator carries to their end now.
     pub(crate) coordinator_running: AtomicUsize,
+    /// Why the coordinator was given up.
+    pub(crate) coordinator_down: OnceLock<String>,
     /// Commits that the coordinator has not answered.
     pub(crate) coordinator_queue: Arc<Queue>,
     pub(crate) node_ticks: Vec<NodeTicks>,

@@ -459,7 +459,8 @@ impl Telemetry {
         self.checkpoint_lag.set(budget.generation_bytes() as f64);
         self.cache_bytes.set(cached as f64);
         let held = switchboard.cache_share.held();
-        let memory = budget.generation_bytes() + budget.in_flight_bytes() + cached + held;
+        let requests = budget.in_flight_bytes() + budget.open_bytes();
+        let memory = budget.generation_bytes() + requests + cached + held;
         self.memory_bytes.set(memory as f64);
         self.visible.set(switchboard.visible.load().0 as f64);
         self.prepared.set(switchboard.prepared() as f64);

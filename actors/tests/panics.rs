@@ -243,7 +243,8 @@ async fn a_coordinator_that_panics_too_often_is_given_up_and_not_the_engine() ->
         .set("coordinator", None, "Commit", false, 0, usize::MAX);
     do_everything_until_sprung(&stage, 6).await;
     let refused = stage.transfer(0).await.unwrap_err();
-    assert!(matches!(refused, Error::ReadOnly { .. }), "{refused}");
+    assert_eq!(refused, Error::CoordinatorDown);
+    assert!(stage.db.stats().coordinator_down.is_some());
     until(|| stage.db.stats().prepared == 0).await;
     assert_serves_again_without_transactions(&stage).await?;
     stage.assert_reopens_whole().await

@@ -4,8 +4,7 @@ mod common;
 
 use common::{Gate, OpensAtTheEnd, builder, keys_of, patiently, until, until_idle};
 use mailring::{
-    Committed, Error, FaultSite, Keyspace, Mailring, Once, Result, Rival, Transaction, TxnOutcome,
-    WatchEvent,
+    Error, FaultSite, Keyspace, Mailring, Once, Result, Transaction, TxnOutcome, WatchEvent,
 };
 use std::{
     collections::BTreeSet,
@@ -30,10 +29,6 @@ async fn two_nodes() -> Result<(Mailring, Keyspace, [String; 2])> {
 async fn text(ks: &Keyspace, key: &str) -> Result<Option<String>> {
     let value = ks.get(key).await?;
     Ok(value.map(|value| String::from_utf8(value.to_vec()).unwrap()))
-}
-
-fn is_conflict(result: &Result<Committed>) -> bool {
-    matches!(result, Err(Error::Conflict { .. }))
 }
 
 #[tokio::test]
@@ -85,64 +80,6 @@ async fn a_transaction_reads_its_own_writes_and_else_its_snapshot() -> Result<()
     assert_eq!(many.iter().flatten().count(), 2);
     assert_eq!(txn.add(&ks, "counter", 2).await?, 2);
     assert_eq!(txn.add(&ks, "counter", 3).await?, 5);
-    Ok(())
-}
-
-#[tokio::test]
-async fn what_somebody_else_has_changed_is_a_conflict_that_names_the_key() -> Result<()> {
-    let (db, ks, [a, b]) = two_nodes().await?;
-    for own in [&a, &b] {
-        let txn = db.begin()?;
-        txn.get(&ks, &a).await?;
-        txn.put(&ks, own, "mine").await?;
-        let lsn = ks.put(&a, "theirs").await?;
-        let Err(Error::Conflict { key, with }) = txn.commit().await else {
-            panic!("a lost update");
-        };
-        assert_eq!(&key[4..], a.as_bytes());
-        assert_eq!(with, Rival::Version(lsn));
-        assert_eq!(txn.commit().await, Err(Error::TransactionEnded));
-        assert_eq!(txn.put(&ks, &a, "late").await, Err(Error::TransactionEnded));
-    }
-    assert_eq!(text(&ks, &a).await?.as_deref(), Some("theirs"));
-    assert_eq!(text(&ks, &b).await?, None);
-    let stats = db.stats();
-    assert_eq!((stats.aborts, stats.conflicts), (2, 2));
-    Ok(())
-}
-
-#[tokio::test]
-async fn write_skew_is_refused() -> Result<()> {
-    let (db, ks, [a, b]) = two_nodes().await?;
-    let (one, other) = (db.begin()?, db.begin()?);
-    for txn in [&one, &other] {
-        txn.get(&ks, &a).await?;
-        txn.get(&ks, &b).await?;
-    }
-    one.put(&ks, &a, "off").await?;
-    other.put(&ks, &b, "off").await?;
-    let (one, other) = tokio::join!(one.commit(), other.commit());
-    assert!(
-        is_conflict(&one) || is_conflict(&other),
-        "{one:?} {other:?}"
-    );
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_phantom_is_refused_and_what_lies_behind_the_scan_is_not() -> Result<()> {
-    let (db, ks, [a, _]) = two_nodes().await?;
-    ks.put_many([("x1", "v"), ("x5", "v")]).await?;
-    let whole = db.begin()?;
-    assert_eq!(whole.prefix(&ks, "x").collect().await?.len(), 2);
-    whole.put(&ks, &a, "1").await?;
-    let first = db.begin()?;
-    assert_eq!(first.prefix(&ks, "x").limit(1).collect().await?.len(), 1);
-    first.put(&ks, &a, "2").await?;
-    ks.put("x3", "phantom").await?;
-    assert!(is_conflict(&whole.commit().await));
-    first.commit().await?;
-    assert_eq!(text(&ks, &a).await?.as_deref(), Some("2"));
     Ok(())
 }
 
@@ -551,5 +488,70 @@ fn of_two_clones_that_commit_at_once_one_is_carried_out_and_the_other_is_told() 
         assert!(ended[0] != ended[1], "{one:?} {other:?}");
         assert!(one.is_ok() || other.is_ok());
     }
+    Ok(())
+}
+
+/// Forward, backward and as a sorted list: the same pairs, whatever the transaction has written or removed.
+#[tokio::test]
+async fn a_reverse_scan_is_a_scan_from_its_other_end_also_of_own_writes() -> Result<()> {
+    let (db, ks, _) = two_nodes().await?;
+    let key = |number: u32| format!("{number:03}");
+    ks.put_many((0..60).step_by(2).map(|number| (key(number), "old")))
+        .await?;
+    let txn = db.begin()?;
+    for number in (0..60).step_by(3) {
+        txn.put(&ks, key(number), "own").await?;
+    }
+    for number in (0..60).step_by(5) {
+        txn.delete(&ks, key(number)).await?;
+    }
+    ks.put(key(1), "newer").await?;
+    for (low, high) in [(0, 60), (7, 43), (10, 11), (30, 30), (40, 20)] {
+        let range = || key(low)..key(high);
+        let forward = txn.scan(&ks, range()).collect().await?;
+        let mut backward = txn.scan(&ks, range()).reverse().collect().await?;
+        backward.reverse();
+        assert_eq!(forward, backward);
+        let expected =
+            (low..high).filter(|number| number % 5 > 0 && (number % 2 == 0 || number % 3 == 0));
+        let found = forward.iter().map(|(key, _)| key.to_vec());
+        assert!(found.eq(expected.map(|number| key(number).into_bytes())));
+    }
+    let last = txn.prefix(&ks, "0").reverse().limit(2).collect().await?;
+    assert_eq!(
+        last,
+        [
+            (key(58).into(), "old".into()),
+            (key(57).into(), "own".into())
+        ]
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_reverse_scan_conflicts_as_far_as_it_was_read() -> Result<()> {
+    let (db, ks, [a, _]) = two_nodes().await?;
+    ks.put_many([("x1", "v"), ("x5", "v"), ("x7", "v")]).await?;
+    let begin = async |pairs| {
+        let txn = db.begin()?;
+        let found = txn
+            .prefix(&ks, "x")
+            .reverse()
+            .limit(pairs)
+            .collect()
+            .await?;
+        assert!(found.len() <= pairs && found[0].0 == "x7");
+        txn.put(&ks, &a, "v").await?;
+        Ok::<_, Error>(txn)
+    };
+    let (before, at, whole) = (begin(1).await?, begin(2).await?, begin(9).await?);
+    ks.put("x6", "phantom").await?;
+    before.commit().await?;
+    assert!(matches!(at.commit().await, Err(Error::Conflict { .. })));
+    assert!(matches!(whole.commit().await, Err(Error::Conflict { .. })));
+    let (at, whole) = (begin(2).await?, begin(9).await?);
+    ks.put("x0", "phantom").await?;
+    at.commit().await?;
+    assert!(matches!(whole.commit().await, Err(Error::Conflict { .. })));
     Ok(())
 }

@@ -73,6 +73,9 @@ pub enum CoordinatorEffect {
     Journal(JournalMessage),
     /// Answer a request: the LSN of the commit, which is visible.
     Answer(RequestId, Result<Lsn>),
+    /// Answer a request: an earlier transaction with its idempotency key was committed at this LSN, which is visible, and
+    /// nothing was written now.
+    AnswerRepeated(RequestId, Lsn),
     /// Send [`CoordinatorMessage::Flush`] to this coordinator behind what is queued now.
     ScheduleFlush,
 }
@@ -349,7 +352,9 @@ impl Coordinator {
             Verdict::Refused(error) => self.roll_back(txn, None, error, out),
             Verdict::Repeated(lsn) => {
                 self.send_aborts(txn, None);
-                self.finish(txn, Ok(lsn), out);
+                if let Some(running) = self.take_running(txn) {
+                    out.push(CoordinatorEffect::AnswerRepeated(running.request, lsn));
+                }
             }
         }
     }
@@ -411,10 +416,15 @@ impl Coordinator {
     }
 
     fn finish(&mut self, txn: TxnId, answer: Result<Lsn>, out: &mut Vec<CoordinatorEffect>) {
-        if let Some(running) = self.running.remove(&txn) {
-            self.timers.remove(&(running.timer, txn));
+        if let Some(running) = self.take_running(txn) {
             out.push(CoordinatorEffect::Answer(running.request, answer));
         }
+    }
+
+    fn take_running(&mut self, txn: TxnId) -> Option<Running> {
+        let running = self.running.remove(&txn)?;
+        self.timers.remove(&(running.timer, txn));
+        Some(running)
     }
 
     fn ask(&mut self, txn: TxnId) {

@@ -5,7 +5,7 @@ use crate::{
     transaction::{ReadSet, Writes},
     value::{Value, Write},
 };
-use CoordinatorEffect::{Aborts, Answer, Journal, Prepares, ScheduleFlush};
+use CoordinatorEffect::{Aborts, Answer, AnswerRepeated, Journal, Prepares, ScheduleFlush};
 
 const A: NodeId = NodeId(0);
 const B: NodeId = NodeId(1);
@@ -312,7 +312,7 @@ fn once_it_is_sent_a_decision_is_asked_for_and_never_rolled_back() {
 fn a_repeated_key_answers_the_first_commit_and_releases_the_second() {
     let mut coordinator = deciding();
     let out = tell(&mut coordinator, decided(1, Verdict::Repeated(Lsn(4))));
-    assert_eq!(out, [Answer(RequestId(1), Ok(Lsn(4))), ScheduleFlush]);
+    assert_eq!(out, [AnswerRepeated(RequestId(1), Lsn(4)), ScheduleFlush]);
     assert_eq!(flush(&mut coordinator), [aborts(A, 1), aborts(B, 1)]);
 }
 

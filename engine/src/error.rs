@@ -116,6 +116,11 @@ pub enum Error {
         /// The node.
         node: NodeId,
     },
+    /// The coordinator of transactions panicked more often than the restart intensity allows.
+    #[error(
+        "the coordinator of transactions is down after repeated failures; nothing was written, and nothing over several nodes can be committed until the engine is reopened"
+    )]
+    CoordinatorDown,
     /// The engine refuses writes after a failed write or force.
     #[error("the engine is read-only: {reason}; close and reopen it to recover")]
     ReadOnly {
@@ -374,6 +379,7 @@ impl Error {
             | Self::CounterOverflow { .. }
             | Self::Unknown { .. }
             | Self::NodeDown { .. }
+            | Self::CoordinatorDown
             | Self::ReadOnly { .. }
             | Self::CorruptJournal { .. }
             | Self::CorruptTree { .. }

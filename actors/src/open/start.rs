@@ -122,6 +122,7 @@ pub(super) fn start(
         gauge,
         builder.generations_share(),
         builder.in_flight_share(),
+        builder.open_transactions_share(),
     );
     let switchboard = Arc::new(Switchboard {
         clock,
@@ -152,6 +153,7 @@ pub(super) fn start(
         locks: LockDesk::new(builder.mailbox_capacity, lock_life(&builder, &manifest)),
         coordinator_tick: clock::TickSlot::default(),
         coordinator_running: AtomicUsize::new(0),
+        coordinator_down: OnceLock::new(),
         coordinator_queue: Arc::new(Queue::new(builder.mailbox_capacity)),
         alarms: Alarms::new(),
         journal_overdue: Notify::new(),

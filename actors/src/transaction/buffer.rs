@@ -1,20 +1,39 @@
 //! What a transaction has read and wants written, before anybody else hears of it.
 //!
 //! Writes are kept by key, the last one counts. From the first savepoint on, what a write replaces is kept too, once a key
-//! and savepoint, so that going back costs what was written since, and a transaction without savepoints pays nothing.
+//! and savepoint, so that going back costs what was written since, and a transaction without savepoints pays nothing. What
+//! is kept for going back counts like what is written.
+//!
+//! The memory of it all, with what the tables take besides, is part of the engine's budget until the commit is answered.
 
+use crate::{
+    budget::{Budget, OpenBytes},
+    engine::{KeyspaceState, Pinned},
+};
 use bytes::Bytes;
 use mailring_engine::{
     Error, Result,
     ids::NodeId,
+    store::runs::Direction,
     transaction::{KeyRange, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_KEYS, MAX_TRANSACTION_RANGES},
     value::{Value, Write},
 };
 use std::{
     collections::BTreeMap,
     ops::Bound,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{
+            AtomicU64,
+            Ordering::{Acquire, Relaxed},
+        },
+    },
 };
+
+/// Weight of an entry of the read set or of the writes, beside its bytes.
+const ENTRY_BYTES: usize = 96;
+/// Weight of a range or of a savepoint.
+const SMALL_BYTES: usize = 64;
 
 /// A point in a transaction, made by [`Transaction::savepoint`](crate::Transaction::savepoint).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +51,9 @@ pub(super) struct Buffered {
 /// A range that is being scanned.
 #[derive(Debug)]
 struct ReadRange {
-    low: Bound<Bytes>,
+    direction: Direction,
+    /// Its first end in this direction.
+    from: Bound<Bytes>,
     /// How far it was read.
     through: Option<Bound<Bytes>>,
 }
@@ -46,12 +67,17 @@ struct Undo {
 
 #[derive(Debug)]
 pub(super) struct Buffer {
+    /// What the transaction reads from; let go when it ends.
+    pub(super) pinned: Arc<Pinned>,
     pub(super) reads: BTreeMap<Bytes, NodeId>,
     ranges: Vec<ReadRange>,
     pub(super) writes: BTreeMap<Bytes, Buffered>,
     undo: Vec<Undo>,
+    keyspaces: Vec<Arc<KeyspaceState>>,
     bytes: usize,
-    nodes: usize,
+    /// Bytes kept for going back.
+    kept: usize,
+    pub(super) memory: OpenBytes,
 }
 
 fn weight_of(key: &Bytes, value: Option<&Value>) -> usize {
@@ -66,15 +92,37 @@ fn check(len: usize, limit: usize, unit: &'static str) -> Result<()> {
 }
 
 impl Buffer {
-    /// An empty one, for an engine of so many nodes.
-    pub(super) fn new(nodes: usize) -> Self {
+    /// An empty one that reads from `pinned`.
+    pub(super) fn new(pinned: Arc<Pinned>, budget: &Arc<Budget>) -> Self {
         Self {
+            pinned,
             reads: BTreeMap::new(),
             ranges: Vec::new(),
             writes: BTreeMap::new(),
             undo: Vec::new(),
+            keyspaces: Vec::new(),
             bytes: 0,
-            nodes,
+            kept: 0,
+            memory: OpenBytes::new(budget),
+        }
+    }
+
+    /// The transaction is about to read or write in the keyspace.
+    pub(super) fn enter(&mut self, keyspace: &Arc<KeyspaceState>) {
+        let is_known = |known: &Arc<KeyspaceState>| Arc::ptr_eq(known, keyspace);
+        if !self.keyspaces.iter().any(is_known) {
+            self.keyspaces.push(Arc::clone(keyspace));
+        }
+    }
+
+    /// Fails if a keyspace that it has read or written was dropped since.
+    pub(super) fn check_keyspaces(&self) -> Result<()> {
+        let mut keyspaces = self.keyspaces.iter();
+        match keyspaces.find(|keyspace| keyspace.dropped.load(Acquire)) {
+            Some(keyspace) => Err(Error::KeyspaceNotFound {
+                name: keyspace.name.clone(),
+            }),
+            None => Ok(()),
         }
     }
 
@@ -83,13 +131,18 @@ impl Buffer {
         self.writes.get(key).map(|write| write.value.clone())
     }
 
-    /// The first write behind `low` that `high` does not exclude.
+    /// The first write between the bounds, seen in this direction.
     pub(super) fn first_written(
         &self,
         low: Bound<&Bytes>,
         high: Bound<&Bytes>,
+        direction: Direction,
     ) -> Option<(&Bytes, &Buffered)> {
-        self.writes.range::<Bytes, _>((low, high)).next()
+        let mut range = self.writes.range::<Bytes, _>((low, high));
+        match direction {
+            Direction::Forward => range.next(),
+            Direction::Backward => range.next_back(),
+        }
     }
 
     pub(super) fn note_read(&mut self, key: &Bytes, node: NodeId) -> Result<()> {
@@ -97,24 +150,41 @@ impl Buffer {
             return Ok(());
         }
         let bytes = self.bytes + key.len();
-        self.check_size(1, bytes)?;
+        self.check_size(1, bytes, self.kept)?;
+        self.charge(1, bytes, self.kept)?;
         self.bytes = bytes;
         self.reads.insert(key.clone(), node);
         Ok(())
     }
 
-    fn check_size(&self, more_keys: usize, bytes: usize) -> Result<()> {
+    fn check_size(&self, more_keys: usize, bytes: usize, kept: usize) -> Result<()> {
         let keys = self.reads.len() + self.writes.len() + more_keys;
         check(keys, MAX_TRANSACTION_KEYS, "keys")?;
-        check(bytes, MAX_TRANSACTION_BYTES, "bytes")
+        check(bytes + kept, MAX_TRANSACTION_BYTES, "bytes")
     }
 
-    /// Begins to read a range; the number by which to say how far it went.
-    pub(super) fn begin_range(&mut self, low: Bound<Bytes>) -> Result<usize> {
+    /// Charges the memory budget for what there will be.
+    fn charge(&mut self, more_entries: usize, bytes: usize, kept: usize) -> Result<()> {
+        let entries = self.reads.len() + self.writes.len() + more_entries;
+        let small = self.ranges.len() * SMALL_BYTES;
+        self.memory
+            .resize(bytes + kept + entries * ENTRY_BYTES + small)
+    }
+
+    /// Begins to read a range from one of its ends; the number by which to say how far it went.
+    pub(super) fn begin_range(
+        &mut self,
+        direction: Direction,
+        from: Bound<Bytes>,
+    ) -> Result<usize> {
         // Its keys may be on any node.
-        let ranges = (self.ranges.len() + 1) * self.nodes;
+        let ranges = (self.ranges.len() + 1) * self.pinned.views.len();
         check(ranges, MAX_TRANSACTION_RANGES, "ranges")?;
-        self.ranges.push(ReadRange { low, through: None });
+        self.ranges.push(ReadRange {
+            direction,
+            from,
+            through: None,
+        });
         Ok(self.ranges.len() - 1)
     }
 
@@ -127,10 +197,12 @@ impl Buffer {
         let ranges = std::mem::take(&mut self.ranges).into_iter();
         ranges
             .filter_map(|range| {
-                Some(KeyRange {
-                    low: range.low,
-                    high: range.through?,
-                })
+                let (from, through) = (range.from, range.through?);
+                let (low, high) = match range.direction {
+                    Direction::Forward => (from, through),
+                    Direction::Backward => (through, from),
+                };
+                Some(KeyRange { low, high })
             })
             .collect()
     }
@@ -140,28 +212,36 @@ impl Buffer {
         let before = self.writes.get(&key);
         let freed = before.map_or(0, |before| weight_of(&key, before.value.as_ref()));
         let bytes = self.bytes - freed + weight_of(&key, value.as_ref());
-        self.check_size(usize::from(before.is_none()), bytes)?;
-        self.bytes = bytes;
         let level = self.undo.len();
+        // From a savepoint on, the first write to a key keeps what was there.
+        let keeps = level > 0 && before.is_none_or(|before| before.level < level);
+        let replaced = before.and_then(|before| before.value.as_ref());
+        let kept = self.kept + usize::from(keeps) * weight_of(&key, replaced);
+        let more = usize::from(before.is_none());
+        self.check_size(more, bytes, kept)?;
+        self.charge(more, bytes, kept)?;
+        (self.bytes, self.kept) = (bytes, kept);
         let buffered = Buffered { node, value, level };
         let before = self.writes.insert(key.clone(), buffered);
-        if let Some(undo) = self.undo.last_mut()
-            && before.as_ref().is_none_or(|before| before.level < level)
-        {
+        if keeps && let Some(undo) = self.undo.last_mut() {
             undo.replaced.push((key, before));
         }
         Ok(())
     }
 
-    pub(super) fn savepoint(&mut self) -> Savepoint {
+    pub(super) fn savepoint(&mut self) -> Result<Savepoint> {
         // Of all transactions, so that one's savepoint is not taken for another's.
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Relaxed);
+        let kept = self.kept + SMALL_BYTES;
+        self.check_size(0, self.bytes, kept)?;
+        self.charge(0, self.bytes, kept)?;
+        self.kept = kept;
         self.undo.push(Undo {
             id,
             replaced: Vec::new(),
         });
-        Savepoint(id)
+        Ok(Savepoint(id))
     }
 
     pub(super) fn rollback_to(&mut self, savepoint: Savepoint) -> Result<()> {
@@ -174,10 +254,13 @@ impl Buffer {
             });
         };
         for undo in self.undo.drain(place..).rev().collect::<Vec<_>>() {
+            self.kept -= SMALL_BYTES;
             for (key, before) in undo.replaced.into_iter().rev() {
                 let kept = before
                     .as_ref()
                     .map_or(0, |before| weight_of(&key, before.value.as_ref()));
+                let value = before.as_ref().and_then(|before| before.value.as_ref());
+                self.kept -= weight_of(&key, value);
                 let undone = match before {
                     Some(before) => self.writes.insert(key.clone(), before),
                     None => self.writes.remove(&key),
@@ -186,18 +269,40 @@ impl Buffer {
                 self.bytes = self.bytes + kept - weight_of(&key, undone.value.as_ref());
             }
         }
+        self.kept += SMALL_BYTES;
         self.undo.push(Undo {
             id: savepoint.0,
             replaced: Vec::new(),
         });
-        Ok(())
+        self.charge(0, self.bytes, self.kept)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mailring_engine::ids::KeyspaceId;
+    use crate::clock::Clock;
+    use mailring_engine::{
+        ids::{KeyspaceId, Lsn},
+        store::{Store, memory::MemoryStore},
+        view::NodeView,
+    };
+
+    /// One for an engine of so many nodes.
+    fn buffer_of(nodes: usize) -> Buffer {
+        let view = Arc::new(NodeView {
+            active: Arc::default(),
+            frozen: Vec::new(),
+            tree: MemoryStore::default().view(),
+            complete: Lsn(0),
+        });
+        let pinned = Pinned {
+            at: Lsn(0),
+            views: vec![view; nodes],
+        };
+        let budget = Arc::new(Budget::new(Clock::start(), Arc::default(), 1, 1, 1));
+        Buffer::new(Arc::new(pinned), &budget)
+    }
 
     fn put(buffer: &mut Buffer, key: &str, value: &str) {
         let value = Some((value.as_bytes(), 0));
@@ -220,14 +325,14 @@ mod tests {
 
     #[test]
     fn rolling_back_takes_back_what_was_written_since_and_nothing_else() {
-        let mut buffer = Buffer::new(1);
+        let mut buffer = buffer_of(1);
         put(&mut buffer, "a", "before");
-        let first = buffer.savepoint();
+        let first = buffer.savepoint().unwrap();
         let at_first = state(&buffer);
         put(&mut buffer, "a", "1");
         put(&mut buffer, "b", "1");
         put(&mut buffer, "a", "11");
-        let second = buffer.savepoint();
+        let second = buffer.savepoint().unwrap();
         let at_second = state(&buffer);
         put(&mut buffer, "a", "222");
         put(&mut buffer, "c", "2");
@@ -243,12 +348,12 @@ mod tests {
         put(&mut buffer, "d", "4");
         buffer.rollback_to(first).unwrap();
         assert_eq!(state(&buffer), at_first);
-        assert!(Buffer::new(1).rollback_to(first).is_err(), "another's");
+        assert!(buffer_of(1).rollback_to(first).is_err(), "another's");
     }
 
     #[test]
     fn what_is_refused_for_its_size_changes_nothing() {
-        let mut buffer = Buffer::new(4);
+        let mut buffer = buffer_of(4);
         put(&mut buffer, "a", "1");
         let value = vec![0; MAX_TRANSACTION_BYTES];
         let write = Write::new(KeyspaceId(1), b"a", Some((&value, 0)));
@@ -259,13 +364,42 @@ mod tests {
         );
         assert_eq!(state(&buffer), [("a".to_owned(), "1".to_owned())]);
         for _ in 0..MAX_TRANSACTION_RANGES / 4 {
-            buffer.begin_range(Bound::Unbounded).unwrap();
+            buffer
+                .begin_range(Direction::Forward, Bound::Unbounded)
+                .unwrap();
         }
-        let error = buffer.begin_range(Bound::Unbounded).unwrap_err();
+        let beyond = buffer.begin_range(Direction::Forward, Bound::Unbounded);
+        let error = beyond.unwrap_err();
         assert!(
             matches!(error, Error::TransactionTooLarge { unit: "ranges", .. }),
             "{error:?}"
         );
         assert!(buffer.take_ranges().is_empty(), "none was read");
+    }
+
+    #[test]
+    fn what_is_kept_for_going_back_is_bounded_and_given_back() {
+        let mut buffer = buffer_of(1);
+        let value = "x".repeat(1 << 20);
+        put(&mut buffer, "a", &value);
+        let first = buffer.savepoint().unwrap();
+        let error = loop {
+            let write = Write::new(KeyspaceId(1), b"a", Some((value.as_bytes(), 0)));
+            if let Err(error) = buffer.write(write, NodeId(0)) {
+                break error;
+            }
+            buffer.savepoint().unwrap();
+        };
+        assert!(
+            matches!(error, Error::TransactionTooLarge { unit: "bytes", .. }),
+            "{error:?}"
+        );
+        let open = buffer.memory.bytes();
+        assert!(open >= 9 << 20, "{open} bytes are charged");
+        buffer.rollback_to(first).unwrap();
+        assert_eq!(buffer.kept, SMALL_BYTES);
+        assert!(buffer.memory.bytes() < 2 << 20);
+        while buffer.savepoint().is_ok() {}
+        assert!(buffer.undo.len() <= MAX_TRANSACTION_BYTES / SMALL_BYTES);
     }
 }

@@ -2,16 +2,16 @@
 
 use super::{Committed, Shared, State, buffer::Buffer};
 use crate::{
-    coordinator::CommitRequest,
+    budget::OpenBytes,
+    coordinator::{CommitRequest, Decision},
     engine::{Engine, weight},
-    journal::OutcomeRequest,
 };
 use bytes::Bytes;
 use mailring_engine::{
     Error, Result,
     ids::{Lsn, NodeId},
     participant::{Answer, Operation},
-    transaction::{ReadSet, TxnOutcome, TxnPart},
+    transaction::{ReadSet, TxnPart},
     value::Write,
 };
 use std::{collections::BTreeMap, time::Instant};
@@ -21,27 +21,23 @@ const READ_BYTES: usize = 64;
 
 pub(super) async fn commit(shared: &Shared) -> Result<Committed> {
     let buffer = take(shared)?;
-    let at = shared.pinned.at;
     if buffer.writes.is_empty() {
         return Ok(Committed {
             txn: shared.id,
-            lsn: at,
+            lsn: shared.snapshot,
             repeated: false,
         });
     }
+    buffer.check_keyspaces()?;
     let started = Instant::now();
     let telemetry = &shared.engine.switchboard.telemetry;
     let result = send(shared, buffer).await;
     telemetry.transaction_ended(result.as_ref().err(), started.elapsed());
-    let lsn = result?;
-    let repeated = match &shared.idempotency {
-        Some(_) => !is_own(shared).await?,
-        None => false,
-    };
+    let Decision { lsn, is_repeated } = result?;
     Ok(Committed {
         txn: shared.id,
         lsn,
-        repeated,
+        repeated: is_repeated,
     })
 }
 
@@ -50,20 +46,19 @@ fn take(shared: &Shared) -> Result<Buffer> {
     shared.engine.check_open()?;
     // Looked at and taken under one lock: another clone may be committing too.
     let mut state = shared.lock();
-    match &*state {
-        State::Open(_) if shared.engine.switchboard.clock.now() >= shared.deadline => {
-            return Err(Error::DeadlineExceeded);
-        }
-        State::Open(_) => {}
-        State::RolledBack | State::Committed => return Err(Error::TransactionEnded),
+    if !matches!(*state, State::Open(_)) {
+        return Err(Error::TransactionEnded);
     }
     let State::Open(buffer) = std::mem::replace(&mut *state, State::Committed) else {
         unreachable!("it was looked at under the same lock");
     };
+    if shared.engine.switchboard.clock.now() >= shared.deadline {
+        return Err(Error::DeadlineExceeded);
+    }
     Ok(buffer)
 }
 
-async fn send(shared: &Shared, buffer: Buffer) -> Result<Lsn> {
+async fn send(shared: &Shared, buffer: Buffer) -> Result<Decision> {
     let engine: &Engine = &shared.engine;
     let nodes = engine.switchboard.tables.len();
     let reads = buffer
@@ -71,7 +66,8 @@ async fn send(shared: &Shared, buffer: Buffer) -> Result<Lsn> {
         .keys()
         .map(|key| key.len() + READ_BYTES)
         .sum::<usize>();
-    let mut parts = group(buffer, shared.pinned.at, nodes);
+    // Until the answer: what the nodes and the journal hold meanwhile is the request's.
+    let (mut parts, _memory) = group(buffer, shared.snapshot, nodes);
     let writes: usize = parts.iter().map(|part| weight(&part.writes)).sum();
     let bytes = reads + writes;
     if let ([_], None) = (&parts[..], &shared.idempotency) {
@@ -83,7 +79,10 @@ async fn send(shared: &Shared, buffer: Buffer) -> Result<Lsn> {
         };
         let answer = engine.write_until(part.node, operation, bytes, shared.deadline);
         return match answer.await? {
-            Answer::Written(lsn) => Ok(lsn),
+            Answer::Written(lsn) => Ok(Decision {
+                lsn,
+                is_repeated: false,
+            }),
             other => unreachable!("a transaction was answered by {other:?}"),
         };
     }
@@ -96,21 +95,6 @@ async fn send(shared: &Shared, buffer: Buffer) -> Result<Lsn> {
     engine.commit(request, bytes).await
 }
 
-/// Whether it was this transaction that was committed under its idempotency key.
-async fn is_own(shared: &Shared) -> Result<bool> {
-    let question = OutcomeRequest::Of {
-        txn: shared.id,
-        deadline: shared.deadline,
-    };
-    match shared.engine.ask_outcome(question).await {
-        Ok(outcome) => Ok(matches!(outcome, TxnOutcome::Committed(_))),
-        // Something was committed under the key: no error that says "nothing was written" may be told here.
-        Err(error) => Err(Error::Unknown {
-            reason: format!("it was committed, or one before it with the same key was: {error}"),
-        }),
-    }
-}
-
 #[derive(Default)]
 struct Part {
     keys: Vec<Bytes>,
@@ -118,7 +102,7 @@ struct Part {
 }
 
 /// One part for each node that was read or is written. A range was read on every node.
-fn group(mut buffer: Buffer, snapshot: Lsn, nodes: usize) -> Vec<TxnPart> {
+fn group(mut buffer: Buffer, snapshot: Lsn, nodes: usize) -> (Vec<TxnPart>, OpenBytes) {
     let mut parts: BTreeMap<NodeId, Part> = BTreeMap::new();
     let ranges = buffer.take_ranges();
     if !ranges.is_empty() {
@@ -136,7 +120,7 @@ fn group(mut buffer: Buffer, snapshot: Lsn, nodes: usize) -> Vec<TxnPart> {
         part.writes.push(Write { key, value });
     }
     let parts = parts.into_iter();
-    parts
+    let parts = parts
         .map(|(node, part)| TxnPart {
             node,
             reads: ReadSet {
@@ -146,5 +130,6 @@ fn group(mut buffer: Buffer, snapshot: Lsn, nodes: usize) -> Vec<TxnPart> {
             },
             writes: part.writes.into(),
         })
-        .collect()
+        .collect();
+    (parts, buffer.memory)
 }

@@ -45,7 +45,7 @@ pub use scan::TransactionScan;
 
 use crate::{
     KeyRange, Keyspace,
-    engine::{Engine, Pinned, check_value, is_live},
+    engine::{Engine, check_value, is_live},
     keyspace::expires_at_ms,
 };
 use buffer::Buffer;
@@ -77,7 +77,8 @@ pub struct Committed {
 /// dropped. See [`Mailring::transact`](crate::Mailring::transact) for the usual way to run one.
 ///
 /// It may read and write 100,000 keys with 10 MiB of keys and written values, and scan 1,000 ranges, each counted once for
-/// each node. It holds what its snapshot shows in memory until it ends, or until its deadline refuses every call.
+/// each node; what a savepoint keeps counts as well. It holds what its snapshot shows in memory until it ends. What all
+/// open transactions hold together is a part of the memory budget: beyond it they are refused as `Overloaded`.
 #[derive(Debug, Clone)]
 pub struct Transaction {
     shared: Arc<Shared>,
@@ -87,7 +88,7 @@ pub struct Transaction {
 struct Shared {
     engine: Arc<Engine>,
     id: TxnId,
-    pinned: Arc<Pinned>,
+    snapshot: Lsn,
     deadline: Time,
     is_read_only: bool,
     idempotency: Option<Bytes>,
@@ -112,14 +113,14 @@ impl Transaction {
     /// The LSN whose state it reads.
     #[must_use]
     pub fn snapshot_lsn(&self) -> Lsn {
-        self.shared.pinned.at
+        self.shared.snapshot
     }
 
     /// The value of a key: what this transaction has written, else what its snapshot shows.
     ///
     /// # Errors
     ///
-    /// As [`Keyspace::get`]; `TransactionEnded`, `DeadlineExceeded`, `TransactionTooLarge`.
+    /// As [`Keyspace::get`]; `TransactionEnded`, `DeadlineExceeded`, `TransactionTooLarge`, `Overloaded`.
     pub async fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
         self.get_now(keyspace, key.as_ref())
     }
@@ -161,7 +162,7 @@ impl Transaction {
     /// # Errors
     ///
     /// `EmptyKey`, `KeyTooLarge`, `ValueTooLarge`, `KeyspaceNotFound`, `TransactionEnded`, `DeadlineExceeded`,
-    /// `TransactionTooLarge`; `InvalidOption` in a read-only transaction. The transaction is as before.
+    /// `TransactionTooLarge`, `Overloaded`; `InvalidOption` in a read-only transaction. The transaction is as before.
     pub async fn put(
         &self,
         keyspace: &Keyspace,
@@ -218,9 +219,9 @@ impl Transaction {
     ///
     /// # Errors
     ///
-    /// `TransactionEnded`, `DeadlineExceeded`.
+    /// `TransactionEnded`, `DeadlineExceeded`, `TransactionTooLarge`, `Overloaded`.
     pub fn savepoint(&self) -> Result<Savepoint> {
-        self.shared.with(|buffer| Ok(buffer.savepoint()))
+        self.shared.with(Buffer::savepoint)
     }
 
     /// Takes back what was written since the savepoint, which stays. Savepoints that were set after it are gone. What was
@@ -239,8 +240,8 @@ impl Transaction {
     /// # Errors
     ///
     /// `Conflict` (somebody has changed what was read), `Aborted`, `DeadlineExceeded`, `Overloaded`, `NodeRestarted`,
-    /// `DiskFull`: nothing was written, and another attempt can succeed. `NodeDown`, `ReadOnly`, `Closed`,
-    /// `TransactionEnded`: nothing was written. `Unknown`: it is there as a whole or not at all, and
+    /// `DiskFull`: nothing was written, and another attempt can succeed. `NodeDown`, `CoordinatorDown`, `ReadOnly`,
+    /// `KeyspaceNotFound` (one that it has used was dropped), `Closed`, `TransactionEnded`: nothing was written. `Unknown`: it is there as a whole or not at all, and
     /// [`Mailring::outcome`](crate::Mailring::outcome) tells, if need be after the engine was opened again.
     pub async fn commit(&self) -> Result<Committed> {
         commit::commit(&self.shared).await
@@ -261,21 +262,21 @@ impl Transaction {
         let qualified = qualify(keyspace.state.id, key);
         let node = shared.engine.owner(key);
         let board = &shared.engine.switchboard;
-        let own = shared.with(|buffer| {
+        let (own, pinned) = shared.with(|buffer| {
             let own = buffer.written(&qualified);
             if own.is_none() {
                 board.tables[usize::from(node.0)].check_up()?;
                 if !shared.is_read_only {
                     buffer.note_read(&qualified, node)?;
+                    buffer.enter(&keyspace.state);
                 }
             }
-            Ok(own)
+            Ok((own, Arc::clone(&buffer.pinned)))
         })?;
         let value = match own {
             Some(value) => value,
             None => {
                 board.telemetry.node(node).read();
-                let pinned = &shared.pinned;
                 // A row of the cache is the newest installed version: if it is old enough, it is the snapshot's.
                 match board.cache.get(&qualified, pinned.at) {
                     Lookup::Hit(_, value) => value,
@@ -303,7 +304,11 @@ impl Transaction {
         }
         let node = shared.engine.owner(key);
         let write = Write::new(keyspace.state.id, key, value);
-        shared.with(|buffer| buffer.write(write, node))
+        shared.with(|buffer| {
+            buffer.write(write, node)?;
+            buffer.enter(&keyspace.state);
+            Ok(())
+        })
     }
 }
 

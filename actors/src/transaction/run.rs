@@ -197,16 +197,16 @@ impl TransactionBuilder {
     }
 
     fn begin_until(&self, deadline: Time) -> Result<Transaction> {
-        let nodes = self.engine.switchboard.tables.len();
+        let budget = &self.engine.switchboard.budget;
         let pinned = Arc::new(self.engine.pin_whatever_is_up()?);
         let shared = Shared {
             engine: Arc::clone(&self.engine),
             id: self.engine.next_txn(),
-            pinned,
+            snapshot: pinned.at,
             deadline,
             is_read_only: self.is_read_only,
             idempotency: self.idempotency.clone(),
-            state: Mutex::new(State::Open(Buffer::new(nodes))),
+            state: Mutex::new(State::Open(Buffer::new(pinned, budget))),
         };
         let shared = Arc::new(shared);
         Ok(Transaction { shared })

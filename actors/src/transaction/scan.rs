@@ -1,6 +1,6 @@
 //! Scans inside of a transaction: its snapshot, with its own writes laid over it.
 //!
-//! The next pair is the smaller one of what the snapshot has next and what the transaction has written behind the last
+//! The next pair is the nearer one of what the snapshot has next and what the transaction has written behind the last
 //! pair; of one key the write counts. How far the scan came is noted in the read set before the pair is given out: other
 //! transactions conflict with what was read, not with what might have been.
 
@@ -17,7 +17,7 @@ use mailring_engine::{
     store::runs::Direction,
     value::{KEYSPACE_PREFIX_BYTES, Value},
 };
-use std::ops::Bound;
+use std::{ops::Bound, sync::Arc};
 
 /// A running scan of a transaction. Read it with [`TransactionScan::next`], or with [`TransactionScan::iter`] on a plain
 /// thread.
@@ -27,6 +27,7 @@ pub struct TransactionScan {
     keyspace: Keyspace,
     low: Bound<Bytes>,
     high: Bound<Bytes>,
+    direction: Direction,
     left: usize,
     /// The snapshot's pairs, and the number of the range in the read set.
     opened: Option<(Merge, usize)>,
@@ -54,10 +55,17 @@ impl TransactionScan {
             keyspace: keyspace.clone(),
             low,
             high,
+            direction: Direction::Forward,
             left: usize::MAX,
             opened: None,
             ahead: None,
         }
+    }
+
+    /// From the highest key to the lowest. Must come before the first pair is read.
+    pub fn reverse(mut self) -> Self {
+        self.direction = Direction::Backward;
+        self
     }
 
     /// At most this many pairs.
@@ -71,7 +79,7 @@ impl TransactionScan {
     /// # Errors
     ///
     /// `KeyspaceNotFound`, `NodeDown`, `CorruptTree`, `Io`, `Closed`, `TransactionEnded`, `DeadlineExceeded`,
-    /// `TransactionTooLarge`. The scan ends with an error.
+    /// `TransactionTooLarge`, `Overloaded`. The scan ends with an error.
     pub async fn next(&mut self) -> Result<Option<(Bytes, Bytes)>> {
         self.next_pair()
     }
@@ -111,11 +119,19 @@ impl TransactionScan {
             for table in &shared.engine.switchboard.tables {
                 table.check_up()?;
             }
-            let range = shared.with(|buffer| match shared.is_read_only {
-                true => Ok(0),
-                false => buffer.begin_range(self.low.clone()),
+            let from = match self.direction {
+                Direction::Forward => &self.low,
+                Direction::Backward => &self.high,
+            };
+            let (range, pinned) = shared.with(|buffer| {
+                let mut range = 0;
+                if !shared.is_read_only {
+                    range = buffer.begin_range(self.direction, from.clone())?;
+                    buffer.enter(&self.keyspace.state);
+                }
+                Ok((range, Arc::clone(&buffer.pinned)))
             })?;
-            let merge = merge_all(&shared.pinned, &self.low, &self.high, Direction::Forward);
+            let merge = merge_all(&pinned, &self.low, &self.high, self.direction);
             self.opened = Some((merge, range));
         }
         let (merge, range) = self.opened.as_mut().expect("it was opened");
@@ -128,8 +144,14 @@ impl TransactionScan {
                 if is_empty_range(&self.low, &self.high) {
                     return Ok(None);
                 }
-                let written = buffer.first_written(self.low.as_ref(), self.high.as_ref());
-                let written = written.filter(|(key, _)| ahead.is_none_or(|(next, _)| *key <= next));
+                let (low, high) = (self.low.as_ref(), self.high.as_ref());
+                let written = buffer.first_written(low, high, self.direction);
+                let is_nearer = |key: &Bytes| match (ahead, self.direction) {
+                    (None, _) => true,
+                    (Some((next, _)), Direction::Forward) => key <= next,
+                    (Some((next, _)), Direction::Backward) => key >= next,
+                };
+                let written = written.filter(|(key, _)| is_nearer(key));
                 Ok(written.map(|(key, write)| (key.clone(), write.value.clone())))
             })?;
             let (key, value) = match written {
@@ -143,12 +165,20 @@ impl TransactionScan {
                     Some((key, value)) => (key, Some(value)),
                     None => {
                         self.ahead = Some(None);
-                        note(shared, *range, self.high.clone())?;
+                        let end = match self.direction {
+                            Direction::Forward => &self.high,
+                            Direction::Backward => &self.low,
+                        };
+                        note(shared, *range, end.clone())?;
                         return Ok(None);
                     }
                 },
             };
-            self.low = Bound::Excluded(key.clone());
+            let behind = Bound::Excluded(key.clone());
+            match self.direction {
+                Direction::Forward => self.low = behind,
+                Direction::Backward => self.high = behind,
+            }
             if let Some(value) = value {
                 note(shared, *range, Bound::Included(key.clone()))?;
                 return Ok(Some((key, value)));

@@ -432,6 +432,9 @@ impl Bank {
                     let before = self.outcomes.insert(request.0, outcome);
                     assert_eq!(before, None, "transaction {request} was answered twice");
                 }
+                CoordinatorEffect::AnswerRepeated(request, lsn) => {
+                    panic!("no transaction has a key, and {request} repeats LSN {lsn}")
+                }
                 CoordinatorEffect::ScheduleFlush => {
                     let flush = Mail::Coordinator(CoordinatorMessage::Flush);
                     self.mail.push_back(flush);

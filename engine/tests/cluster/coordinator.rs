@@ -69,7 +69,8 @@ impl World {
         let mut orphans = shell.replies.clone();
         orphans.retain(|id| !owed(id));
         let told = |effect: &CoordinatorEffect| match effect {
-            CoordinatorEffect::Answer(request, _) => Some(request.0),
+            CoordinatorEffect::Answer(request, _)
+            | CoordinatorEffect::AnswerRepeated(request, _) => Some(request.0),
             _ => None,
         };
         let answered: BTreeSet<u64> = out.iter().filter_map(told).collect();
@@ -104,6 +105,9 @@ impl World {
                 }
                 CoordinatorEffect::Answer(request, result) => {
                     self.answer_transaction(request.0, result);
+                }
+                CoordinatorEffect::AnswerRepeated(request, lsn) => {
+                    self.answer_transaction(request.0, Ok(lsn));
                 }
                 CoordinatorEffect::ScheduleFlush => {
                     let message = Message::Coordinator(CoordinatorMessage::Flush);
