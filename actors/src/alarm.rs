@@ -3,6 +3,7 @@
 //! The clock's thread sleeps until its next tick or the next alarm. Setting an alarm that comes before all others wakes it
 //! once. An alarm whose future was dropped rings for nobody.
 
+use crate::guard::guarded;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::{
     collections::BTreeMap,
@@ -81,7 +82,7 @@ impl Alarms {
             }
             set.wakers.first_key_value().map(|((at, _), _)| *at)
         };
-        due.into_iter().for_each(Waker::wake);
+        due.into_iter().for_each(wake);
         next
     }
 
@@ -92,7 +93,14 @@ impl Alarms {
             set.is_closed = true;
             std::mem::take(&mut set.wakers)
         };
-        wakers.into_values().for_each(Waker::wake);
+        wakers.into_values().for_each(wake);
+    }
+}
+
+/// A waker is the caller's: its panic must not keep the others asleep.
+fn wake(waker: Waker) {
+    if let Err(reason) = guarded(|| waker.wake()) {
+        tracing::error!(reason, "the waker of a caller panicked");
     }
 }
 

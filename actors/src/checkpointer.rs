@@ -2,14 +2,15 @@
 //!
 //! A panic in a handler is taken back with everything that the handler changed, and the message is handled once more: no
 //! message is lost, and nobody who waits for a checkpoint is refused. If it panics again, or panics more often than the
-//! restart policy allows, there are no checkpoints any more and the engine turns read-only.
+//! restart policy allows, there are no checkpoints any more and the engine turns read-only. So it does if carrying out the
+//! effects panics: those that have left can't be taken back.
 
 use crate::{
-    guard::{guarded, panicked},
+    guard::{guarded, panicked, tell},
     journal_io::{IoRequest, JournalFile},
-    kinds,
+    kinds::{self, EFFECT},
     message::{Ask, Deliver, Tick},
-    switchboard::Switchboard,
+    switchboard::{FaultSite, Switchboard},
 };
 use actix::{Actor, Context, Handler, Message};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -105,8 +106,20 @@ impl Checkpointer {
             match result {
                 Ok(effects) => {
                     self.machine = machine;
-                    for effect in effects {
-                        self.carry_out(effect);
+                    let carried = guarded(|| {
+                        for effect in effects {
+                            self.switchboard.fault(FaultSite {
+                                actor: "checkpointer",
+                                node: None,
+                                message: EFFECT,
+                                handled: true,
+                            });
+                            self.carry_out(effect);
+                        }
+                    });
+                    // Some have left, so the step can't be taken back.
+                    if let Err(reason) = carried {
+                        self.die(&reason);
                     }
                     return;
                 }
@@ -135,7 +148,7 @@ impl Checkpointer {
             reason: format!("the checkpointer panicked: {reason}"),
         };
         for reply in self.replies.drain() {
-            let _ = reply.send(Err(error.clone()));
+            tell(reply, Err(error.clone()));
         }
         self.dead = Some(error.clone());
         self.switchboard.to_journal(JournalMessage::Failed(error));
@@ -173,7 +186,7 @@ impl Checkpointer {
             }
             CheckpointEffect::Answer(request, result) => {
                 let key = usize::try_from(request.0).expect("request numbers are slab keys");
-                let _ = self.replies.remove(key).send(result);
+                tell(self.replies.remove(key), result);
             }
             CheckpointEffect::Failed(node, error) => {
                 tracing::error!(%node, %error, "a checkpoint could not write a node's run");
@@ -212,7 +225,7 @@ impl Handler<Ask<CheckpointNow, oneshot::Sender<Result<Lsn>>>> for Checkpointer 
         _: &mut Self::Context,
     ) {
         if let Some(error) = &self.dead {
-            let _ = ask.reply.send(Err(error.clone()));
+            tell(ask.reply, Err(error.clone()));
             return;
         }
         let request = RequestId(self.replies.insert(ask.reply) as u64);

@@ -9,8 +9,8 @@
 //! It lives on the journal's thread, with whom it speaks most. While anything runs, the clock ticks it; else it costs
 //! nothing.
 //!
-//! A panic while a message is handled ends nothing: the unwind is caught, the effects of the broken step are dropped, and
-//! the journal is asked for everything that was running. It knows the commit, or lays a tombstone. Whom the broken step
+//! A panic while a message is handled or its effects are carried out ends nothing: the unwind is caught, the effects of the
+//! broken step, or those that are left, are dropped, and the journal is asked for everything that was running. It knows the commit, or lays a tombstone. Whom the broken step
 //! would have answered is told what the message says: a verdict if it has brought one, else that nothing was written,
 //! since only a verdict ends what was decided. Nodes that are not told ask the journal past the deadline.
 //!
@@ -21,10 +21,10 @@
 
 use crate::{
     admission::Admission,
-    guard::guarded,
-    kinds,
+    guard::{guarded, tell},
+    kinds::{self, EFFECT},
     message::{Ask, Deliver, Tick},
-    switchboard::Switchboard,
+    switchboard::{FaultSite, Switchboard},
 };
 use actix::{Actor, AsyncContext, Context, Handler};
 use bytes::Bytes;
@@ -119,8 +119,13 @@ impl CoordinatorActor {
         self.publish_running();
         match result {
             Ok(()) => {
-                self.carry_out(&mut effects, ctx);
+                let result = guarded(|| self.carry_out(&mut effects, ctx));
+                effects.clear();
                 self.effects = effects;
+                if let Err(reason) = result {
+                    self.recover(&reason, kind, again, ctx);
+                    self.publish_running();
+                }
             }
             Err(reason) => {
                 self.recover(&reason, kind, again, ctx);
@@ -140,6 +145,12 @@ impl CoordinatorActor {
     fn carry_out(&mut self, effects: &mut Vec<CoordinatorEffect>, ctx: &mut Context<Self>) {
         let board = Arc::clone(&self.switchboard);
         for effect in effects.drain(..) {
+            board.fault(FaultSite {
+                actor: "coordinator",
+                node: None,
+                message: EFFECT,
+                handled: true,
+            });
             match effect {
                 CoordinatorEffect::Prepares(node, prepares) => {
                     board.to_node(node, NodeMessage::Prepares(prepares));
@@ -164,8 +175,7 @@ impl CoordinatorActor {
     fn answer(&mut self, request: RequestId, result: Result<Decision>) {
         let key = usize::try_from(request.0).expect("request numbers are slab keys");
         let (_, reply) = self.replies.remove(key);
-        // The caller may have gone: then nobody wants to know.
-        let _ = reply.sender.send(result);
+        tell(reply.sender, result);
     }
 
     /// Goes on after a panic: asks the journal for what runs, hands the message over again if it must not be lost, and
@@ -190,9 +200,9 @@ impl CoordinatorActor {
             }
             effects
         });
-        match result {
-            Ok(mut effects) => self.carry_out(&mut effects, ctx),
-            Err(reason) => return self.die(&reason),
+        let carried = result.and_then(|mut effects| guarded(|| self.carry_out(&mut effects, ctx)));
+        if let Err(reason) = carried {
+            return self.die(&reason);
         }
         let orphans: Vec<_> = self
             .replies
@@ -215,7 +225,7 @@ impl CoordinatorActor {
         let _ = self.switchboard.coordinator_down.set(reason.to_owned());
         for (_, reply) in self.replies.drain() {
             let reason = format!("the coordinator panicked: {reason}");
-            let _ = reply.sender.send(Err(Error::Unknown { reason }));
+            tell(reply.sender, Err(Error::Unknown { reason }));
         }
     }
 }
@@ -281,8 +291,7 @@ impl Handler<Ask<CommitRequest, CommitReply>> for CoordinatorActor {
             idempotency,
         } = ask.message;
         if self.is_dead {
-            let _ = ask.reply.sender.send(Err(Error::CoordinatorDown));
-            return;
+            return tell(ask.reply.sender, Err(Error::CoordinatorDown));
         }
         let request = RequestId(self.replies.insert((txn, ask.reply)) as u64);
         let commit = Commit {

@@ -5,11 +5,20 @@ use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
 };
+use tokio::sync::oneshot;
 
 /// Runs `handler`; a panic comes back as its message. Whatever the handler left behind half done must be given up: the
 /// caller discards its effects and rebuilds its state.
 pub(crate) fn guarded<T>(handler: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(handler)).map_err(|panic| reason(panic.as_ref()))
+}
+
+/// Answers whoever waits. It is woken by a waker of the caller's, whose panic is no business of who answers.
+pub(crate) fn tell<T>(sender: oneshot::Sender<T>, answer: T) {
+    // The caller may have gone: then nobody wants to know.
+    if let Err(reason) = guarded(|| drop(sender.send(answer))) {
+        tracing::error!(reason, "the waker of a caller panicked");
+    }
 }
 
 /// Runs `handler` as a transaction on `state`: a panic takes back what it has changed, and it is run once more, so that

@@ -4,9 +4,9 @@
 //! engine is opened again, which recovers from the files.
 
 use crate::{
-    guard::guarded,
+    guard::{guarded, tell},
     journal_io::{IoRequest, JournalFile, SegmentRequest},
-    kinds,
+    kinds::{self, EFFECT},
     message::{Ask, Deliver, Tick},
     switchboard::{FaultSite, Switchboard},
 };
@@ -109,14 +109,26 @@ impl JournalActor {
                 effects
             });
             match result {
-                Ok(effects) => {
-                    for effect in effects {
-                        queue.extend(self.carry_out(effect));
-                    }
-                }
+                Ok(effects) => queue.extend(self.carry_out_all(effects)),
                 Err(reason) => self.die(&reason),
             }
         }
+    }
+
+    /// Carries effects out; what comes back is to be handled next. A panic is the end of the journal, like one of the
+    /// machine.
+    fn carry_out_all(&mut self, effects: Vec<JournalEffect>) -> Vec<JournalMessage> {
+        let mut next = Vec::new();
+        let result = guarded(|| {
+            for effect in effects {
+                self.fault(EFFECT, true);
+                next.extend(self.carry_out(effect));
+            }
+        });
+        if let Err(reason) = result {
+            self.die(&reason);
+        }
+        next
     }
 
     fn fault(&self, message: &str, handled: bool) {
@@ -144,10 +156,10 @@ impl JournalActor {
             reason: error.to_string(),
         };
         for reply in self.replies.drain() {
-            let _ = reply.send(Err(unknown()));
+            tell(reply, Err(unknown()));
         }
         for reply in self.askers.drain() {
-            let _ = reply.send(Err(unknown()));
+            tell(reply, Err(unknown()));
         }
         self.turn_read_only(error);
     }
@@ -186,7 +198,7 @@ impl JournalActor {
             }
             JournalEffect::Outcome(request, outcome) => {
                 let key = usize::try_from(request.0).expect("request numbers are slab keys");
-                let _ = self.askers.remove(key).send(outcome);
+                tell(self.askers.remove(key), outcome);
             }
             JournalEffect::Freeze(node, lsn) => {
                 switchboard.to_node(node, NodeMessage::Freeze(lsn));
@@ -225,7 +237,7 @@ impl JournalActor {
 
     fn answer(&mut self, request: RequestId, result: Result<KeyspaceId>) {
         let key = usize::try_from(request.0).expect("request numbers are slab keys");
-        let _ = self.replies.remove(key).send(result);
+        tell(self.replies.remove(key), result);
     }
 }
 
@@ -258,7 +270,7 @@ impl Handler<Ask<KeyspaceRequest, oneshot::Sender<Result<KeyspaceId>>>> for Jour
     ) {
         if self.dead {
             let error = self.switchboard.read_only.get().cloned();
-            let _ = ask.reply.send(Err(error.unwrap_or(Error::Closed)));
+            tell(ask.reply, Err(error.unwrap_or(Error::Closed)));
             return;
         }
         let request = RequestId(self.replies.insert(ask.reply) as u64);
@@ -281,7 +293,7 @@ impl Handler<Ask<OutcomeRequest, oneshot::Sender<Result<TxnOutcome>>>> for Journ
         if self.dead {
             let reason = "the journal has stopped; what it knew can be asked once the engine is opened again";
             let reason = reason.to_owned();
-            let _ = ask.reply.send(Err(Error::Unknown { reason }));
+            tell(ask.reply, Err(Error::Unknown { reason }));
             return;
         }
         let request = RequestId(self.askers.insert(ask.reply) as u64);
@@ -308,7 +320,7 @@ impl Handler<Ask<Subscribe, oneshot::Sender<Subscription>>> for JournalActor {
         let receiver = self.watchers.subscribe();
         self.step(JournalMessage::Watch(true), ctx);
         if let Some(since) = self.look("Subscribe", Sequencer::last_lsn) {
-            let _ = ask.reply.send((since, receiver));
+            tell(ask.reply, (since, receiver));
         }
     }
 }
@@ -318,7 +330,7 @@ impl Handler<Ask<Describe, oneshot::Sender<Catalogue>>> for JournalActor {
 
     fn handle(&mut self, ask: Ask<Describe, oneshot::Sender<Catalogue>>, _: &mut Self::Context) {
         if let Some(catalogue) = self.look("Describe", Sequencer::catalogue) {
-            let _ = ask.reply.send(catalogue);
+            tell(ask.reply, catalogue);
         }
     }
 }
@@ -344,10 +356,8 @@ impl Handler<Tick> for JournalActor {
         });
         match result {
             Ok(effects) => {
-                for effect in effects {
-                    if let Some(message) = self.carry_out(effect) {
-                        self.step(message, ctx);
-                    }
+                for message in self.carry_out_all(effects) {
+                    self.step(message, ctx);
                 }
             }
             Err(reason) => self.die(&reason),

@@ -22,6 +22,9 @@ macro_rules! kinds {
     };
 }
 
+/// What the fault hook is told of before an effect of any kind is carried out.
+pub const EFFECT: &str = "Effect";
+
 kinds! {
     /// What a storage node gets.
     NODE, of_node(NodeMessage) =

@@ -1,14 +1,14 @@
 //! The actor of a storage node: carries messages to and from its [`Participant`].
 //!
-//! A panic while a message is handled ends that life of the node, not the actor: the unwind is caught, the effects of
-//! the broken step are dropped, the caller is answered, and the participant starts a new life when the supervisor says
+//! A panic while a message is handled, or its effects are carried out, ends that life of the node, not the actor: the unwind
+//! is caught, the effects of the broken step, or those that are left, are dropped, the caller is answered, and the participant starts a new life when the supervisor says
 //! so. The mailbox survives; what it holds is handled or stashed by the new life.
 
 use crate::{
     admission::Admission,
     clock::TICK,
-    guard::{guarded, panicked},
-    kinds,
+    guard::{guarded, panicked, tell},
+    kinds::{self, EFFECT},
     message::{Ask, Deliver, Tick},
     supervisor::{Broken, Panicked},
     switchboard::{FaultSite, Switchboard},
@@ -101,16 +101,33 @@ impl StorageNode {
             Ok(()) => {
                 // Before anybody is told, so that what has ended is not counted any more by then.
                 self.ask_for_ticks();
-                for effect in effects.drain(..) {
-                    self.carry_out(effect, ctx);
-                }
+                let result = self.carry_out_all(effects.drain(..), ctx);
                 self.effects = effects;
+                if let Err(reason) = result {
+                    self.die(&reason, kind, again, ctx);
+                    self.ask_for_ticks();
+                }
             }
             Err(reason) => {
                 self.die(&reason, kind, again, ctx);
                 self.ask_for_ticks();
             }
         }
+    }
+
+    /// Carries effects out; a panic drops those that are left. It ends the life like one of the machine: whoever was to
+    /// hear of them is answered or asks the journal.
+    fn carry_out_all(
+        &mut self,
+        effects: impl Iterator<Item = NodeEffect>,
+        ctx: &mut Context<Self>,
+    ) -> std::result::Result<(), String> {
+        guarded(|| {
+            for effect in effects {
+                self.fault(EFFECT, true);
+                self.carry_out(effect, ctx);
+            }
+        })
     }
 
     /// Tells the clock whether there is anything here that time can end. Costs a branch where there is not.
@@ -164,8 +181,7 @@ impl StorageNode {
 
     fn answer(&mut self, id: RequestId, result: Result<Answer>) {
         let key = usize::try_from(id.0).expect("request numbers are slab keys");
-        // The caller may have gone: then nobody wants to know.
-        let _ = self.replies.remove(key).sender.send(result);
+        tell(self.replies.remove(key).sender, result);
     }
 
     /// Ends this life: answers whom no life will answer, and leaves the rest to the next one.
@@ -213,12 +229,7 @@ impl StorageNode {
     fn watch_deadlines(&mut self, ctx: &mut Context<Self>) {
         ctx.run_later(TICK, |node, ctx| {
             if node.machine.is_recovering() {
-                let mut effects = Vec::new();
-                let now = node.switchboard.clock.now();
-                node.machine.handle_timeout(now, &mut effects);
-                for effect in effects {
-                    node.carry_out(effect, ctx);
-                }
+                node.look_at_the_time(ctx);
                 node.watch_deadlines(ctx);
             }
         });
@@ -233,17 +244,30 @@ impl StorageNode {
             self.machine.handle(now, message, &mut effects);
             effects
         });
-        match result {
-            Ok(effects) => {
-                for effect in effects {
-                    self.carry_out(effect, ctx);
-                }
-            }
-            Err(reason) => self.switchboard.supervisor().do_send(Broken {
+        let result = result.and_then(|effects| self.carry_out_all(effects.into_iter(), ctx));
+        if let Err(reason) = result {
+            self.switchboard.supervisor().do_send(Broken {
                 node: self.node,
                 error: Error::Unknown { reason },
-            }),
+            });
         }
+    }
+
+    /// Lets the machine do what is due.
+    fn look_at_the_time(&mut self, ctx: &mut Context<Self>) {
+        let now = self.switchboard.clock.now();
+        let result = guarded(|| {
+            let mut effects = Vec::new();
+            self.fault("Tick", false);
+            self.machine.handle_timeout(now, &mut effects);
+            self.fault("Tick", true);
+            effects
+        });
+        let result = result.and_then(|effects| self.carry_out_all(effects.into_iter(), ctx));
+        if let Err(reason) = result {
+            self.die(&reason, "Tick", None, ctx);
+        }
+        self.ask_for_ticks();
     }
 
     /// Reads the generation back from the journal on a thread of its own: other actors share this one's.
@@ -334,23 +358,7 @@ impl Handler<Tick> for StorageNode {
     fn handle(&mut self, _: Tick, ctx: &mut Self::Context) {
         let board = Arc::clone(&self.switchboard);
         board.node_ticks[usize::from(self.node.0)].slot.free();
-        let now = board.clock.now();
-        let result = guarded(|| {
-            let mut effects = Vec::new();
-            self.fault("Tick", false);
-            self.machine.handle_timeout(now, &mut effects);
-            self.fault("Tick", true);
-            effects
-        });
-        match result {
-            Ok(effects) => {
-                for effect in effects {
-                    self.carry_out(effect, ctx);
-                }
-            }
-            Err(reason) => self.die(&reason, "Tick", None, ctx),
-        }
-        self.ask_for_ticks();
+        self.look_at_the_time(ctx);
     }
 }
 
@@ -358,8 +366,9 @@ impl Handler<Resume> for StorageNode {
     type Result = ();
 
     fn handle(&mut self, _: Resume, ctx: &mut Self::Context) {
-        for effect in self.held.take().unwrap_or_default() {
-            self.carry_out(effect, ctx);
+        let held = self.held.take().unwrap_or_default();
+        if let Err(reason) = self.carry_out_all(held.into_iter(), ctx) {
+            self.die(&reason, "Resume", None, ctx);
         }
     }
 }

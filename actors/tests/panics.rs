@@ -7,6 +7,12 @@ mod common;
 
 use common::{patiently, quick_restarts, stage::Stage, until, until_idle};
 use mailring::{Error, NodeState, Result, kinds};
+use std::{
+    future::Future,
+    sync::Arc,
+    task::{Context, Wake, Waker},
+    time::Duration,
+};
 
 /// What has to go wrong first for a message of a kind to be sent.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -340,4 +346,118 @@ async fn a_supervisor_that_always_panics_gives_up_the_node_and_not_the_engine() 
         stage.assert_reopens_whole().await?;
     }
     Ok(())
+}
+
+/// A panic behind the machine, while what it wants is carried out: the first effects have left, the others never will.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_panics_between_two_effects_loses_nothing_and_serves_again() -> Result<()> {
+    for skip in [0, 1, 2, 3, 5, 9, 20, 60] {
+        println!("effect {skip}");
+        let stage = stage_for(Nothing).await?;
+        let effect = kinds::EFFECT;
+        stage.trap.set("node", Some(1), effect, true, skip, 1);
+        do_everything_until_sprung(&stage, 1).await;
+        // Whoever was to be told of what is visible may have been lost: `Unknown` is all that can be said then.
+        assert_serves_again(&stage, "Visible", true).await?;
+        stage.assert_reopens_whole().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_coordinator_that_panics_between_two_effects_goes_on() -> Result<()> {
+    for skip in [0, 1, 2, 3, 5, 9, 20, 60] {
+        println!("effect {skip}");
+        let stage = stage_for(Nothing).await?;
+        let effect = kinds::EFFECT;
+        stage.trap.set("coordinator", None, effect, true, skip, 1);
+        do_everything_until_sprung(&stage, 1).await;
+        until(|| stage.db.stats().prepared == 0).await;
+        stage.transfer(0).await?;
+        assert_eq!(stage.db.stats().nodes[1].state, NodeState::Serving);
+        stage.assert_reopens_whole().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_journal_or_checkpointer_that_panics_between_two_effects_leaves_a_read_only_engine()
+-> Result<()> {
+    for (actor, skips) in [
+        ("journal", &[0, 3, 10, 60][..]),
+        ("checkpointer", &[0, 1, 2]),
+    ] {
+        for skip in skips {
+            println!("{actor}, effect {skip}");
+            let stage = stage_for(Nothing).await?;
+            let effect = kinds::EFFECT;
+            stage.trap.set(actor, None, effect, true, *skip, 1);
+            do_everything_until_sprung(&stage, 1).await;
+            stage.assert_read_only().await?;
+            stage.assert_reopens_whole().await?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_lock_manager_that_panics_between_two_effects_tells_whoever_holds_or_waits() -> Result<()>
+{
+    let stage = stage_for(Nothing).await?;
+    let locks = stage.db.locks();
+    let lease = Duration::from_millis(50);
+    let held = locks.lock("held").lease(lease).await?;
+    let mut waits = std::pin::pin!(locks.lock("held").acquire());
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(waits.as_mut().poll(&mut context).is_pending());
+    stage.trap.set("locks", None, kinds::EFFECT, true, 0, 1);
+    let refused = patiently(locks.lock("other").acquire()).await;
+    assert_eq!(refused.map(drop), Err(Error::LockManagerRestarted));
+    let refused = patiently(waits).await;
+    assert_eq!(refused.map(drop), Err(Error::LockManagerRestarted));
+    patiently(held.lost()).await;
+    let next = patiently(locks.lock("held").acquire()).await?;
+    assert!(next.token() > held.token());
+    Ok(())
+}
+
+/// A waker is code of the caller's, which runs on the actors' threads.
+#[tokio::test]
+async fn the_panic_of_a_callers_waker_is_no_business_of_the_engine() -> Result<()> {
+    struct Panics;
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            panic!("a waker of the caller's");
+        }
+    }
+    let stage = stage_for(Nothing).await?;
+    let (db, ks) = (&stage.db, &stage.ks);
+    let waker = Waker::from(Arc::new(Panics));
+    let mut context = Context::from_waker(&waker);
+    let txn = db.begin()?;
+    for key in 0..8 {
+        txn.put(ks, format!("key-{key}"), "v").await?;
+    }
+    let mut put = Box::pin(ks.put("put", "v"));
+    let mut commit = Box::pin(txn.commit());
+    let mut keyspace = Box::pin(db.keyspace("new"));
+    let mut checkpoint = Box::pin(db.checkpoint());
+    let guard = db.locks().lock("lock").await?;
+    let mut lock = Box::pin(db.locks().lock("lock").acquire());
+    assert!(put.as_mut().poll(&mut context).is_pending());
+    assert!(commit.as_mut().poll(&mut context).is_pending());
+    assert!(keyspace.as_mut().poll(&mut context).is_pending());
+    assert!(checkpoint.as_mut().poll(&mut context).is_pending());
+    assert!(lock.as_mut().poll(&mut context).is_pending());
+    drop(guard);
+    until_idle(db).await;
+    patiently(put).await?;
+    patiently(commit).await?;
+    patiently(keyspace).await?;
+    patiently(checkpoint).await?;
+    patiently(lock).await.map(drop)?;
+    let stats = db.stats();
+    assert!(stats.nodes.iter().all(|node| node.restarts == 0));
+    assert_eq!((stats.read_only, stats.coordinator_down), (None, None));
+    stage.transfer(0).await.map(drop)
 }

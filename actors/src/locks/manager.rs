@@ -7,8 +7,8 @@
 
 use super::{desk::Command, ticket::Ticket};
 use crate::{
-    guard::guarded,
-    kinds,
+    guard::{guarded, tell},
+    kinds::{self, EFFECT},
     message::Tick,
     switchboard::{FaultSite, Switchboard},
 };
@@ -107,7 +107,7 @@ impl LockManager {
             }
             Command::List(limit, reply) => {
                 // The caller may have gone.
-                let _ = reply.send((now, self.table.list(limit)));
+                tell(reply, (now, self.table.list(limit)));
             }
         }
     }
@@ -139,8 +139,15 @@ impl LockManager {
         // Guards are renewed in the same round, and what comes of that is carried out as well.
         while !self.effects.is_empty() {
             let mut effects = std::mem::take(&mut self.effects);
-            for effect in effects.drain(..) {
-                self.carry_out(effect);
+            let result = guarded(|| {
+                for effect in effects.drain(..) {
+                    self.fault(EFFECT, true);
+                    self.carry_out(effect);
+                }
+            });
+            if let Err(reason) = result {
+                // Whoever was to hear of the others is told that everything is lost.
+                self.die(&reason, 0);
             }
             if self.effects.is_empty() {
                 self.effects = effects;

@@ -1,6 +1,6 @@
 //! What a request, its guard and the lock manager share.
 
-use crate::clock::Clock;
+use crate::{clock::Clock, guard::guarded};
 use mailring_engine::{
     Error, Result,
     ids::{RequestId, Time},
@@ -101,7 +101,10 @@ impl Ticket {
             let mut phase = self.lock();
             *phase = change(&phase);
         }
-        self.changed.notify_waiters();
+        // It wakes by a waker of the owner's, whose panic is no business of the manager.
+        if let Err(reason) = guarded(|| self.changed.notify_waiters()) {
+            tracing::error!(reason, "the waker of a lock's owner panicked");
+        }
     }
 
     /// Waits for the answer.
