@@ -154,21 +154,28 @@ async fn read_skew() -> Result<()> {
     Ok(())
 }
 
+/// One after the other, which validation refuses, and at once, which the held reads refuse.
 #[tokio::test]
 async fn write_skew() -> Result<()> {
     let (db, ks, [a, b]) = two_nodes().await?;
-    let (one, other) = (db.begin()?, db.begin()?);
-    for txn in [&one, &other] {
-        txn.get(&ks, &a).await?;
-        txn.get(&ks, &b).await?;
+    for at_once in [false, true] {
+        let (one, other) = (db.begin()?, db.begin()?);
+        for txn in [&one, &other] {
+            txn.get(&ks, &a).await?;
+            txn.get(&ks, &b).await?;
+        }
+        one.put(&ks, &a, "off").await?;
+        other.put(&ks, &b, "off").await?;
+        let (one, other) = match at_once {
+            true => tokio::join!(one.commit(), other.commit()),
+            false => (one.commit().await, other.commit().await),
+        };
+        assert!(at_once || one.is_ok(), "{one:?}");
+        assert!(
+            is_conflict(&one) || is_conflict(&other),
+            "{one:?} {other:?}"
+        );
     }
-    one.put(&ks, &a, "off").await?;
-    other.put(&ks, &b, "off").await?;
-    let (one, other) = tokio::join!(one.commit(), other.commit());
-    assert!(
-        is_conflict(&one) || is_conflict(&other),
-        "{one:?} {other:?}"
-    );
     Ok(())
 }
 

@@ -13,8 +13,13 @@ use mailring_engine::{
     },
 };
 use model::{Coverage, MAX_LEASE, Model};
-use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use rand::{
+    Rng, SeedableRng,
+    rngs::StdRng,
+    seq::{IndexedRandom, SliceRandom},
+};
 use std::{
+    collections::VecDeque,
     hash::{DefaultHasher, Hash, Hasher},
     panic::{AssertUnwindSafe, catch_unwind},
     time::Duration,
@@ -32,6 +37,8 @@ struct World {
     life: u64,
     sessions: u64,
     next: u64,
+    /// Messages that are sent before others are made up.
+    script: VecDeque<LockMessage>,
     trace: DefaultHasher,
 }
 
@@ -45,6 +52,17 @@ fn limits() -> LockLimits {
     }
 }
 
+/// Sessions of the application and transactions by turns; ages are not in the order of numbers, and some are equal.
+fn session_of(number: u64) -> Session {
+    Session {
+        begun: Time(number * 7 % 5),
+        id: match number % 3 {
+            0 => SessionId::Transaction(number),
+            _ => SessionId::Application(number),
+        },
+    }
+}
+
 impl World {
     fn new(seed: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
@@ -55,21 +73,14 @@ impl World {
             life: 1,
             sessions: random.random_range(2..8),
             next: 0,
+            script: VecDeque::new(),
             trace: DefaultHasher::new(),
             random,
         }
     }
 
-    /// Sessions of the application and transactions by turns; ages are not in the order of numbers, and some are equal.
     fn session(&mut self) -> Session {
-        let number = self.random.random_range(0..self.sessions);
-        Session {
-            begun: Time(number * 7 % 5),
-            id: match number % 3 {
-                0 => SessionId::Transaction(number),
-                _ => SessionId::Application(number),
-            },
-        }
+        session_of(self.random.random_range(0..self.sessions))
     }
 
     fn resource(&mut self) -> Resource {
@@ -136,7 +147,56 @@ impl World {
         *grants.choose(&mut self.random).unwrap_or(&unknown)
     }
 
+    /// The rarest of deadlocks, which closes by a grant: a session that waits elsewhere gets more of what it holds already,
+    /// and so comes into the way of the one that it waits for. Whoever else is there may be in the way of the script.
+    ///
+    /// | | holds | waits for |
+    /// |---|---|---|
+    /// | bystander | the second lock, shared | |
+    /// | older | the first lock | the second, to intend to write |
+    /// | session | the second lock, intending to read | the first |
+    /// | and then | the second lock, shared | |
+    fn weave(&mut self) {
+        let mut sessions: Vec<u64> = (0..self.sessions).collect();
+        sessions.shuffle(&mut self.random);
+        let mut locks = LOCKS;
+        locks.shuffle(&mut self.random);
+        let ([bystander, older, session, ..], [first, second, ..]) = (&sessions[..], &locks) else {
+            return;
+        };
+        let released = [bystander, older, session].map(|number| LockMessage::ReleaseSession {
+            session: session_of(*number).id,
+        });
+        self.script.extend(released);
+        let mut acquire = |number: &u64, name: &str, mode| {
+            self.next += 1;
+            LockMessage::Acquire(Acquire {
+                id: RequestId(self.next),
+                session: session_of(*number),
+                resource: Resource::Lock(name.into()),
+                mode,
+                wait: Wait::Until(Time::MAX),
+                lease: None,
+            })
+        };
+        let acquired = [
+            acquire(bystander, second, Mode::Shared),
+            acquire(session, second, Mode::IntentShared),
+            acquire(older, first, Mode::Exclusive),
+            acquire(older, second, Mode::IntentExclusive),
+            acquire(session, first, Mode::Exclusive),
+            acquire(session, second, Mode::Shared),
+        ];
+        self.script.extend(acquired);
+    }
+
     fn message(&mut self) -> LockMessage {
+        if self.script.is_empty() && self.random.random_bool(0.01) {
+            self.weave();
+        }
+        if let Some(message) = self.script.pop_front() {
+            return message;
+        }
         match self.random.random_range(0..100) {
             0..45 => LockMessage::Acquire(self.acquire()),
             45..58 => LockMessage::Convert {
@@ -199,6 +259,7 @@ impl World {
         let grants_from = self.now + MAX_LEASE;
         self.table = LockTable::new(limits(), self.life, Time(grants_from));
         self.model.restart(grants_from);
+        self.script.clear();
         // The table's clock starts with its first message.
         self.check(Vec::new());
     }
