@@ -1,0 +1,205 @@
+//! What is written reads back, and whatever is damaged is named.
+
+use super::{
+    sections::{OPTIONAL, RING, put_section},
+    *,
+};
+use crate::{
+    disk::{MemoryDisk, SimulatedDisk, Survivors},
+    ids::TxnId,
+    journal::record::TxnTag,
+    wire::put_varint,
+};
+use bytes::Bytes;
+
+fn sample() -> Manifest {
+    Manifest {
+        arc_bits: 3,
+        nodes: vec![
+            NodeSettings {
+                node: NodeId(0),
+                weight: 100,
+            },
+            NodeSettings {
+                node: NodeId(4),
+                weight: 300,
+            },
+        ],
+        epoch: Epoch(9),
+        arcs: Some([0, 4, 4, 4, 0, 4, 4, 4].map(NodeId).to_vec()),
+        keyspaces: vec![KeyspaceName {
+            id: KeyspaceId(1),
+            name: "users ü".into(),
+        }],
+        next_keyspace: KeyspaceId(3),
+        progress: vec![
+            NodeProgress {
+                node: NodeId(0),
+                complete: Lsn(900),
+                incarnation: Incarnation(2),
+            },
+            NodeProgress {
+                node: NodeId(4),
+                complete: Lsn(1 << 40),
+                incarnation: Incarnation(1),
+            },
+        ],
+        last_lsn: Lsn(1 << 41),
+        openings: 12,
+        longest_lease: Duration::from_secs(30),
+        outcomes: SavedOutcomes {
+            forgotten: TxnId::new(11, 70),
+            committed: vec![
+                (Lsn(1 << 40), tag(71, None)),
+                (Lsn(1 << 41), tag(72, Some("key"))),
+            ],
+        },
+        clean_shutdown: true,
+    }
+}
+
+fn tag(number: u64, key: Option<&'static str>) -> TxnTag {
+    TxnTag {
+        id: TxnId::new(12, number).expect("not 0"),
+        idempotency: key.map(|key| Bytes::from_static(key.as_bytes())),
+    }
+}
+
+fn load(bytes: &[u8]) -> Result<Option<Manifest>> {
+    let disk = MemoryDisk::new();
+    disk.replace(MANIFEST_FILE, bytes).expect("memory takes it");
+    Manifest::load(&disk)
+}
+
+#[test]
+fn a_manifest_reads_back() {
+    let disk = MemoryDisk::new();
+    assert_eq!(Manifest::load(&disk), Ok(None));
+    for manifest in [
+        sample(),
+        Manifest::default(),
+        Manifest {
+            arcs: None,
+            ..sample()
+        },
+    ] {
+        manifest.save(&disk).expect("memory takes it");
+        assert_eq!(Manifest::load(&disk), Ok(Some(manifest)));
+    }
+}
+
+#[test]
+fn a_manifest_with_any_bit_flipped_or_cut_anywhere_is_corrupt() {
+    let bytes = sample().encode();
+    for at in 0..bytes.len() {
+        for bit in 0..8 {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1 << bit;
+            let outcome = load(&damaged);
+            assert!(
+                matches!(outcome, Err(Error::CorruptManifest { .. })),
+                "{outcome:?} at {at}"
+            );
+        }
+        let outcome = load(&bytes[..at]);
+        assert!(
+            matches!(outcome, Err(Error::CorruptManifest { .. })),
+            "{outcome:?} at {at}"
+        );
+    }
+}
+
+#[test]
+fn damage_under_a_right_checksum_is_still_no_panic() {
+    let sections = sample().encode().split_off(HEADER_BYTES);
+    for at in 0..sections.len() {
+        for byte in [0, 1, 0x7f, 0x80, 0xff] {
+            let mut damaged = sections.clone();
+            damaged[at] = byte;
+            for sections in [&damaged[..], &damaged[..at]] {
+                let outcome = load(&envelope(MANIFEST_VERSION, sections));
+                assert!(
+                    matches!(
+                        outcome,
+                        Ok(Some(_))
+                            | Err(Error::CorruptManifest { .. } | Error::NewerFormat { .. })
+                    ),
+                    "{outcome:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_newer_version_is_named() {
+    let error = load(&envelope(2, b"whatever comes")).expect_err("is newer");
+    let newer = Error::NewerFormat {
+        file: MANIFEST_FILE.into(),
+        found: 2,
+        supported: 1,
+    };
+    assert_eq!(error, newer);
+}
+
+#[test]
+fn an_unknown_section_is_skipped_only_if_it_is_optional() {
+    let mut sections = sample().encode().split_off(HEADER_BYTES);
+    put_section(&mut sections, OPTIONAL | 77, |out| {
+        out.extend_from_slice(b"later")
+    });
+    assert_eq!(
+        load(&envelope(MANIFEST_VERSION, &sections)),
+        Ok(Some(sample()))
+    );
+    put_section(&mut sections, 77, |out| out.extend_from_slice(b"later"));
+    let error = load(&envelope(MANIFEST_VERSION, &sections)).expect_err("is needed");
+    assert!(
+        matches!(error, Error::NewerFormat { found: 2, .. }),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn a_section_that_is_missing_or_comes_twice_is_corrupt() {
+    let sections = sample().encode().split_off(HEADER_BYTES);
+    let mut twice = sections.clone();
+    put_section(&mut twice, RING, |out| put_varint(out, 1));
+    for bytes in [&twice[..], &[]] {
+        let error = load(&envelope(MANIFEST_VERSION, bytes)).expect_err("is wrong");
+        assert!(matches!(error, Error::CorruptManifest { .. }), "{error:?}");
+    }
+}
+
+#[test]
+fn a_crash_in_a_save_leaves_the_old_or_the_new_manifest() {
+    let (old, new) = (
+        sample(),
+        Manifest {
+            openings: 13,
+            ..sample()
+        },
+    );
+    for seed in 0..200 {
+        let disk = SimulatedDisk::new();
+        old.save(&disk).expect("saves");
+        disk.die_after(seed % 6);
+        let outcome = new.save(&disk);
+        disk.crash(Survivors::Seeded(seed));
+        let found = Manifest::load(&disk).expect("is whole").expect("is there");
+        assert!(
+            found == new || (found == old && outcome.is_err()),
+            "seed {seed}"
+        );
+    }
+}
+
+#[test]
+fn a_full_disk_keeps_the_old_manifest() {
+    let disk = SimulatedDisk::new();
+    sample().save(&disk).expect("saves");
+    disk.set_capacity(Some(1));
+    let error = Manifest::default().save(&disk).expect_err("is full");
+    assert!(matches!(error, Error::DiskFull { .. }), "{error:?}");
+    assert_eq!(Manifest::load(&disk), Ok(Some(sample())));
+}
