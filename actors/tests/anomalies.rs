@@ -154,7 +154,7 @@ async fn read_skew() -> Result<()> {
     Ok(())
 }
 
-/// One after the other, which validation refuses, and at once, which the held reads refuse.
+/// One after the other, which the newer version refuses, and at once, which the write that is prepared refuses.
 #[tokio::test]
 async fn write_skew() -> Result<()> {
     let (db, ks, [a, b]) = two_nodes().await?;
