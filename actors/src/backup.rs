@@ -117,7 +117,7 @@ fn manifest(engine: &Engine, pinned: &Pinned, catalogue: &Catalogue) -> Manifest
             .collect(),
         epoch: routes.ring.epoch(),
         // The tokens of its locks go on behind those of the original.
-        openings: engine.switchboard.locks.life(),
+        openings: engine.switchboard.locks.opening(),
         clean_shutdown: true,
         ..Manifest::default()
     };

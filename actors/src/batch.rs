@@ -1,18 +1,20 @@
 //! Writes that are handed over together, and carried out together.
 
 use crate::{
-    Keyspace,
+    Keyspace, LockGuard,
     coordinator::CommitRequest,
     engine::{Engine, check_value, weight},
     keyspace::expires_at_ms,
+    locks::{add_fence, fence},
     transaction::Pauses,
 };
 use bytes::Bytes;
 use mailring_engine::{
     Error, Result,
     ids::NodeId,
+    locks::FencingToken,
     participant::Operation,
-    transaction::{MAX_TRANSACTION_TIME, ReadSet, TxnPart},
+    transaction::{Fence, MAX_TRANSACTION_TIME, ReadSet, TxnPart},
     value::Write,
 };
 use std::{
@@ -34,6 +36,7 @@ pub struct Batch {
     writes: Vec<(u16, Write)>,
     places: HashMap<Bytes, usize>,
     bytes: usize,
+    fences: Vec<Fence>,
     /// The first thing that was wrong; told by `commit`.
     refused: Option<Error>,
 }
@@ -45,6 +48,7 @@ impl Batch {
             writes: Vec::new(),
             places: HashMap::new(),
             bytes: 0,
+            fences: Vec::new(),
             refused: None,
         }
     }
@@ -74,6 +78,26 @@ impl Batch {
     /// Removes a key.
     pub fn delete(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> &mut Self {
         self.push(keyspace, key.as_ref(), None)
+    }
+
+    /// Writes only while the guard holds its lock, as [`TransactionBuilder::fence`](crate::TransactionBuilder::fence) does;
+    /// a batch of one write is a write with a fence. One that writes nothing checks nothing.
+    pub fn fence(&mut self, guard: &LockGuard) -> &mut Self {
+        let fence = guard.fence(&self.engine);
+        self.add_fence(fence)
+    }
+
+    /// As [`Batch::fence`], with the token of a guard that is elsewhere.
+    pub fn fence_token(&mut self, lock: &str, token: FencingToken) -> &mut Self {
+        self.add_fence(fence(lock, token))
+    }
+
+    fn add_fence(&mut self, fence: Result<Fence>) -> &mut Self {
+        let added = fence.and_then(|fence| add_fence(&mut self.fences, fence));
+        if let Err(error) = added {
+            self.refused.get_or_insert(error);
+        }
+        self
     }
 
     /// Number of keys that the batch writes.
@@ -125,15 +149,16 @@ impl Batch {
     }
 
     /// Writes the batch, all of it or nothing: it becomes visible at one moment, over all nodes, at one LSN. On one node
-    /// (keys with a common `{tag}` are) it goes there straight; over several it is a transaction that only writes. One that
+    /// (keys with a common `{tag}` are) it goes there straight; over several, or with a fence, it is a transaction that only writes. One that
     /// meets what another transaction has read waits for that, until the engine's deadline.
     ///
     /// Dropping the future does not take it back: once it was polled it is carried out as a whole or not at all.
     ///
     /// # Errors
     ///
-    /// What was wrong with the first bad key or value, or `BatchTooLarge`: nothing was written. Else as
-    /// [`Keyspace::put`], and `Conflict` or `Aborted` (nothing was written) if the deadline has come.
+    /// What was wrong with the first bad key, value or fence, or `BatchTooLarge`: nothing was written. Else as
+    /// [`Keyspace::put`], and `Conflict` or `Aborted` (nothing was written) if the deadline has come; with a fence also
+    /// `StaleFence`, `LockLost` and `LockManagerDown` (nothing was written).
     pub async fn commit(self) -> Result<()> {
         if let Some(error) = self.refused {
             return Err(error);
@@ -151,18 +176,23 @@ impl Batch {
         let weight = parts.iter().map(|part| weight(&part.writes)).sum();
         match parts.len() {
             0 => Ok(()),
-            1 => {
+            1 if self.fences.is_empty() => {
                 let TxnPart { node, writes, .. } = parts.remove(0);
                 let operation = Operation::Write(writes);
                 self.engine.write(node, operation, weight).await.map(drop)
             }
-            _ => commit_over_nodes(&self.engine, &parts, weight).await,
+            _ => commit_over_nodes(&self.engine, &parts, &self.fences, weight).await,
         }
     }
 }
 
 /// A transaction that only writes conflicts only with who has read its keys and is about to commit: it tries again.
-async fn commit_over_nodes(engine: &Engine, parts: &[TxnPart], weight: usize) -> Result<()> {
+async fn commit_over_nodes(
+    engine: &Engine,
+    parts: &[TxnPart],
+    fences: &[Fence],
+    weight: usize,
+) -> Result<()> {
     let board = &engine.switchboard;
     let time = engine.deadline.min(MAX_TRANSACTION_TIME);
     let deadline = board.clock.in_future(time);
@@ -172,6 +202,7 @@ async fn commit_over_nodes(engine: &Engine, parts: &[TxnPart], weight: usize) ->
             txn: engine.next_txn(),
             deadline,
             parts: parts.to_vec(),
+            fences: fences.to_vec(),
             idempotency: None,
         };
         match engine.commit(request, weight).await {

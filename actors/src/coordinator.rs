@@ -6,6 +6,8 @@
 //!  handle ◀── answer ── coordinator ◀── Decided ── journal, once the LSN is visible
 //! ```
 //!
+//! The lock manager is asked and told beside the nodes where a transaction carries fences.
+//!
 //! It lives on the journal's thread, with whom it speaks most. While anything runs, the clock ticks it; else it costs
 //! nothing.
 //!
@@ -34,7 +36,7 @@ use mailring_engine::{
     ids::{Lsn, RequestId, Time, TxnId},
     participant::NodeMessage,
     restart::{Restarts, Verdict as Restart},
-    transaction::{Commit, Decided, TxnPart, Verdict},
+    transaction::{Commit, Decided, Fence, TxnPart, Verdict},
 };
 use slab::Slab;
 use std::sync::{Arc, atomic::Ordering::Relaxed};
@@ -46,6 +48,7 @@ pub(crate) struct CommitRequest {
     pub(crate) txn: TxnId,
     pub(crate) deadline: Time,
     pub(crate) parts: Vec<TxnPart>,
+    pub(crate) fences: Vec<Fence>,
     pub(crate) idempotency: Option<Bytes>,
 }
 
@@ -158,6 +161,11 @@ impl CoordinatorActor {
                 CoordinatorEffect::Aborts(node, aborts) => {
                     board.to_node(node, NodeMessage::Aborts(aborts));
                 }
+                CoordinatorEffect::Locks(messages) => {
+                    for message in messages {
+                        board.to_locks(message);
+                    }
+                }
                 CoordinatorEffect::Journal(message) => board.to_journal(message),
                 CoordinatorEffect::Answer(request, result) => {
                     let is_repeated = false;
@@ -267,6 +275,7 @@ fn repeatable(message: &CoordinatorMessage) -> Option<CoordinatorMessage> {
         | CoordinatorMessage::ReadOnly(_) => Some(message.clone()),
         CoordinatorMessage::Commit(_)
         | CoordinatorMessage::Votes(_)
+        | CoordinatorMessage::FenceVotes(_)
         | CoordinatorMessage::Flush => None,
     }
 }
@@ -288,6 +297,7 @@ impl Handler<Ask<CommitRequest, CommitReply>> for CoordinatorActor {
             txn,
             deadline,
             parts,
+            fences,
             idempotency,
         } = ask.message;
         if self.is_dead {
@@ -299,6 +309,7 @@ impl Handler<Ask<CommitRequest, CommitReply>> for CoordinatorActor {
             request,
             deadline,
             parts,
+            fences,
             idempotency,
         };
         self.step(CoordinatorMessage::Commit(commit), ctx);

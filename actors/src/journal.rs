@@ -18,6 +18,7 @@ use mailring_engine::{
     checkpoint::{Catalogue, CheckpointMessage},
     coordinator::CoordinatorMessage,
     ids::{KeyspaceId, Lsn, RequestId, Time, TxnId},
+    locks::LockMessage,
     participant::NodeMessage,
     sequencer::{Change, JournalEffect, JournalMessage, Sequencer},
     transaction::{self, Asker, TxnOutcome},
@@ -195,6 +196,12 @@ impl JournalActor {
             }
             JournalEffect::Decided(decided) => {
                 switchboard.to_coordinator(CoordinatorMessage::Decided(decided));
+            }
+            JournalEffect::ResolveFence(txn) => {
+                switchboard.to_locks(LockMessage::ResolveFence { txn });
+            }
+            JournalEffect::LockLifeKnown(life) => {
+                switchboard.to_locks(LockMessage::LifeKnown { life });
             }
             JournalEffect::Outcome(request, outcome) => {
                 let key = usize::try_from(request.0).expect("request numbers are slab keys");

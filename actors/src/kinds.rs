@@ -37,7 +37,7 @@ pub const NODE_SHELL: &[&str] = &["Tick"];
 kinds! {
     /// What the coordinator gets, but for [`COORDINATOR_SHELL`].
     COORDINATOR, of_coordinator(CoordinatorMessage) =
-        Commit Votes Decided NodeDown ReadOnly Flush
+        Commit Votes FenceVotes Decided NodeDown ReadOnly Flush
 }
 
 /// What the coordinator's shell gets besides.
@@ -47,6 +47,7 @@ kinds! {
     /// What the journal gets.
     JOURNAL, of_journal(JournalMessage) =
         Append Decides Asks FindKey Cut Persisted Failed Spare Installed Fence Down Mark CreateKeyspace DropKeyspace Watch
+        LockLife
 }
 
 /// What the journal's shell answers without a message to the journal.
@@ -64,7 +65,7 @@ pub const CHECKPOINTER_SHELL: &[&str] = &["ReadOnly"];
 kinds! {
     /// What the lock manager gets.
     LOCKS, of_locks(LockMessage) =
-        Acquire Convert Release Renew ReleaseSession PrepareFence ResolveFence
+        Acquire Convert Release Renew ReleaseSession PrepareFence ResolveFence LifeKnown
 }
 
 /// What the lock manager's shell gets besides.

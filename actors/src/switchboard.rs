@@ -23,6 +23,7 @@ use mailring_engine::{
     checkpoint::CheckpointMessage,
     coordinator::CoordinatorMessage,
     ids::NodeId,
+    locks::LockMessage,
     participant::NodeMessage,
     sequencer::JournalMessage,
     store::Store,
@@ -130,6 +131,11 @@ impl Switchboard {
 
     pub(crate) fn to_journal(&self, message: JournalMessage) {
         self.addresses().journal.do_send(Deliver(message));
+    }
+
+    pub(crate) fn to_locks(&self, message: LockMessage) {
+        // Where the desk is closed nobody is there any more to be told, and nothing is decided.
+        let _ = self.locks.tell(self.lock_manager(), message);
     }
 
     pub(crate) fn to_checkpointer(&self, message: CheckpointMessage) {

@@ -21,8 +21,9 @@ enum First {
     NodePanics,
     NodeIsGivenUp,
     JournalFails,
+    LocksPanic,
 }
-use First::{JournalFails, NodeIsGivenUp, NodePanics, Nothing};
+use First::{JournalFails, LocksPanic, NodeIsGivenUp, NodePanics, Nothing};
 
 type Table = &'static [(&'static str, First)];
 
@@ -46,6 +47,7 @@ const NODE: Table = &[
 const COORDINATOR: Table = &[
     ("Commit", Nothing),
     ("Votes", Nothing),
+    ("FenceVotes", Nothing),
     ("Decided", Nothing),
     ("NodeDown", NodeIsGivenUp),
     ("ReadOnly", JournalFails),
@@ -69,6 +71,7 @@ const JOURNAL: Table = &[
     ("CreateKeyspace", Nothing),
     ("DropKeyspace", Nothing),
     ("Watch", Nothing),
+    ("LockLife", LocksPanic),
     ("Tick", Nothing),
     ("Subscribe", Nothing),
     ("Describe", Nothing),
@@ -83,6 +86,18 @@ const CHECKPOINTER: Table = &[
     ("Saved", Nothing),
     ("Maintained", Nothing),
     ("ReadOnly", JournalFails),
+];
+
+const LOCKS: Table = &[
+    ("Acquire", Nothing),
+    ("Convert", Nothing),
+    ("Release", Nothing),
+    ("Renew", Nothing),
+    ("ReleaseSession", Nothing),
+    ("PrepareFence", Nothing),
+    ("ResolveFence", Nothing),
+    ("LifeKnown", LocksPanic),
+    ("Tick", Nothing),
 ];
 
 /// Every kind with its row.
@@ -105,6 +120,7 @@ async fn stage_for(first: First) -> Result<Stage> {
         Nothing => {}
         NodePanics | NodeIsGivenUp => stage.first.set("node", Some(1), "Request", true, 3, 1),
         JournalFails => stage.first.set("io", None, "Write", false, 1, 1),
+        LocksPanic => stage.first.set("locks", None, "Release", false, 2, 1),
     }
     Ok(stage)
 }
@@ -130,8 +146,10 @@ async fn do_everything_until_sprung(stage: &Stage, times: usize) {
             })
         };
         let transfers = stage.transfers(6, 5);
+        let fenced = stage.fenced_transfers(3, 3);
         stage.load(&format!("round-{round}"), 8, 10).await;
         patiently(transfers).await.expect("it has not panicked");
+        patiently(fenced).await.expect("it has not panicked");
         patiently(keyspaces).await.expect("it has not panicked");
         let _ = patiently(checkpoints).await.expect("it has not panicked");
         if stage.trap.sprung() >= times {
@@ -152,7 +170,9 @@ async fn a_node_that_panics_at_any_message_loses_nothing_and_serves_again() -> R
             stage.trap.set("node", Some(1), kind, handled, skip, 1);
             do_everything_until_sprung(&stage, 1).await;
             match first {
-                Nothing | NodePanics => assert_serves_again(&stage, kind, handled).await?,
+                Nothing | NodePanics | LocksPanic => {
+                    assert_serves_again(&stage, kind, handled).await?;
+                }
                 NodeIsGivenUp => assert_is_down_alone(&stage).await?,
                 JournalFails => stage.assert_read_only().await?,
             }
@@ -208,7 +228,9 @@ async fn a_journal_that_panics_at_any_message_leaves_a_read_only_engine_that_reo
                     until(|| stage.db.stats().read_only.is_some()).await;
                     stage.assert_refuses().await;
                 }
-                Nothing | NodePanics | JournalFails => stage.assert_read_only().await?,
+                Nothing | NodePanics | JournalFails | LocksPanic => {
+                    stage.assert_read_only().await?;
+                }
             }
             stage.assert_reopens_whole().await?;
         }
@@ -226,7 +248,7 @@ async fn a_coordinator_that_panics_at_any_message_goes_on_and_leaves_nothing_pre
             stage.trap.set("coordinator", None, kind, handled, 0, 1);
             do_everything_until_sprung(&stage, 1).await;
             match first {
-                Nothing | NodePanics => {
+                Nothing | NodePanics | LocksPanic => {
                     until(|| stage.db.stats().prepared == 0).await;
                     let lsn = stage.transfer(0).await?;
                     assert!(stage.db.stats().visible_lsn >= lsn);
@@ -261,6 +283,34 @@ async fn assert_serves_again_without_transactions(stage: &Stage) -> Result<()> {
     patiently(stage.db.checkpoint()).await?;
     stage.check().await;
     assert_eq!(stage.db.stats().read_only, None);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lock_manager_that_panics_at_any_message_loses_its_locks_and_nothing_else() -> Result<()>
+{
+    for (kind, first) in rows(LOCKS, &[kinds::LOCKS, kinds::LOCKS_SHELL]) {
+        for handled in [false, true] {
+            println!("{kind}, handled: {handled}");
+            let stage = stage_for(first).await?;
+            let skip = if first == LocksPanic { 0 } else { 2 };
+            stage.trap.set("locks", None, kind, handled, skip, 1);
+            do_everything_until_sprung(&stage, 1).await;
+            // The old leases are over before long, and then everybody gets what he asks for.
+            patiently(stage.db.locks().lock("till").acquire())
+                .await
+                .map(drop)?;
+            patiently(stage.fenced_transfer(0)).await?;
+            until(|| stage.db.stats().prepared == 0).await;
+            while !stage.db.locks().list().await?.is_empty() {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(stage.db.stats().nodes[1].state, NodeState::Serving);
+            assert_eq!(stage.db.stats().read_only, None);
+            stage.check().await;
+            stage.assert_reopens_whole().await?;
+        }
+    }
     Ok(())
 }
 

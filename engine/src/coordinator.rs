@@ -9,6 +9,10 @@
 //!                                └─ silence past the deadline ──▶ Asks ──▶ journal, again and again
 //! ```
 //!
+//! A transaction that carries fences has one participant more, the lock manager: asked and told like the nodes, by
+//! `PrepareFence` and `ResolveFence`, except that of a commit it is told by the coordinator, once that is visible. If the
+//! outcome is unknown it is told nothing, and goes on keeping the locks.
+//!
 //! Before it has sent a decision the coordinator may roll back by itself: nobody else can decide. After that it never
 //! does; it asks. The answer is always definite, unless the journal has failed: then it is [`Error::Unknown`], and the
 //! outcome can be had after the engine was opened again.
@@ -32,11 +36,12 @@
 use crate::{
     error::{Error, Result},
     ids::{Incarnation, Lsn, NodeId, RequestId, Time, TxnId},
+    locks::LockMessage,
     sequencer::JournalMessage,
     transaction::{
-        Abort, Ask, Asker, Ballot, Commit, Decide, DecidePart, Decided, MAX_TRANSACTION_BYTES,
-        MAX_TRANSACTION_KEYS, MAX_TRANSACTION_RANGES, MAX_TRANSACTION_TIME, Prepare, TxnPart,
-        Verdict, Vote,
+        Abort, Ask, Asker, Ballot, Commit, Decide, DecidePart, Decided, FenceVote,
+        MAX_TRANSACTION_BYTES, MAX_TRANSACTION_FENCES, MAX_TRANSACTION_KEYS,
+        MAX_TRANSACTION_RANGES, MAX_TRANSACTION_TIME, Prepare, TxnPart, Verdict, Vote,
     },
 };
 use bytes::Bytes;
@@ -52,6 +57,8 @@ pub enum CoordinatorMessage {
     Commit(Commit),
     /// From a node. Lost votes are silence.
     Votes(Vec<Vote>),
+    /// From the lock manager. Lost votes are silence.
+    FenceVotes(Vec<FenceVote>),
     /// From the journal.
     Decided(Vec<Decided>),
     /// From the supervisor, or from the shell that could not deliver: the node will not vote.
@@ -69,6 +76,8 @@ pub enum CoordinatorEffect {
     Prepares(NodeId, Vec<Prepare>),
     /// Send to a node, in line with [`CoordinatorEffect::Prepares`].
     Aborts(NodeId, Vec<Abort>),
+    /// Send to the lock manager, in this order.
+    Locks(Vec<LockMessage>),
     /// Send to the journal.
     Journal(JournalMessage),
     /// Answer a request: the LSN of the commit, which is visible.
@@ -106,8 +115,11 @@ impl Default for CoordinatorOptions {
 
 #[derive(Debug)]
 enum Phase {
-    /// The votes so far, in the order of the parts.
-    Preparing { votes: Vec<Option<Incarnation>> },
+    /// The votes so far, in the order of the parts, and the lock manager's.
+    Preparing {
+        votes: Vec<Option<Incarnation>>,
+        lock_life: Option<Incarnation>,
+    },
     /// The journal's word is awaited.
     Deciding,
 }
@@ -117,9 +129,17 @@ struct Running {
     request: RequestId,
     deadline: Time,
     parts: Vec<TxnPart>,
+    has_fences: bool,
     idempotency: Option<Bytes>,
     phase: Phase,
     timer: Time,
+}
+
+/// Who has voted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Voter {
+    Node(NodeId),
+    Locks,
 }
 
 /// What the next flush sends.
@@ -127,6 +147,7 @@ struct Running {
 struct Outgoing {
     prepares: BTreeMap<NodeId, Vec<Prepare>>,
     aborts: BTreeMap<NodeId, Vec<Abort>>,
+    locks: Vec<LockMessage>,
     decides: Vec<Decide>,
     asks: Vec<Ask>,
     is_scheduled: bool,
@@ -191,8 +212,13 @@ impl Coordinator {
                 }
             }
             CoordinatorMessage::Votes(votes) => {
-                for vote in votes {
-                    self.vote(vote, out);
+                for Vote { txn, node, ballot } in votes {
+                    self.vote(txn, Voter::Node(node), ballot, out);
+                }
+            }
+            CoordinatorMessage::FenceVotes(votes) => {
+                for FenceVote { txn, ballot } in votes {
+                    self.vote(txn, Voter::Locks, ballot, out);
                 }
             }
             CoordinatorMessage::Decided(decided) => {
@@ -217,8 +243,12 @@ impl Coordinator {
                 Phase::Preparing { .. } if running.deadline <= now => {
                     self.roll_back(txn, None, Error::DeadlineExceeded, out);
                 }
-                Phase::Preparing { .. } => {
-                    let reason = "a node did not vote in time";
+                Phase::Preparing { votes, .. } => {
+                    let reason = if votes.iter().all(Option::is_some) {
+                        "the lock manager did not vote in time"
+                    } else {
+                        "a node did not vote in time"
+                    };
                     self.roll_back(txn, None, Error::Aborted { reason }, out);
                 }
                 Phase::Deciding => {
@@ -255,7 +285,7 @@ impl Coordinator {
         if commit.deadline <= now {
             return Err(Error::DeadlineExceeded);
         }
-        check_size(&commit.parts, self.options.bytes)?;
+        check_size(&commit, self.options.bytes)?;
         if commit.parts.iter().all(|part| part.writes.is_empty()) {
             // All that it read was true at its snapshot, which is its place in the order.
             let snapshots = commit.parts.iter().map(|part| part.reads.snapshot);
@@ -276,14 +306,28 @@ impl Coordinator {
                 writes: part.writes.clone(),
             });
         }
+        let has_fences = !commit.fences.is_empty();
+        if has_fences {
+            let fences = commit.fences;
+            let prepare = LockMessage::PrepareFence {
+                txn,
+                fences,
+                deadline,
+            };
+            self.outgoing.locks.push(prepare);
+        }
         let timer = now.after(self.patience(&commit.parts)).min(deadline);
         let votes = vec![None; commit.parts.len()];
         let running = Running {
             request: commit.request,
             deadline,
             parts: commit.parts,
+            has_fences,
             idempotency: commit.idempotency,
-            phase: Phase::Preparing { votes },
+            phase: Phase::Preparing {
+                votes,
+                lock_life: None,
+            },
             timer,
         };
         let before = self.running.insert(txn, running);
@@ -299,32 +343,37 @@ impl Coordinator {
         self.options.vote_timeout * (more + 1)
     }
 
-    fn vote(&mut self, vote: Vote, out: &mut Vec<CoordinatorEffect>) {
-        let Some(running) = self.running.get_mut(&vote.txn) else {
-            // It was rolled back meanwhile, and the node was told behind its vote.
+    fn vote(&mut self, txn: TxnId, voter: Voter, ballot: Ballot, out: &mut Vec<CoordinatorEffect>) {
+        let Some(running) = self.running.get_mut(&txn) else {
+            // It was rolled back meanwhile, and the voter was told behind its vote.
             return;
         };
-        let Phase::Preparing { votes } = &mut running.phase else {
+        let Phase::Preparing { votes, lock_life } = &mut running.phase else {
             return;
         };
-        match vote.ballot {
-            Ballot::Yes { incarnation } => {
+        let incarnation = match ballot {
+            Ballot::Yes { incarnation } => incarnation,
+            Ballot::No(error) => return self.roll_back(txn, Some(voter), error, out),
+        };
+        match voter {
+            Voter::Locks => *lock_life = Some(incarnation),
+            Voter::Node(node) => {
                 let mut parts = running.parts.iter();
-                if let Some(at) = parts.position(|part| part.node == vote.node) {
+                if let Some(at) = parts.position(|part| part.node == node) {
                     votes[at] = Some(incarnation);
                 }
-                if votes.iter().all(Option::is_some) {
-                    self.decide(vote.txn);
-                }
             }
-            Ballot::No(error) => self.roll_back(vote.txn, Some(vote.node), error, out),
+        }
+        let is_fenced = lock_life.is_some() || !running.has_fences;
+        if is_fenced && votes.iter().all(Option::is_some) {
+            self.decide(txn);
         }
     }
 
     fn decide(&mut self, txn: TxnId) {
         let running = self.running.get_mut(&txn).expect("it has just voted");
-        let Phase::Preparing { votes } = std::mem::replace(&mut running.phase, Phase::Deciding)
-        else {
+        let phase = std::mem::replace(&mut running.phase, Phase::Deciding);
+        let Phase::Preparing { votes, lock_life } = phase else {
             panic!("transaction {txn} was decided already");
         };
         let parts = running.parts.iter().zip(votes);
@@ -339,6 +388,7 @@ impl Coordinator {
                     writes: part.writes.clone(),
                 })
                 .collect(),
+            lock_life: lock_life.filter(|_| running.has_fences),
         };
         let ask_at = running.deadline.after(self.options.ask_again);
         self.outgoing.decides.push(decide);
@@ -347,7 +397,11 @@ impl Coordinator {
 
     fn decided(&mut self, txn: TxnId, verdict: Verdict, out: &mut Vec<CoordinatorEffect>) {
         match verdict {
-            Verdict::Committed(lsn) => self.finish(txn, Ok(lsn), out),
+            Verdict::Committed(lsn) => {
+                // It is visible: the next holder sees it.
+                self.resolve_fence(txn);
+                self.finish(txn, Ok(lsn), out);
+            }
             Verdict::Unknown(error) => self.finish(txn, Err(error), out),
             Verdict::Refused(error) => self.roll_back(txn, None, error, out),
             Verdict::Repeated(lsn) => {
@@ -361,7 +415,7 @@ impl Coordinator {
 
     fn node_down(&mut self, node: NodeId, out: &mut Vec<CoordinatorEffect>) {
         let is_awaited = |running: &Running| match &running.phase {
-            Phase::Preparing { votes } => {
+            Phase::Preparing { votes, .. } => {
                 let mut parts = running.parts.iter().zip(votes);
                 parts.any(|(part, vote)| part.node == node && vote.is_none())
             }
@@ -372,7 +426,8 @@ impl Coordinator {
             .filter_map(|(txn, running)| is_awaited(running).then_some(*txn))
             .collect();
         for txn in waiting {
-            self.roll_back(txn, Some(node), Error::NodeDown { node }, out);
+            let voter = Some(Voter::Node(node));
+            self.roll_back(txn, voter, Error::NodeDown { node }, out);
         }
     }
 
@@ -395,7 +450,7 @@ impl Coordinator {
     fn roll_back(
         &mut self,
         txn: TxnId,
-        no_voter: Option<NodeId>,
+        no_voter: Option<Voter>,
         error: Error,
         out: &mut Vec<CoordinatorEffect>,
     ) {
@@ -403,15 +458,26 @@ impl Coordinator {
         self.finish(txn, Err(error), out);
     }
 
-    fn send_aborts(&mut self, txn: TxnId, no_voter: Option<NodeId>) {
+    fn send_aborts(&mut self, txn: TxnId, no_voter: Option<Voter>) {
+        if no_voter != Some(Voter::Locks) {
+            self.resolve_fence(txn);
+        }
         let Some(running) = self.running.get(&txn) else {
             return;
         };
         let deadline = running.deadline;
         let told = running.parts.iter().map(|part| part.node);
-        for node in told.filter(|node| Some(*node) != no_voter) {
+        for node in told.filter(|node| Some(Voter::Node(*node)) != no_voter) {
             let to = self.outgoing.aborts.entry(node).or_default();
             to.push(Abort { txn, deadline });
+        }
+    }
+
+    /// Lets the lock manager hand on what it keeps for the transaction.
+    fn resolve_fence(&mut self, txn: TxnId) {
+        if self.running.get(&txn).is_some_and(|it| it.has_fences) {
+            let resolve = LockMessage::ResolveFence { txn };
+            self.outgoing.locks.push(resolve);
         }
     }
 
@@ -446,6 +512,7 @@ impl Coordinator {
         let outgoing = &mut self.outgoing;
         let is_empty = outgoing.prepares.is_empty()
             && outgoing.aborts.is_empty()
+            && outgoing.locks.is_empty()
             && outgoing.decides.is_empty()
             && outgoing.asks.is_empty();
         if !is_empty && !outgoing.is_scheduled {
@@ -472,6 +539,9 @@ impl Coordinator {
         for (node, aborts) in outgoing.aborts {
             out.push(CoordinatorEffect::Aborts(node, aborts));
         }
+        if !outgoing.locks.is_empty() {
+            out.push(CoordinatorEffect::Locks(outgoing.locks));
+        }
     }
 }
 
@@ -480,8 +550,13 @@ fn keys_in(parts: &[TxnPart]) -> usize {
     parts.iter().map(keys).sum()
 }
 
-fn check_size(parts: &[TxnPart], max_bytes: usize) -> Result<()> {
+fn check_size(commit: &Commit, max_bytes: usize) -> Result<()> {
+    let parts = &commit.parts[..];
     let too_large = |len, limit, unit| Error::TransactionTooLarge { len, limit, unit };
+    let fences = commit.fences.len();
+    if fences > MAX_TRANSACTION_FENCES {
+        return Err(too_large(fences, MAX_TRANSACTION_FENCES, "fences"));
+    }
     let keys = keys_in(parts);
     if keys > MAX_TRANSACTION_KEYS {
         return Err(too_large(keys, MAX_TRANSACTION_KEYS, "keys"));

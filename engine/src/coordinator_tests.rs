@@ -2,10 +2,11 @@
 
 use super::*;
 use crate::{
-    transaction::{ReadSet, Writes},
+    locks::FencingToken,
+    transaction::{Fence, ReadSet, Writes},
     value::{Value, Write},
 };
-use CoordinatorEffect::{Aborts, Answer, AnswerRepeated, Journal, Prepares, ScheduleFlush};
+use CoordinatorEffect::{Aborts, Answer, AnswerRepeated, Journal, Locks, Prepares, ScheduleFlush};
 
 const A: NodeId = NodeId(0);
 const B: NodeId = NodeId(1);
@@ -63,12 +64,46 @@ fn commit_of(number: u64) -> Commit {
         request: RequestId(number),
         deadline: LATE,
         parts: parts(),
+        fences: Vec::new(),
         idempotency: None,
     }
 }
 
 fn commit(number: u64) -> CoordinatorMessage {
     CoordinatorMessage::Commit(commit_of(number))
+}
+
+fn fences() -> Vec<Fence> {
+    vec![Fence {
+        lock: "file".into(),
+        token: FencingToken(33),
+    }]
+}
+
+/// A commit under a token.
+fn fenced(number: u64) -> CoordinatorMessage {
+    CoordinatorMessage::Commit(Commit {
+        fences: fences(),
+        ..commit_of(number)
+    })
+}
+
+fn prepare_fence(number: u64) -> LockMessage {
+    LockMessage::PrepareFence {
+        txn: txn(number),
+        fences: fences(),
+        deadline: LATE,
+    }
+}
+
+fn resolve_fence(number: u64) -> LockMessage {
+    let txn = txn(number);
+    LockMessage::ResolveFence { txn }
+}
+
+fn fence_vote(number: u64, ballot: Ballot) -> CoordinatorMessage {
+    let txn = txn(number);
+    CoordinatorMessage::FenceVotes(vec![FenceVote { txn, ballot }])
 }
 
 fn tell_at(
@@ -143,6 +178,7 @@ fn decide_of(number: u64) -> Decide {
         deadline: LATE,
         idempotency: None,
         parts: parts.collect(),
+        lock_life: None,
     }
 }
 
@@ -426,6 +462,11 @@ fn a_transaction_beyond_the_limits_is_refused_with_its_size() {
     });
     let len = MAX_TRANSACTION_RANGES + 1;
     assert_eq!(ranges, (len, MAX_TRANSACTION_RANGES, "ranges"));
+    let len = MAX_TRANSACTION_FENCES + 1;
+    let fences = refusal(4, &|commit| {
+        commit.fences = vec![fences()[0].clone(); len];
+    });
+    assert_eq!(fences, (len, MAX_TRANSACTION_FENCES, "fences"));
     assert_eq!(coordinator.running(), 0);
 }
 
@@ -441,4 +482,103 @@ fn a_large_transaction_is_waited_for_longer() {
     assert_eq!(coordinator.next_timeout(), Some(Time(300)));
     coordinator.handle(Time(0), commit(2), &mut Vec::new());
     assert_eq!(coordinator.next_timeout(), Some(Time(100)));
+}
+
+const LOCK_LIFE: Incarnation = Incarnation(5);
+
+fn fence_yes(number: u64) -> CoordinatorMessage {
+    let incarnation = LOCK_LIFE;
+    fence_vote(number, Ballot::Yes { incarnation })
+}
+
+#[test]
+fn the_lock_manager_votes_like_a_node_and_is_told_when_the_commit_is_visible() {
+    let mut coordinator = coordinator();
+    assert_eq!(tell(&mut coordinator, fenced(1)), [ScheduleFlush]);
+    let [to_a, to_b] = prepares(&[1]);
+    let to_locks = Locks(vec![prepare_fence(1)]);
+    assert_eq!(flush(&mut coordinator), [to_a, to_b, to_locks]);
+    tell(&mut coordinator, yes(1, A));
+    assert_eq!(tell(&mut coordinator, yes(1, B)), [], "one vote is missing");
+    assert_eq!(tell(&mut coordinator, fence_yes(1)), [ScheduleFlush]);
+    let decide = Decide {
+        lock_life: Some(LOCK_LIFE),
+        ..decide_of(1)
+    };
+    let decides = Journal(JournalMessage::Decides(vec![decide]));
+    assert_eq!(flush(&mut coordinator), [decides]);
+    let out = tell(&mut coordinator, decided(1, Verdict::Committed(Lsn(7))));
+    assert_eq!(out, [Answer(RequestId(1), Ok(Lsn(7))), ScheduleFlush]);
+    let resolve = Locks(vec![resolve_fence(1)]);
+    assert_eq!(flush(&mut coordinator), [resolve]);
+}
+
+#[test]
+fn a_vote_of_the_lock_manager_on_a_transaction_without_a_fence_counts_for_nothing() {
+    let mut coordinator = coordinator();
+    tell(&mut coordinator, commit(1));
+    flush(&mut coordinator);
+    tell(&mut coordinator, fence_yes(1));
+    tell(&mut coordinator, yes(1, A));
+    tell(&mut coordinator, yes(1, B));
+    assert_eq!(flush(&mut coordinator), [decides(&[1])]);
+}
+
+#[test]
+fn a_stale_token_rolls_back_and_a_conflict_lets_the_lock_go_on() {
+    let mut coordinator = coordinator();
+    tell(&mut coordinator, fenced(1));
+    tell(&mut coordinator, fenced(2));
+    flush(&mut coordinator);
+    let stale = Error::StaleFence {
+        lock: "file".into(),
+        token: FencingToken(33),
+    };
+    let out = tell(&mut coordinator, fence_vote(1, Ballot::No(stale.clone())));
+    assert_eq!(out, [refused(1, stale), ScheduleFlush]);
+    assert_eq!(
+        flush(&mut coordinator),
+        [aborts(A, 1), aborts(B, 1)],
+        "the lock manager keeps nothing"
+    );
+    let out = tell(&mut coordinator, vote(2, A, Ballot::No(conflict())));
+    assert_eq!(out, [refused(2, conflict()), ScheduleFlush]);
+    let resolve = Locks(vec![resolve_fence(2)]);
+    assert_eq!(flush(&mut coordinator), [aborts(B, 2), resolve]);
+}
+
+#[test]
+fn a_lock_manager_that_is_silent_rolls_back() {
+    let mut coordinator = coordinator();
+    tell(&mut coordinator, fenced(1));
+    flush(&mut coordinator);
+    tell(&mut coordinator, yes(1, A));
+    tell(&mut coordinator, yes(1, B));
+    let reason = "the lock manager did not vote in time";
+    let error = Error::Aborted { reason };
+    let out = timeout(&mut coordinator, 101);
+    assert_eq!(out, [refused(1, error), ScheduleFlush]);
+    let resolve = Locks(vec![resolve_fence(1)]);
+    let told = [aborts(A, 1), aborts(B, 1), resolve];
+    assert_eq!(flush(&mut coordinator), told);
+}
+
+#[test]
+fn a_lock_whose_commit_is_unknown_is_not_handed_on() {
+    let mut coordinator = coordinator();
+    tell(&mut coordinator, fenced(1));
+    tell(&mut coordinator, fenced(2));
+    flush(&mut coordinator);
+    for node in [A, B] {
+        tell(&mut coordinator, yes(1, node));
+    }
+    tell(&mut coordinator, fence_yes(1));
+    flush(&mut coordinator);
+    tell(
+        &mut coordinator,
+        CoordinatorMessage::ReadOnly(Error::Closed),
+    );
+    let resolve = Locks(vec![resolve_fence(2)]);
+    let told = [aborts(A, 2), aborts(B, 2), resolve];
+    assert_eq!(flush(&mut coordinator), told, "1 may be there");
 }

@@ -250,9 +250,10 @@ pub enum Error {
         /// Who waits for whom, from the refused one on: each for the next, the last for the first.
         cycle: Vec<WaitsFor>,
     },
-    /// The lock is not held any more.
+    /// The lock is not held any more. From a commit under a fence: the lock manager has restarted, so every lock is lost,
+    /// and nothing was written.
     #[error(
-        "the lock is not held any more: its lease ran out, it was released, or the lock manager restarted; acquire it again"
+        "the lock is not held any more: its lease ran out, it was released, or the lock manager restarted; nothing was written under it, acquire it again"
     )]
     LockLost,
     /// A write carried a token that is not, or not any more, that of the lock's holder.
@@ -270,7 +271,7 @@ pub enum Error {
     LockManagerRestarted,
     /// The lock manager panicked more often than the restart intensity allows.
     #[error(
-        "the lock manager is down after repeated failures; no lock can be had until the engine is reopened"
+        "the lock manager is down after repeated failures; no lock can be had, and nothing written under a fence, until the engine is reopened"
     )]
     LockManagerDown,
     /// Somebody else's write came between what a transaction has read and its commit.
@@ -293,7 +294,7 @@ pub enum Error {
         len: usize,
         /// The limit.
         limit: usize,
-        /// What is counted: `"bytes"`, `"keys"` or `"ranges"`.
+        /// What is counted: `"bytes"`, `"keys"`, `"ranges"` or `"fences"`.
         unit: &'static str,
     },
     /// The transaction was rolled back before its decision; none of its writes will ever be seen.

@@ -224,8 +224,9 @@ impl Outcomes {
         }
     }
 
-    /// Forgets what need not be kept any more.
-    pub fn expire(&mut self, now: Time) {
+    /// Forgets what need not be kept any more. What is not visible yet is kept: whoever is in doubt must not be told
+    /// that it was aborted, however long a disk hangs.
+    pub fn expire(&mut self, now: Time, visible: Lsn) {
         while let Some((deadline, txn)) = self.tombstones_end.first().copied()
             && deadline <= now
         {
@@ -236,7 +237,8 @@ impl Outcomes {
         let is_over = |queue: &VecDeque<Committed>, most, retention| {
             queue.front().is_some_and(|oldest| {
                 let is_surplus = queue.len() > most && oldest.deadline <= now;
-                is_surplus || oldest.deadline.after(retention) <= now
+                let is_over = is_surplus || oldest.deadline.after(retention) <= now;
+                is_over && oldest.lsn <= visible
             })
         };
         while is_over(&self.plain, limits.outcomes, limits.retention) {
@@ -298,14 +300,14 @@ mod tests {
         for number in 1..=4 {
             outcomes.commit(Lsn(number), tag(number, None), Time(50));
         }
-        outcomes.expire(Time(49));
+        outcomes.expire(Time(49), Lsn(9));
         assert_eq!(outcomes.committed(txn(1)), Some(Lsn(1)));
-        outcomes.expire(Time(50));
+        outcomes.expire(Time(50), Lsn(9));
         assert_eq!(outcomes.committed(txn(2)), None, "two are kept");
         assert_eq!(outcomes.committed(txn(3)), Some(Lsn(3)));
         assert!(outcomes.may_be_forgotten(txn(2)));
         assert!(!outcomes.may_be_forgotten(txn(5)), "never known");
-        outcomes.expire(Time(150));
+        outcomes.expire(Time(150), Lsn(9));
         assert_eq!(outcomes.committed(txn(4)), None, "its retention is over");
     }
 
@@ -315,7 +317,7 @@ mod tests {
         outcomes.commit(Lsn(1), tag(1, None), Time(50));
         outcomes.commit(Lsn(2), tag(2, Some("k")), Time(50));
         outcomes.commit(Lsn(3), tag(3, Some("later")), Time(50));
-        outcomes.expire(Time(150));
+        outcomes.expire(Time(150), Lsn(9));
         let saved = outcomes.saved(Lsn(2));
         assert_eq!(saved.forgotten, Some(txn(1)));
         assert_eq!(saved.committed, [(Lsn(2), tag(2, Some("k")))]);
@@ -326,8 +328,21 @@ mod tests {
         );
         assert_eq!(outcomes.committed(txn(2)), Some(Lsn(2)));
         assert!(outcomes.may_be_forgotten(txn(1)));
-        outcomes.expire(Time(1_000));
+        outcomes.expire(Time(1_000), Lsn(9));
         assert_eq!(outcomes.committed_under(&Bytes::from_static(b"k")), None);
+    }
+
+    #[test]
+    fn what_is_not_visible_is_not_forgotten_however_old_it_is() {
+        let mut outcomes = Outcomes::new(1, limits());
+        for number in 1..=4 {
+            outcomes.commit(Lsn(number), tag(number, None), Time(50));
+        }
+        outcomes.expire(Time(150), Lsn(1));
+        assert_eq!(outcomes.committed(txn(1)), None);
+        assert_eq!(outcomes.committed(txn(2)), Some(Lsn(2)));
+        outcomes.expire(Time(150), Lsn(4));
+        assert_eq!(outcomes.committed(txn(4)), None);
     }
 
     #[test]
@@ -336,9 +351,9 @@ mod tests {
         outcomes.entomb(txn(1), Time(10));
         outcomes.entomb(txn(1), Time(30));
         outcomes.entomb(txn(1), Time(20));
-        outcomes.expire(Time(29));
+        outcomes.expire(Time(29), Lsn(9));
         assert!(outcomes.is_entombed(txn(1)));
-        outcomes.expire(Time(30));
+        outcomes.expire(Time(30), Lsn(9));
         assert!(!outcomes.is_entombed(txn(1)));
         assert!(!outcomes.has_tombstones());
     }
@@ -359,7 +374,7 @@ mod tests {
             outcomes.commit(Lsn(number), tag(number, None), Time(50));
         }
         assert!(!outcomes.has_room());
-        outcomes.expire(Time(50));
+        outcomes.expire(Time(50), Lsn(9));
         assert!(outcomes.has_room());
     }
 }

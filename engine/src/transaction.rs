@@ -16,18 +16,33 @@
 //!
 //! Everything is plain data, so that a participant may be on another machine one day.
 //!
+//! # Fences
+//!
+//! A transaction may carry fences: the name of a lock, and the token under which its writer held it when he last looked.
+//! The lock manager is one more participant then, which writes nothing and votes on the tokens:
+//!
+//! ```text
+//!                       coordinator ── PrepareFence ──▶ lock manager: is each token its holder's? keep those locks
+//!                       coordinator ◀── FenceVotes ──── lock manager, with the life that votes
+//!                       coordinator ── Decides ───────▶ journal: refused if that life is over
+//!                       coordinator ── ResolveFence ──▶ lock manager, once the LSN is visible: hand the locks on
+//! ```
+//!
+//! So a holder that was paused past its lease can't write behind the next one (Kleppmann, *How to do distributed
+//! locking*, 2016; the tokens are Chubby's sequencers, Burrows 2006): its token is refused inside the commit, and what it
+//! commits in time is visible before anybody else gets the lock.
+//!
 //! # Left out
 //!
 //! - A `Prepare` does not name the life of the node it expects. The vote names the life that voted, and the journal
 //!   checks that one; which life the caller has read from does not matter, since the versions that it read are judged by
 //!   their LSNs.
 //! - A ring epoch for each arc: owners don't move yet. It belongs beside the incarnation, in the vote and in the decision.
-//! - Fences. The lock manager will vote as one more participant without writes: a part for it in [`Decide`], and a
-//!   `Prepare` of its own kind. Nothing else has to know of it.
 
 use crate::{
     error::Error,
     ids::{Incarnation, Lsn, NodeId, RequestId, Time, TxnId},
+    locks::FencingToken,
     value::Write,
 };
 use bytes::Bytes;
@@ -41,6 +56,8 @@ pub const MAX_TRANSACTION_BYTES: usize = 10 * 1024 * 1024;
 pub const MAX_TRANSACTION_KEYS: usize = 100_000;
 /// Most ranges that a transaction may read.
 pub const MAX_TRANSACTION_RANGES: usize = 1_000;
+/// Most fences that a transaction may carry.
+pub const MAX_TRANSACTION_FENCES: usize = 16;
 /// Longest idempotency key, in bytes.
 pub const MAX_IDEMPOTENCY_KEY_BYTES: usize = 256;
 
@@ -121,6 +138,8 @@ pub struct Commit {
     pub deadline: Time,
     /// What it did on each node, one part a node.
     pub parts: Vec<TxnPart>,
+    /// Under which tokens it writes; at most [`MAX_TRANSACTION_FENCES`].
+    pub fences: Vec<Fence>,
     /// Under which key a repetition gets this one's outcome.
     pub idempotency: Option<Bytes>,
 }
@@ -134,6 +153,15 @@ pub struct TxnPart {
     pub reads: ReadSet,
     /// What it writes there, at most one write a key.
     pub writes: Writes,
+}
+
+/// A condition of a transaction: it may only commit while this token is that of the lock's holder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fence {
+    /// The name of the lock.
+    pub lock: Arc<str>,
+    /// The token that the writer was given.
+    pub token: FencingToken,
 }
 
 /// From the coordinator to a node: vote.
@@ -160,7 +188,16 @@ pub struct Vote {
     pub ballot: Ballot,
 }
 
-/// A node's word.
+/// From the lock manager to the coordinator: its vote on all fences of a transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FenceVote {
+    /// The transaction.
+    pub txn: TxnId,
+    /// How. The incarnation is the life of the lock manager.
+    pub ballot: Ballot,
+}
+
+/// A participant's word.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ballot {
     /// Validated and staged; holds until it is told, or until it has asked.
@@ -192,6 +229,8 @@ pub struct Decide {
     pub idempotency: Option<Bytes>,
     /// Every participant, also where it only read.
     pub parts: Vec<DecidePart>,
+    /// The life of the lock manager that voted on its fences, if it carries any.
+    pub lock_life: Option<Incarnation>,
 }
 
 /// One participant of a [`Decide`].
@@ -246,6 +285,9 @@ pub enum Asker {
     Coordinator,
     /// A participant: answered by [`Settle`].
     Node(NodeId, Incarnation),
+    /// The lock manager: told when it may hand the locks on, that is when the transaction is visible or aborted. Until
+    /// then it is not answered, and asks again.
+    Locks,
     /// A handle: answered by a [`TxnOutcome`].
     Handle(RequestId),
 }

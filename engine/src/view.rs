@@ -15,12 +15,13 @@
 
 use crate::{
     cache::{Lookup, RowCache},
-    error::{Error, Result},
+    error::{Error, Result, Rival},
     generation::Generation,
     generation_source::GenerationSource,
     ids::{Lsn, NodeId},
     scan::{Source, StoreSource},
     store::{StoreView, runs::Direction},
+    transaction::KeyRange,
     value::Value,
 };
 use arc_swap::ArcSwap;
@@ -114,6 +115,32 @@ impl NodeView {
     pub fn in_generations(&self, key: &[u8], at: Lsn) -> Option<(Lsn, Option<Value>)> {
         self.generations()
             .find_map(|generation| generation.newest(key, at))
+    }
+
+    /// What tells that a key has another value than at `since`: a newer version, visible or not, or that versions so old
+    /// can't be told apart any more.
+    #[must_use]
+    pub fn key_changed(&self, key: &[u8], since: Lsn) -> Option<Rival> {
+        match self.in_generations(key, Lsn(u64::MAX)) {
+            Some((lsn, _)) => (lsn > since).then_some(Rival::Version(lsn)),
+            None => (self.complete > since).then_some(Rival::Floor(self.complete)),
+        }
+    }
+
+    /// As [`NodeView::key_changed`] for all keys of a range, and one that has changed.
+    #[must_use]
+    pub fn range_changed(&self, range: &KeyRange, since: Lsn) -> Option<(Bytes, Rival)> {
+        for generation in self.generations() {
+            let newer = generation.newer_in_range(range.low(), range.high(), since);
+            if let Some((key, lsn)) = newer {
+                return Some((key, Rival::Version(lsn)));
+            }
+        }
+        let low = match &range.low {
+            Bound::Unbounded => Bytes::new(),
+            Bound::Included(low) | Bound::Excluded(low) => low.clone(),
+        };
+        (self.complete > since).then_some((low, Rival::Floor(self.complete)))
     }
 
     /// The value that the tree holds.

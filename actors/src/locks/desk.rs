@@ -9,7 +9,7 @@ use actix::Addr;
 use mailring_engine::{
     Error, Result,
     ids::{RequestId, Time},
-    locks::{LockListing, LockMessage},
+    locks::{LockListing, LockMessage, SessionId},
 };
 use std::sync::{
     Arc, Mutex, PoisonError,
@@ -24,6 +24,8 @@ pub(super) enum Command {
     Submit(LockMessage, Arc<Ticket>),
     /// A message that is not answered.
     Tell(LockMessage),
+    /// A transaction is over, which held these grants.
+    EndSession(SessionId, Vec<RequestId>),
     /// Lists up to so many locks.
     List(usize, oneshot::Sender<(Time, Vec<LockListing>)>),
 }
@@ -46,26 +48,26 @@ pub(crate) struct LockDesk {
     due: AtomicU64,
     /// Requests that may lie here; releases always may.
     capacity: usize,
-    life: u64,
+    opening: u64,
     pub(super) elections: Elections,
 }
 
 impl LockDesk {
-    /// The desk of the lock manager of this life.
-    pub(crate) fn new(capacity: usize, life: u64) -> Self {
+    /// The desk of the lock manager in this opening.
+    pub(crate) fn new(capacity: usize, opening: u64) -> Self {
         Self {
             inbox: Mutex::default(),
             next_request: AtomicU64::new(0),
             next_session: AtomicU64::new(0),
             due: AtomicU64::new(u64::MAX),
             capacity,
-            life,
+            opening,
             elections: Elections::default(),
         }
     }
 
-    pub(crate) fn life(&self) -> u64 {
-        self.life
+    pub(crate) fn opening(&self) -> u64 {
+        self.opening
     }
 
     pub(super) fn next_request(&self) -> RequestId {
@@ -76,6 +78,11 @@ impl LockDesk {
         self.next_session.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// Leaves a message of another actor.
+    pub(crate) fn tell(&self, manager: &Addr<LockManager>, message: LockMessage) -> Result<()> {
+        self.leave(manager, Command::Tell(message))
+    }
+
     /// Leaves a command, and wakes the manager if it sleeps.
     pub(super) fn leave(&self, manager: &Addr<LockManager>, command: Command) -> Result<()> {
         let wakes = {
@@ -83,7 +90,7 @@ impl LockDesk {
             if inbox.is_closed {
                 return Err(Error::Closed);
             }
-            let is_request = !matches!(command, Command::Tell(_));
+            let is_request = matches!(command, Command::Submit(..) | Command::List(..));
             if is_request && inbox.commands.len() >= self.capacity {
                 return Err(Error::Overloaded {
                     what: "the lock manager's desk",

@@ -12,8 +12,10 @@ use std::{sync::Arc, time::Duration};
 
 /// A lock that is held, until this is dropped or its lease is lost.
 ///
-/// Whatever the lock protects should be told the [`token`](Self::token) and refuse lower ones: a holder can be stopped
-/// between its last look at the lock and its next write for longer than its lease.
+/// A holder can be stopped between its last look at the lock and its next write for longer than its lease. So whatever the
+/// lock protects should be told the [`token`](Self::token) and refuse lower ones. What is protected in this engine is
+/// written by transactions and batches that carry the guard as a fence: see
+/// [`TransactionBuilder::fence`](crate::TransactionBuilder::fence).
 #[derive(Debug)]
 #[must_use = "the lock is released when the guard is dropped"]
 pub struct LockGuard {
@@ -130,6 +132,10 @@ impl LockGuard {
             Err(Error::LockManagerRestarted) => Err(Error::LockLost),
             outcome => outcome,
         }
+    }
+
+    pub(super) fn engine(&self) -> &Engine {
+        &self.engine
     }
 
     pub(super) fn ticket(&self) -> &Arc<Ticket> {

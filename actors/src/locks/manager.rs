@@ -3,7 +3,12 @@
 //! A panic ends that life of the table. Nobody knows what the broken step has done to it, so all of it is given up: every
 //! guard is told that its lock is lost, every waiting request is answered `LockManagerRestarted`, and a new table goes on
 //! behind the last token. It grants nothing before the last lease of the old one has run out, as if the guards had not
-//! been told: a holder may be looking elsewhere. Messages that lay on the desk are handled by the new table.
+//! been told: a holder may be looking elsewhere. Nor before the journal has answered that it knows of the new life, for
+//! transactions may be on their way that the old one has voted for. Messages that lay on the desk are handled by the new
+//! table.
+//!
+//! Where nobody will answer, because the engine has turned read-only, or behind too many panics, the manager is down:
+//! requests are refused, and votes are No.
 
 use super::{desk::Command, ticket::Ticket};
 use crate::{
@@ -15,9 +20,12 @@ use crate::{
 use actix::{Actor, AsyncContext, Context, Handler, Message};
 use mailring_engine::{
     Error,
-    ids::{RequestId, Time},
-    locks::{LockEffect, LockLimits, LockMessage, LockTable},
+    coordinator::CoordinatorMessage,
+    ids::{RequestId, Time, TxnId},
+    locks::{LockEffect, LockMessage, LockTable},
     restart::{Restarts, Verdict},
+    sequencer::JournalMessage,
+    transaction::{Ask, Asker, Ballot, FenceVote},
 };
 use std::{
     collections::{HashMap, hash_map::RandomState},
@@ -35,32 +43,32 @@ pub(crate) struct Drain;
 
 pub(crate) struct LockManager {
     table: LockTable,
-    limits: LockLimits,
     switchboard: Arc<Switchboard>,
     restarts: Restarts,
+    is_down: bool,
     tickets: HashMap<RequestId, Arc<Ticket>>,
     /// When the last lease that was told to anybody runs out.
     last_lease: Time,
     commands: Vec<Command>,
     effects: Vec<LockEffect>,
+    /// What leaves at the end of the round.
+    votes: Vec<FenceVote>,
+    asks: Vec<Ask>,
 }
 
 impl LockManager {
-    pub(crate) fn new(
-        table: LockTable,
-        limits: LockLimits,
-        restarts: Restarts,
-        switchboard: Arc<Switchboard>,
-    ) -> Self {
+    pub(crate) fn new(table: LockTable, restarts: Restarts, switchboard: Arc<Switchboard>) -> Self {
         Self {
             table,
-            limits,
             switchboard,
             restarts,
+            is_down: false,
             tickets: HashMap::new(),
             last_lease: Time::default(),
             commands: Vec::new(),
             effects: Vec::new(),
+            votes: Vec::new(),
+            asks: Vec::new(),
         }
     }
 
@@ -91,8 +99,11 @@ impl LockManager {
 
     fn obey(&mut self, now: Time, command: Command) {
         match command {
-            Command::Submit(_, ticket) if self.restarts.is_down() => {
+            Command::Submit(_, ticket) if self.is_down => {
                 ticket.refuse(Error::LockManagerDown);
+            }
+            Command::Tell(LockMessage::PrepareFence { txn, .. }) if self.is_down => {
+                self.vote_no(txn, Error::LockManagerDown);
             }
             Command::Submit(message, ticket) => {
                 self.tickets.insert(ticket.id, ticket);
@@ -105,6 +116,12 @@ impl LockManager {
                 }
                 self.step(now, message);
             }
+            Command::EndSession(session, grants) => {
+                for id in grants {
+                    self.tickets.remove(&id);
+                }
+                self.step(now, LockMessage::ReleaseSession { session });
+            }
             Command::List(limit, reply) => {
                 // The caller may have gone.
                 tell(reply, (now, self.table.list(limit)));
@@ -115,6 +132,10 @@ impl LockManager {
     fn step(&mut self, now: Time, message: LockMessage) {
         let done = self.effects.len();
         let kind = kinds::of_locks(&message);
+        let prepared = match &message {
+            LockMessage::PrepareFence { txn, .. } => Some(*txn),
+            _ => None,
+        };
         let result = guarded(|| {
             self.fault(kind, false);
             self.table.handle(now, message, &mut self.effects);
@@ -122,7 +143,15 @@ impl LockManager {
         });
         if let Err(reason) = result {
             self.die(&reason, done);
+            if let Some(txn) = prepared {
+                self.vote_no(txn, Error::LockLost);
+            }
         }
+    }
+
+    fn vote_no(&mut self, txn: TxnId, error: Error) {
+        let ballot = Ballot::No(error);
+        self.votes.push(FenceVote { txn, ballot });
     }
 
     fn fault(&self, message: &str, handled: bool) {
@@ -153,7 +182,17 @@ impl LockManager {
                 self.effects = effects;
             }
         }
-        self.switchboard.locks.set_due(self.table.next_timeout());
+        if !self.votes.is_empty() {
+            let votes = std::mem::take(&mut self.votes);
+            let votes = CoordinatorMessage::FenceVotes(votes);
+            self.switchboard.to_coordinator(votes);
+        }
+        if !self.asks.is_empty() {
+            let asks = std::mem::take(&mut self.asks);
+            self.switchboard.to_journal(JournalMessage::Asks(asks));
+        }
+        let due = self.table.next_timeout().filter(|_| !self.is_down);
+        self.switchboard.locks.set_due(due);
         let figures = &self.switchboard.telemetry.locks;
         figures.set_sizes(self.table.sizes());
     }
@@ -196,9 +235,18 @@ impl LockManager {
                     ticket.end(Error::LockLost);
                 }
             }
-            // Whoever sends fences routes their votes; without such a sender there are none.
-            LockEffect::Vote { txn, .. } | LockEffect::Ask { txn } => {
-                tracing::error!(txn, "nobody waits for the lock manager's vote");
+            LockEffect::Vote(vote) => self.votes.push(vote),
+            LockEffect::Ask { txn, deadline } => self.asks.push(Ask {
+                txn,
+                deadline,
+                asker: Asker::Locks,
+            }),
+            LockEffect::Announce { .. } if self.switchboard.read_only.get().is_some() => {
+                self.go_down();
+            }
+            LockEffect::Announce { life } => {
+                let announced = JournalMessage::LockLife { life };
+                self.switchboard.to_journal(announced);
             }
         }
     }
@@ -218,17 +266,25 @@ impl LockManager {
         let now = switchboard.clock.now();
         // A hasher's random keys are all the randomness that a jitter needs.
         let jitter = RandomState::new().build_hasher().finish();
-        let (back_off, error) = match self.restarts.handle_panic(now, jitter) {
-            Verdict::Restart { at } => (at, Error::LockManagerRestarted),
-            Verdict::Down => (Time::MAX, Error::LockManagerDown),
-        };
-        for (_, ticket) in self.tickets.drain() {
-            ticket.end(error.clone());
+        match self.restarts.handle_panic(now, jitter) {
+            Verdict::Restart { at } => {
+                for (_, ticket) in self.tickets.drain() {
+                    ticket.end(Error::LockManagerRestarted);
+                }
+                self.table = self.table.next_life(at.max(self.last_lease));
+            }
+            Verdict::Down => self.go_down(),
         }
-        // Transactions under a fence are decided by their deadlines, if at all.
-        let undecided = self.table.last_fence().unwrap_or_default();
-        let grants_from = back_off.max(self.last_lease).max(undecided);
-        self.table = LockTable::after(self.limits, self.table.last_token(), grants_from);
+    }
+
+    /// Nothing is granted any more.
+    fn go_down(&mut self) {
+        tracing::error!("the lock manager is down");
+        self.is_down = true;
+        for (_, ticket) in self.tickets.drain() {
+            ticket.end(Error::LockManagerDown);
+        }
+        self.table = self.table.next_life(Time::MAX);
     }
 }
 

@@ -14,10 +14,17 @@
 //! A guard's lease is renewed in its name by the manager, as long as the guard is there, whenever a third of the lease
 //! has passed. So a lease is lost when the whole process stalls, when the engine stops, when the manager panics, or, for
 //! a guard that renews by hand, when its owner does not. The guard's own clock tells it so even when nobody else can.
+//!
+//! Transactions lock keys by the same tickets, without a lease: a transaction that is dropped releases them.
+//!
+//! A commit that carries a fence is put to the manager's vote by the coordinator, on the same desk
+//! ([`mailring_engine::transaction`]).
 
 mod desk;
 mod election;
+mod fences;
 mod guard;
+mod keys;
 mod listing;
 mod manager;
 mod request;
@@ -29,4 +36,6 @@ pub use listing::{LockHolder, LockInfo, LockWaiter};
 pub use request::{LockRequest, LockSession, Locks};
 
 pub(crate) use desk::LockDesk;
+pub(crate) use fences::{add_fence, fence, invalid as invalid_fence};
+pub(crate) use keys::{KeyGrant, KeyLocks, is_of_keys};
 pub(crate) use manager::LockManager;

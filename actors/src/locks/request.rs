@@ -76,6 +76,8 @@ impl Locks {
 /// One thread of control: what it has locked it may lock again, and what it waits for is searched for deadlocks together
 /// with what it holds. Share nothing of it between tasks that should exclude each other.
 ///
+/// A transaction can be part of it: [`TransactionBuilder::session`](crate::TransactionBuilder::session).
+///
 /// Guards live on when their session is dropped.
 #[derive(Debug)]
 pub struct LockSession {
@@ -95,6 +97,10 @@ impl LockSession {
             lease: Some(DEFAULT_LEASE.min(self.engine.max_lease)),
             renews: true,
         }
+    }
+
+    pub(crate) fn session(&self, engine: &Engine) -> Option<Session> {
+        std::ptr::eq(engine, &*self.engine).then_some(self.session)
     }
 
     /// The number by which listings and deadlocks name it.

@@ -150,7 +150,7 @@ pub(super) fn start(
         journal_tick: clock::TickSlot::default(),
         checkpoint_tick: clock::TickSlot::default(),
         lock_tick: clock::TickSlot::default(),
-        locks: LockDesk::new(builder.mailbox_capacity, lock_life(&builder, &manifest)),
+        locks: LockDesk::new(builder.mailbox_capacity, lock_opening(&builder, &manifest)),
         coordinator_tick: clock::TickSlot::default(),
         coordinator_running: AtomicUsize::new(0),
         coordinator_down: OnceLock::new(),
@@ -269,8 +269,7 @@ pub(super) fn start(
             };
             let grants_from = clock.in_future(old_leases);
             let actor = LockManager::new(
-                LockTable::new(limits, switchboard.locks.life(), grants_from),
-                limits,
+                LockTable::new(limits, switchboard.locks.opening(), grants_from),
                 Restarts::new(builder.restart_policy)?,
                 Arc::clone(&switchboard),
             );
@@ -347,13 +346,13 @@ pub(super) fn start(
     })
 }
 
-/// The life of the lock manager: the number of this opening, which is forced before anything starts. An engine in memory
-/// has no other openings; there it counts the engines of this process.
-fn lock_life(builder: &Builder, manifest: &Manifest) -> u64 {
-    static LIVES: AtomicU64 = AtomicU64::new(0);
+/// What the tokens of locks begin with: the number of this opening, which is forced before anything starts. An engine in
+/// memory has no other openings; there it counts the engines of this process.
+fn lock_opening(builder: &Builder, manifest: &Manifest) -> u64 {
+    static ENGINES: AtomicU64 = AtomicU64::new(0);
     match builder.place {
         Place::Directory(_) => manifest.openings,
-        Place::Memory => LIVES.fetch_add(1, Ordering::Relaxed) + 1,
+        Place::Memory => ENGINES.fetch_add(1, Ordering::Relaxed) + 1,
     }
 }
 

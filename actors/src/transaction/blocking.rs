@@ -1,13 +1,14 @@
-//! Transactions for plain threads. Only the commit waits for anybody.
+//! Transactions for plain threads. Only the commit and `get_for_update` wait for anybody.
 
 use super::{
     Committed, Once, OnceBuilder, Savepoint, Transaction, TransactionBuilder, TransactionScan,
 };
-use crate::{BlockingKeyspace, BlockingMailring, KeyRange};
+use crate::{BlockingKeyspace, BlockingMailring, KeyRange, LockGuard};
 use bytes::Bytes;
 use mailring_engine::{
     Result,
     ids::{Lsn, TxnId},
+    locks::FencingToken,
     transaction::TxnOutcome,
 };
 use pollster::block_on;
@@ -107,6 +108,19 @@ impl BlockingTransaction {
         self.0.get_now(keyspace.keyspace(), key.as_ref())
     }
 
+    /// [`Transaction::get_for_update`].
+    ///
+    /// # Errors
+    ///
+    /// As the async call.
+    pub fn get_for_update(
+        &self,
+        keyspace: &BlockingKeyspace,
+        key: impl AsRef<[u8]>,
+    ) -> Result<Option<Bytes>> {
+        block_on(self.0.get_for_update(keyspace.keyspace(), key))
+    }
+
     /// [`Transaction::get_many`].
     ///
     /// # Errors
@@ -199,6 +213,24 @@ impl BlockingTransaction {
     /// As [`Transaction::rollback_to`].
     pub fn rollback_to(&self, savepoint: Savepoint) -> Result<()> {
         self.0.rollback_to(savepoint)
+    }
+
+    /// [`Transaction::fence`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Transaction::fence`].
+    pub fn fence(&self, guard: &LockGuard) -> Result<()> {
+        self.0.fence(guard)
+    }
+
+    /// [`Transaction::fence_token`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Transaction::fence_token`].
+    pub fn fence_token(&self, lock: &str, token: FencingToken) -> Result<()> {
+        self.0.fence_token(lock, token)
     }
 
     /// [`Transaction::commit`].

@@ -9,13 +9,16 @@
 use crate::{
     budget::{Budget, OpenBytes},
     engine::{KeyspaceState, Pinned},
+    locks::KeyLocks,
 };
 use bytes::Bytes;
 use mailring_engine::{
     Error, Result,
-    ids::NodeId,
+    ids::{Lsn, NodeId},
     store::runs::Direction,
-    transaction::{KeyRange, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_KEYS, MAX_TRANSACTION_RANGES},
+    transaction::{
+        Fence, KeyRange, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_KEYS, MAX_TRANSACTION_RANGES,
+    },
     value::{Value, Write},
 };
 use std::{
@@ -72,6 +75,9 @@ pub(super) struct Buffer {
     pub(super) reads: BTreeMap<Bytes, NodeId>,
     ranges: Vec<ReadRange>,
     pub(super) writes: BTreeMap<Bytes, Buffered>,
+    pub(super) fences: Vec<Fence>,
+    /// The keys that are locked; released with this.
+    pub(super) locks: Option<Box<KeyLocks>>,
     undo: Vec<Undo>,
     keyspaces: Vec<Arc<KeyspaceState>>,
     bytes: usize,
@@ -93,12 +99,14 @@ fn check(len: usize, limit: usize, unit: &'static str) -> Result<()> {
 
 impl Buffer {
     /// An empty one that reads from `pinned`.
-    pub(super) fn new(pinned: Arc<Pinned>, budget: &Arc<Budget>) -> Self {
+    pub(super) fn new(pinned: Arc<Pinned>, fences: Vec<Fence>, budget: &Arc<Budget>) -> Self {
         Self {
             pinned,
             reads: BTreeMap::new(),
             ranges: Vec::new(),
             writes: BTreeMap::new(),
+            fences,
+            locks: None,
             undo: Vec::new(),
             keyspaces: Vec::new(),
             bytes: 0,
@@ -193,11 +201,11 @@ impl Buffer {
     }
 
     /// What was read of ranges.
-    pub(super) fn take_ranges(&mut self) -> Vec<KeyRange> {
-        let ranges = std::mem::take(&mut self.ranges).into_iter();
+    pub(super) fn read_ranges(&self) -> Vec<KeyRange> {
+        let ranges = self.ranges.iter();
         ranges
             .filter_map(|range| {
-                let (from, through) = (range.from, range.through?);
+                let (from, through) = (range.from.clone(), range.through.clone()?);
                 let (low, high) = match range.direction {
                     Direction::Forward => (from, through),
                     Direction::Backward => (through, from),
@@ -205,6 +213,30 @@ impl Buffer {
                 Some(KeyRange { low, high })
             })
             .collect()
+    }
+
+    pub(super) fn has_locked(&self, key: &Bytes) -> bool {
+        let locks = self.locks.as_ref();
+        locks.is_some_and(|locks| locks.contains(key))
+    }
+
+    /// Fails if something that was read at `since` has changed by `now`.
+    pub(super) fn check_unchanged(&self, now: &Pinned, since: Lsn) -> Result<()> {
+        for (key, node) in &self.reads {
+            let view = &now.views[usize::from(node.0)];
+            if let Some(with) = view.key_changed(key, since) {
+                let key = key.clone();
+                return Err(Error::Conflict { key, with });
+            }
+        }
+        for range in self.read_ranges() {
+            let mut views = now.views.iter();
+            let changed = views.find_map(|view| view.range_changed(&range, since));
+            if let Some((key, with)) = changed {
+                return Err(Error::Conflict { key, with });
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn write(&mut self, write: Write, node: NodeId) -> Result<()> {
@@ -283,7 +315,7 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
     use mailring_engine::{
-        ids::{KeyspaceId, Lsn},
+        ids::KeyspaceId,
         store::{Store, memory::MemoryStore},
         view::NodeView,
     };
@@ -301,7 +333,7 @@ mod tests {
             views: vec![view; nodes],
         };
         let budget = Arc::new(Budget::new(Clock::start(), Arc::default(), 1, 1, 1));
-        Buffer::new(Arc::new(pinned), &budget)
+        Buffer::new(Arc::new(pinned), Vec::new(), &budget)
     }
 
     fn put(buffer: &mut Buffer, key: &str, value: &str) {
@@ -374,7 +406,7 @@ mod tests {
             matches!(error, Error::TransactionTooLarge { unit: "ranges", .. }),
             "{error:?}"
         );
-        assert!(buffer.take_ranges().is_empty(), "none was read");
+        assert!(buffer.read_ranges().is_empty(), "none was read");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::{
 use bytes::Bytes;
 use mailring_engine::{
     Error, Result,
-    ids::{Lsn, NodeId},
+    ids::NodeId,
     participant::{Answer, Operation},
     transaction::{ReadSet, TxnPart},
     value::Write,
@@ -20,11 +20,14 @@ use std::{collections::BTreeMap, time::Instant};
 const READ_BYTES: usize = 64;
 
 pub(super) async fn commit(shared: &Shared) -> Result<Committed> {
-    let buffer = take(shared)?;
+    let mut buffer = take(shared)?;
+    // Released behind the answer, when the commit is visible.
+    let _locks = buffer.locks.take();
+    let at = buffer.pinned.at;
     if buffer.writes.is_empty() {
         return Ok(Committed {
             txn: shared.id,
-            lsn: shared.snapshot,
+            lsn: at,
             repeated: false,
         });
     }
@@ -58,7 +61,7 @@ fn take(shared: &Shared) -> Result<Buffer> {
     Ok(buffer)
 }
 
-async fn send(shared: &Shared, buffer: Buffer) -> Result<Decision> {
+async fn send(shared: &Shared, mut buffer: Buffer) -> Result<Decision> {
     let engine: &Engine = &shared.engine;
     let nodes = engine.switchboard.tables.len();
     let reads = buffer
@@ -66,11 +69,12 @@ async fn send(shared: &Shared, buffer: Buffer) -> Result<Decision> {
         .keys()
         .map(|key| key.len() + READ_BYTES)
         .sum::<usize>();
+    let fences = std::mem::take(&mut buffer.fences);
     // Until the answer: what the nodes and the journal hold meanwhile is the request's.
-    let (mut parts, _memory) = group(buffer, shared.snapshot, nodes);
+    let (mut parts, _memory) = group(buffer, nodes);
     let writes: usize = parts.iter().map(|part| weight(&part.writes)).sum();
     let bytes = reads + writes;
-    if let ([_], None) = (&parts[..], &shared.idempotency) {
+    if let ([_], [], None) = (&parts[..], &fences[..], &shared.idempotency) {
         let part = parts.remove(0);
         let operation = Operation::Transact {
             txn: shared.id,
@@ -90,6 +94,7 @@ async fn send(shared: &Shared, buffer: Buffer) -> Result<Decision> {
         txn: shared.id,
         deadline: shared.deadline,
         parts,
+        fences,
         idempotency: shared.idempotency.clone(),
     };
     engine.commit(request, bytes).await
@@ -102,9 +107,10 @@ struct Part {
 }
 
 /// One part for each node that was read or is written. A range was read on every node.
-fn group(mut buffer: Buffer, snapshot: Lsn, nodes: usize) -> (Vec<TxnPart>, OpenBytes) {
+fn group(buffer: Buffer, nodes: usize) -> (Vec<TxnPart>, OpenBytes) {
+    let snapshot = buffer.pinned.at;
     let mut parts: BTreeMap<NodeId, Part> = BTreeMap::new();
-    let ranges = buffer.take_ranges();
+    let ranges = buffer.read_ranges();
     if !ranges.is_empty() {
         for node in 0..nodes {
             let node = NodeId(u16::try_from(node).expect("node numbers fit"));

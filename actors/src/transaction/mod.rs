@@ -6,8 +6,9 @@
 //!
 //! ```text
 //!  writes nothing ────────────────────────────────────▶ nothing is sent: it was true at its snapshot
-//!  one node, no idempotency key ── Transact ──▶ node: validated in line with its writes, one record
+//!  one node, nothing of the below ── Transact ─▶ node: validated in line with its writes, one record
 //!  otherwise ── Commit ──▶ coordinator: two-phase commit, one record for all nodes
+//!               (also with an idempotency key, or a fence, on which the lock manager votes)
 //! ```
 //!
 //! # Isolation
@@ -15,8 +16,9 @@
 //! Strictly serializable: the order of the LSNs explains everything that anybody was told, and it agrees with real time.
 //! What has been read, keys and ranges, found or not, must be unchanged at the moment in which the commit gets its LSN;
 //! else it is refused with [`Error::Conflict`]. So there is no dirty write, dirty read, lost update, read skew, write skew,
-//! phantom, long fork or stale read. What a transaction reads is one snapshot, also if it is going to be refused. One that
-//! writes nothing has its snapshot as its place in the order, never waits and never conflicts.
+//! phantom, long fork or stale read. What a transaction reads is one snapshot, also if it is going to be refused; a
+//! `get_for_update` moves it on, and conflicts at once where what was read before is different there. One that
+//! writes nothing has its snapshot as its place in the order, never waits (unless it locks) and never conflicts.
 //!
 //! Out of this are times to live: a value expires by the wall clock, which no commit waits for.
 //!
@@ -25,15 +27,14 @@
 //! - Nothing leaves the handle before the commit, and then in one message.
 //! - A key or range is in the read set before its value leaves the handle. Rolling back to a savepoint forgets writes, never
 //!   reads: the caller has seen them.
-//! - A transaction ends once; every call behind that answers [`Error::TransactionEnded`].
-//!
-//! # Left out
-//!
-//! Locking ahead (`get_for_update`) and fences, which are the lock manager's.
+//! - All that it has read was true at its present snapshot, and is noted in its read set.
+//! - A transaction ends once; every call behind that answers [`Error::TransactionEnded`]. With it go the locks of its keys:
+//!   after a commit when that is visible.
 
 mod blocking;
 mod buffer;
 mod commit;
+mod for_update;
 mod run;
 mod scan;
 
@@ -43,8 +44,9 @@ pub(crate) use run::Pauses;
 pub use run::{Once, OnceBuilder, TransactionBuilder};
 pub use scan::TransactionScan;
 
+use crate::locks::{add_fence, fence, invalid_fence};
 use crate::{
-    KeyRange, Keyspace,
+    KeyRange, Keyspace, LockGuard,
     engine::{Engine, check_value, is_live},
     keyspace::expires_at_ms,
 };
@@ -54,11 +56,16 @@ use mailring_engine::{
     Error, Result,
     cache::Lookup,
     ids::{Lsn, Time, TxnId},
+    locks::{FencingToken, Session},
     participant::add_to_counter,
+    transaction::Fence,
     value::{Value, Write, qualify},
 };
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Acquire},
+    },
     time::Duration,
 };
 
@@ -76,6 +83,9 @@ pub struct Committed {
 /// A running transaction. Cheap to clone; all clones are the same transaction. It is rolled back when the last clone is
 /// dropped. See [`Mailring::transact`](crate::Mailring::transact) for the usual way to run one.
 ///
+/// Transactions do not wait for each other: of two that change what both have read, one conflicts, and begins again. Where
+/// that happens often, on a key that many change, [`Transaction::get_for_update`] makes them take turns.
+///
 /// It may read and write 100,000 keys with 10 MiB of keys and written values, and scan 1,000 ranges, each counted once for
 /// each node; what a savepoint keeps counts as well. It holds what its snapshot shows in memory until it ends. What all
 /// open transactions hold together is a part of the memory budget: beyond it they are refused as `Overloaded`.
@@ -88,9 +98,12 @@ pub struct Transaction {
 struct Shared {
     engine: Arc<Engine>,
     id: TxnId,
-    snapshot: Lsn,
+    /// The LSN that it reads at. Moves on with the state locked, when a key is locked.
+    snapshot: AtomicU64,
     deadline: Time,
     is_read_only: bool,
+    /// Who locks keys.
+    session: Session,
     idempotency: Option<Bytes>,
     state: Mutex<State>,
 }
@@ -110,10 +123,10 @@ impl Transaction {
         self.shared.id
     }
 
-    /// The LSN whose state it reads.
+    /// The LSN whose state it reads. [`Transaction::get_for_update`] moves it on.
     #[must_use]
     pub fn snapshot_lsn(&self) -> Lsn {
-        self.shared.snapshot
+        self.shared.snapshot()
     }
 
     /// The value of a key: what this transaction has written, else what its snapshot shows.
@@ -234,6 +247,34 @@ impl Transaction {
         self.shared.with(|buffer| buffer.rollback_to(savepoint))
     }
 
+    /// Commits only while the guard holds its lock; see [`TransactionBuilder::fence`].
+    ///
+    /// # Errors
+    ///
+    /// `InvalidOption` in a read-only transaction, or for a guard of another engine; `TransactionTooLarge`,
+    /// `TransactionEnded`, `DeadlineExceeded`.
+    pub fn fence(&self, guard: &LockGuard) -> Result<()> {
+        self.add_fence(guard.fence(&self.shared.engine)?)
+    }
+
+    /// As [`Transaction::fence`], with the token of a guard that is elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidLockName`, and as [`Transaction::fence`].
+    pub fn fence_token(&self, lock: &str, token: FencingToken) -> Result<()> {
+        self.add_fence(fence(lock, token)?)
+    }
+
+    fn add_fence(&self, fence: Fence) -> Result<()> {
+        if self.shared.is_read_only {
+            let reason = "a read-only transaction writes nothing that it could guard";
+            return Err(invalid_fence(&fence.lock, reason));
+        }
+        let add = |buffer: &mut Buffer| add_fence(&mut buffer.fences, fence);
+        self.shared.with(add)
+    }
+
     /// Commits: answers when it is durable and visible to every later read. The transaction ends, whatever the answer.
     /// Dropping the future does not take it back: once it was polled it is carried out as a whole or not at all.
     ///
@@ -241,7 +282,9 @@ impl Transaction {
     ///
     /// `Conflict` (somebody has changed what was read), `Aborted`, `DeadlineExceeded`, `Overloaded`, `NodeRestarted`,
     /// `DiskFull`: nothing was written, and another attempt can succeed. `NodeDown`, `CoordinatorDown`, `ReadOnly`,
-    /// `KeyspaceNotFound` (one that it has used was dropped), `Closed`, `TransactionEnded`: nothing was written. `Unknown`: it is there as a whole or not at all, and
+    /// `KeyspaceNotFound` (one that it has used was dropped), `Closed`, `TransactionEnded`: nothing was written.
+    /// `StaleFence` (a token that it carries is not the holder's), `LockLost`, `LockManagerDown`: nothing was written,
+    /// acquire the lock again. `Unknown`: it is there as a whole or not at all, and
     /// [`Mailring::outcome`](crate::Mailring::outcome) tells, if need be after the engine was opened again.
     pub async fn commit(&self) -> Result<Committed> {
         commit::commit(&self.shared).await
@@ -271,6 +314,7 @@ impl Transaction {
                     buffer.enter(&keyspace.state);
                 }
             }
+            // The snapshot in whose read set the key is noted.
             Ok((own, Arc::clone(&buffer.pinned)))
         })?;
         let value = match own {
@@ -313,6 +357,10 @@ impl Transaction {
 }
 
 impl Shared {
+    fn snapshot(&self) -> Lsn {
+        Lsn(self.snapshot.load(Acquire))
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

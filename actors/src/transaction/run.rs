@@ -1,18 +1,24 @@
 //! Running a transaction to its end: options, attempts, and the pause between them.
 
 use super::{Buffer, Committed, Shared, State, Transaction};
-use crate::{Mailring, engine::Engine, journal::OutcomeRequest};
+use crate::{
+    LockGuard, LockSession, Mailring,
+    engine::Engine,
+    journal::OutcomeRequest,
+    locks::{add_fence, fence, invalid_fence, is_of_keys},
+};
 use bytes::Bytes;
 use mailring_engine::{
     Error, Result,
     ids::{Lsn, Time, TxnId},
-    transaction::{MAX_IDEMPOTENCY_KEY_BYTES, MAX_TRANSACTION_TIME, TxnOutcome},
+    locks::{FencingToken, Session, SessionId},
+    transaction::{Fence, MAX_IDEMPOTENCY_KEY_BYTES, MAX_TRANSACTION_TIME, TxnOutcome},
 };
 use std::{
     collections::hash_map::RandomState,
     future::Future,
     hash::{BuildHasher, Hasher},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -29,6 +35,10 @@ pub struct TransactionBuilder {
     deadline: Option<Duration>,
     is_read_only: bool,
     idempotency: Option<Bytes>,
+    fences: Vec<Fence>,
+    session: Option<Session>,
+    /// What was wrong with the first bad option; told when it begins.
+    refused: Option<Error>,
 }
 
 /// Options of a transaction with an idempotency key; see [`TransactionBuilder::idempotency_key`].
@@ -47,8 +57,8 @@ pub enum Once<T> {
 
 impl Mailring {
     /// Runs `body` as a transaction and commits it: everything that it writes, over any keyspaces and nodes, becomes
-    /// visible at one moment, or nothing does. If somebody has changed what it has read, it is run again, on a new
-    /// snapshot, after a pause with jitter that doubles each time, until its deadline (that of the engine's builder, 5
+    /// visible at one moment, or nothing does. If somebody has changed what it has read, or if it is the victim of a
+    /// deadlock over keys that it has locked, it is run again, on a new snapshot, after a pause with jitter that doubles each time, until its deadline (that of the engine's builder, 5
     /// seconds by default, at most a minute). So it may run several times, and must have no other effects.
     ///
     /// Strictly serializable: see [`Transaction`]. An error of `body` rolls back. A body that has called
@@ -91,6 +101,9 @@ impl Mailring {
             deadline: None,
             is_read_only: false,
             idempotency: None,
+            fences: Vec::new(),
+            session: None,
+            refused: None,
         }
     }
 
@@ -144,6 +157,64 @@ impl TransactionBuilder {
         OnceBuilder(self)
     }
 
+    /// Commits only while the guard holds its lock. The lock manager votes on the commit like a node, by the guard's token as
+    /// it is now (an upgrade gives it another), and hands the lock on only once the outcome is visible. So a holder that
+    /// was stopped for longer than its lease can't write behind the next one:
+    ///
+    /// ```text
+    /// A: lock, token 33 ──── stopped for longer than its lease ──────── commit under 33: StaleFence
+    /// B:                        lock, token 34, commit under 34
+    /// ```
+    ///
+    /// (Kleppmann, *How to do distributed locking*, 2016; the tokens are the sequencers of Chubby, Burrows 2006.) It goes by
+    /// the coordinator, also on one node. A transaction may carry 16 fences; one that writes nothing checks none.
+    ///
+    /// ```
+    /// # async fn f(db: mailring::Mailring, files: mailring::Keyspace) -> mailring::Result<()> {
+    /// let files = &files;
+    /// let guard = db.locks().lock("report").await?;
+    /// let write = db.transaction().fence(&guard);
+    /// write.run(|txn| async move { txn.put(files, "report", "done").await }).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// What is wrong with it is told when the transaction begins.
+    pub fn fence(mut self, guard: &LockGuard) -> Self {
+        let fence = guard.fence(&self.engine);
+        self.add_fence(fence);
+        self
+    }
+
+    /// As [`TransactionBuilder::fence`], with the token of a guard that is elsewhere: one that came with a message, say.
+    pub fn fence_token(mut self, lock: &str, token: FencingToken) -> Self {
+        self.add_fence(fence(lock, token));
+        self
+    }
+
+    /// Locks keys as part of this session: a deadlock over its named locks and the keys of its transactions together is
+    /// found at once, instead of ending at a deadline. Its transactions do not wait for each other's keys. A transaction that
+    /// is refused in such a deadlock is not run again: named locks must be released first.
+    pub fn session(mut self, session: &LockSession) -> Self {
+        match session.session(&self.engine) {
+            Some(session) => self.session = Some(session),
+            None => {
+                self.refused.get_or_insert(Error::InvalidOption {
+                    option: "session",
+                    value: session.id().to_string(),
+                    reason: "it belongs to another engine than the transaction",
+                });
+            }
+        }
+        self
+    }
+
+    fn add_fence(&mut self, fence: Result<Fence>) {
+        let added = fence.and_then(|fence| add_fence(&mut self.fences, fence));
+        if let Err(error) = added {
+            self.refused.get_or_insert(error);
+        }
+    }
+
     /// Runs `body`, as [`Mailring::transact`] does.
     ///
     /// # Errors
@@ -165,7 +236,8 @@ impl TransactionBuilder {
     /// `InvalidOption`, `Closed`.
     pub fn begin(self) -> Result<Transaction> {
         let deadline = self.checked_deadline()?;
-        self.begin_until(deadline)
+        let begun = self.engine.switchboard.clock.now();
+        self.begin_until(deadline, begun)
     }
 
     fn checked_deadline(&self) -> Result<Time> {
@@ -184,6 +256,15 @@ impl TransactionBuilder {
                 "1 to 256 bytes are possible",
             ));
         }
+        if let Some(error) = &self.refused {
+            return Err(error.clone());
+        }
+        if let Some(fence) = self.fences.first()
+            && self.is_read_only
+        {
+            let reason = "a read-only transaction writes nothing that it could guard";
+            return Err(invalid_fence(&fence.lock, reason));
+        }
         let clock = &self.engine.switchboard.clock;
         match self.deadline {
             Some(deadline) if deadline > MAX_TRANSACTION_TIME && !self.is_read_only => {
@@ -196,17 +277,28 @@ impl TransactionBuilder {
         }
     }
 
-    fn begin_until(&self, deadline: Time) -> Result<Transaction> {
+    /// `begun` is its age in a deadlock.
+    fn begin_until(&self, deadline: Time, begun: Time) -> Result<Transaction> {
         let budget = &self.engine.switchboard.budget;
         let pinned = Arc::new(self.engine.pin_whatever_is_up()?);
+        let id = self.engine.next_txn();
+        let own = Session {
+            begun,
+            id: SessionId::Transaction(id),
+        };
         let shared = Shared {
             engine: Arc::clone(&self.engine),
-            id: self.engine.next_txn(),
-            snapshot: pinned.at,
+            id,
+            snapshot: AtomicU64::new(pinned.at.0),
             deadline,
+            session: self.session.unwrap_or(own),
             is_read_only: self.is_read_only,
             idempotency: self.idempotency.clone(),
-            state: Mutex::new(State::Open(Buffer::new(pinned, budget))),
+            state: Mutex::new(State::Open(Buffer::new(
+                pinned,
+                self.fences.clone(),
+                budget,
+            ))),
         };
         let shared = Arc::new(shared);
         Ok(Transaction { shared })
@@ -220,8 +312,10 @@ impl TransactionBuilder {
         let board = &self.engine.switchboard;
         let deadline = self.checked_deadline()?;
         let mut pauses = Pauses::new();
+        // A victim of a deadlock does not become younger by that.
+        let begun = board.clock.now();
         loop {
-            let txn = self.begin_until(deadline)?;
+            let txn = self.begin_until(deadline, begun)?;
             let error = match body(txn.clone()).await {
                 Ok(value) if txn.has_ended() => return Ok((value, None)),
                 Ok(value) => match txn.commit().await {
@@ -251,6 +345,22 @@ impl OnceBuilder {
     /// As [`TransactionBuilder::deadline`].
     pub fn deadline(self, deadline: Duration) -> Self {
         Self(self.0.deadline(deadline))
+    }
+
+    /// As [`TransactionBuilder::fence`]. A repetition of what was committed gets that outcome, whatever has become of the
+    /// lock.
+    pub fn fence(self, guard: &LockGuard) -> Self {
+        Self(self.0.fence(guard))
+    }
+
+    /// As [`TransactionBuilder::fence_token`].
+    pub fn fence_token(self, lock: &str, token: FencingToken) -> Self {
+        Self(self.0.fence_token(lock, token))
+    }
+
+    /// As [`TransactionBuilder::session`].
+    pub fn session(self, session: &LockSession) -> Self {
+        Self(self.0.session(session))
     }
 
     /// Runs `body` unless a transaction was committed under the key.
@@ -299,8 +409,9 @@ fn is_worth_repeating(error: &Error) -> bool {
         Error::Conflict { .. }
             | Error::Aborted { .. }
             | Error::NodeRestarted { .. }
+            | Error::LockManagerRestarted
             | Error::Overloaded { .. }
-    )
+    ) || is_of_keys(error)
 }
 
 /// The half to the whole of a pause.

@@ -3,8 +3,11 @@
 //! The next pair is the nearer one of what the snapshot has next and what the transaction has written behind the last
 //! pair; of one key the write counts. How far the scan came is noted in the read set before the pair is given out: other
 //! transactions conflict with what was read, not with what might have been.
+//!
+//! Where the transaction's snapshot moves on ([`Transaction::get_for_update`]), the scan goes on there: what it has noted is
+//! the same.
 
-use super::Transaction;
+use super::{Shared, Transaction};
 use crate::{
     Keyspace,
     engine::is_live,
@@ -13,6 +16,7 @@ use crate::{
 use bytes::Bytes;
 use mailring_engine::{
     Result,
+    ids::Lsn,
     scan::Merge,
     store::runs::Direction,
     value::{KEYSPACE_PREFIX_BYTES, Value},
@@ -29,10 +33,17 @@ pub struct TransactionScan {
     high: Bound<Bytes>,
     direction: Direction,
     left: usize,
-    /// The snapshot's pairs, and the number of the range in the read set.
-    opened: Option<(Merge, usize)>,
+    opened: Option<Opened>,
     /// The snapshot's next pair, once it was looked at.
     ahead: Option<Option<(Bytes, Value)>>,
+}
+
+struct Opened {
+    /// The pairs of the snapshot.
+    merge: Merge,
+    at: Lsn,
+    /// The number of the range in the read set.
+    range: usize,
 }
 
 impl std::fmt::Debug for TransactionScan {
@@ -131,11 +142,20 @@ impl TransactionScan {
                 }
                 Ok((range, Arc::clone(&buffer.pinned)))
             })?;
-            let merge = merge_all(&pinned, &self.low, &self.high, self.direction);
-            self.opened = Some((merge, range));
+            self.opened = Some(Opened {
+                merge: merge_all(&pinned, &self.low, &self.high, self.direction),
+                at: pinned.at,
+                range,
+            });
         }
-        let (merge, range) = self.opened.as_mut().expect("it was opened");
+        let Opened { merge, at, range } = self.opened.as_mut().expect("it was opened");
         loop {
+            if shared.snapshot() != *at {
+                let pinned = shared.with(|buffer| Ok(Arc::clone(&buffer.pinned)))?;
+                *merge = merge_all(&pinned, &self.low, &self.high, self.direction);
+                *at = pinned.at;
+                self.ahead = None;
+            }
             if self.ahead.is_none() {
                 self.ahead = Some(merge.next().transpose()?);
             }
@@ -169,30 +189,38 @@ impl TransactionScan {
                             Direction::Forward => &self.high,
                             Direction::Backward => &self.low,
                         };
-                        note(shared, *range, end.clone())?;
-                        return Ok(None);
+                        if note(shared, *at, *range, end.clone())? {
+                            return Ok(None);
+                        }
+                        continue;
                     }
                 },
             };
+            if !note(shared, *at, *range, Bound::Included(key.clone()))? {
+                continue;
+            }
             let behind = Bound::Excluded(key.clone());
             match self.direction {
                 Direction::Forward => self.low = behind,
                 Direction::Backward => self.high = behind,
             }
             if let Some(value) = value {
-                note(shared, *range, Bound::Included(key.clone()))?;
                 return Ok(Some((key, value)));
             }
         }
     }
 }
 
-fn note(shared: &super::Shared, range: usize, through: Bound<Bytes>) -> Result<()> {
+/// Notes how far the range was read at `at`; false if the snapshot has moved on since, so that it must be read again.
+fn note(shared: &Shared, at: Lsn, range: usize, through: Bound<Bytes>) -> Result<bool> {
     if shared.is_read_only {
-        return Ok(());
+        return Ok(true);
     }
     shared.with(|buffer| {
-        buffer.range_read(range, through);
-        Ok(())
+        let is_current = buffer.pinned.at == at;
+        if is_current {
+            buffer.range_read(range, through);
+        }
+        Ok(is_current)
     })
 }

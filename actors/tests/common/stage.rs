@@ -11,13 +11,15 @@ use std::{
 };
 
 /// Moves 1 between two of four accounts, which lie on both nodes.
+async fn move_one(txn: &Transaction, ks: &Keyspace, number: usize) -> Result<()> {
+    txn.add(ks, format!("account-{}", number % 4), 1).await?;
+    txn.add(ks, format!("account-{}", (number + 1) % 4), -1)
+        .await
+        .map(drop)
+}
+
 async fn transfer(db: &Mailring, ks: &Keyspace, number: usize) -> Result<Lsn> {
-    let body = async |txn: Transaction| {
-        txn.add(ks, format!("account-{}", number % 4), 1).await?;
-        txn.add(ks, format!("account-{}", (number + 1) % 4), -1)
-            .await?;
-        Ok(())
-    };
+    let body = async |txn: Transaction| move_one(&txn, ks, number).await;
     static ORDERS: AtomicUsize = AtomicUsize::new(0);
     let order = ORDERS.fetch_add(1, SeqCst);
     let transaction = db.transaction().deadline(Duration::from_secs(2));
@@ -28,6 +30,22 @@ async fn transfer(db: &Mailring, ks: &Keyspace, number: usize) -> Result<Lsn> {
         transaction.run(body).await?;
     }
     Ok(db.stats().visible_lsn)
+}
+
+/// A transfer by whoever holds a lock.
+async fn fenced_transfer(db: &Mailring, ks: &Keyspace, number: usize) -> Result<()> {
+    let patience = Duration::from_secs(1);
+    let lock = db.locks().lock("till").lease(Duration::from_millis(200));
+    let mut guard = lock.shared().timeout(patience).await?;
+    guard.upgrade_within(patience).await?;
+    guard.renew().await?;
+    let body = async |txn: Transaction| {
+        txn.fence(&guard)?;
+        txn.get_for_update(ks, "account-0").await?;
+        move_one(&txn, ks, number).await
+    };
+    let transaction = db.transaction().deadline(Duration::from_secs(2));
+    transaction.run(body).await
 }
 
 pub struct Stage {
@@ -91,6 +109,31 @@ impl Stage {
                             if let Ok(txn) = db.begin() {
                                 let _ = db.outcome(txn.id()).await;
                             }
+                        }
+                    })
+                })
+                .collect();
+            for task in running {
+                patiently(task).await.expect("the task ended well");
+            }
+        })
+    }
+
+    /// A transfer by whoever holds a lock.
+    pub async fn fenced_transfer(&self, number: usize) -> Result<()> {
+        fenced_transfer(&self.db, &self.ks, number).await
+    }
+
+    /// Transfers under a fence from several tasks that take turns by a lock. Whatever the answers are, there are some.
+    pub fn fenced_transfers(&self, tasks: usize, rounds: usize) -> tokio::task::JoinHandle<()> {
+        let (db, ks) = (self.db.clone(), self.ks.clone());
+        tokio::spawn(async move {
+            let running: Vec<_> = (0..tasks)
+                .map(|task| {
+                    let (db, ks) = (db.clone(), ks.clone());
+                    tokio::spawn(async move {
+                        for round in 0..rounds {
+                            let _ = fenced_transfer(&db, &ks, task + round).await;
                         }
                     })
                 })

@@ -3,7 +3,8 @@
 use super::Mode;
 use crate::{
     error::Error,
-    ids::{RequestId, Time},
+    ids::{Incarnation, RequestId, Time, TxnId},
+    transaction::{Fence, FenceVote},
 };
 use bytes::Bytes;
 use std::{fmt, sync::Arc, time::Duration};
@@ -32,15 +33,15 @@ impl fmt::Display for Resource {
 pub enum SessionId {
     /// A session of the application, numbered by the handle.
     Application(u64),
-    /// A transaction, by its number.
-    Transaction(u64),
+    /// A transaction.
+    Transaction(TxnId),
 }
 
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Application(number) => write!(f, "session {number}"),
-            Self::Transaction(number) => write!(f, "transaction {number}"),
+            Self::Transaction(txn) => write!(f, "transaction {txn}"),
         }
     }
 }
@@ -57,47 +58,47 @@ pub struct Session {
 /// A number that only rises for a lock, also across restarts: who guards something with a lock refuses tokens lower than
 /// the highest that it has seen.
 ///
-/// The upper 22 bits are the life of the lock manager, the lower 42 count its grants.
+/// The upper 22 bits are the number of the opening, the lower 42 count its grants, also over a panic of the lock manager.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FencingToken(pub u64);
 
 impl FencingToken {
     const COUNT_BITS: u32 = 42;
-    /// The last life that has tokens.
-    pub const LAST_LIFE: u64 = u64::MAX >> Self::COUNT_BITS;
+    /// The last opening that has tokens.
+    pub const LAST_OPENING: u64 = u64::MAX >> Self::COUNT_BITS;
 
-    /// Lower than every token of this life, and higher than those of earlier ones.
+    /// Lower than every token of this opening, and higher than those of earlier ones.
     ///
     /// # Panics
     ///
-    /// Panics if there is no token for so late a life: going round would break every guarantee of fencing.
+    /// Panics if there is no token for so late an opening: going round would break every guarantee of fencing.
     #[must_use]
-    pub fn before(life: u64) -> Self {
+    pub fn before(opening: u64) -> Self {
         assert!(
-            life <= Self::LAST_LIFE,
-            "life {life} of the lock manager has no tokens left"
+            opening <= Self::LAST_OPENING,
+            "opening {opening} has no fencing tokens left"
         );
-        Self(life << Self::COUNT_BITS)
+        Self(opening << Self::COUNT_BITS)
     }
 
-    /// The life of the lock manager that gave it.
+    /// The opening in which it was given.
     #[must_use]
-    pub fn life(self) -> u64 {
+    pub fn opening(self) -> u64 {
         self.0 >> Self::COUNT_BITS
     }
 
-    /// The token that follows in the same life.
+    /// The token that follows in the same opening.
     ///
     /// # Panics
     ///
-    /// Panics if the life has given all of its tokens, four trillion.
+    /// Panics if the opening has given all of its tokens, four trillion.
     #[must_use]
     pub fn next(self) -> Self {
         let next = Self(self.0.wrapping_add(1));
         assert!(
-            next.life() == self.life(),
-            "fencing tokens of life {} exhausted",
-            self.life()
+            next.opening() == self.opening(),
+            "fencing tokens of opening {} exhausted",
+            self.opening()
         );
         next
     }
@@ -170,23 +171,28 @@ pub enum LockMessage {
         /// Which.
         session: SessionId,
     },
-    /// From a coordinator, or from the node of a single-node commit: may this transaction write under this token?
-    /// Answered by `Vote`. After Yes the lock is not handed on until `ResolveFence`, whatever becomes of its lease.
-    /// It may come twice.
+    /// From a coordinator: may this transaction write under these tokens? Answered by one `Vote`. After Yes none of the
+    /// locks is handed on until `ResolveFence`, whatever becomes of its lease; after No nothing is kept. It may come
+    /// twice. One that comes behind its `ResolveFence` keeps the locks until the journal has been asked.
     PrepareFence {
         /// The transaction.
-        txn: u64,
-        /// The name of the lock.
-        lock: Arc<str>,
-        /// The token that the transaction's writer was given.
-        token: FencingToken,
+        txn: TxnId,
+        /// The tokens that the transaction's writer was given.
+        fences: Vec<Fence>,
         /// After this time the transaction can't be decided any more, but it may have been.
         deadline: Time,
     },
-    /// The transaction is decided, committed and visible, or aborted: to the locks that is the same. It may come twice.
+    /// From the coordinator, or from the journal that was asked: the transaction is decided, committed and visible, or
+    /// aborted. To the locks that is the same. It may come twice, or for a transaction that nobody knows here.
     ResolveFence {
         /// The transaction.
-        txn: u64,
+        txn: TxnId,
+    },
+    /// From the journal, in answer to `Announce`: what it has accepted under votes of earlier lives is visible, and
+    /// nothing more of it will be accepted. Before that nothing is granted. It may come twice, and for earlier lives.
+    LifeKnown {
+        /// The life that was announced.
+        life: Incarnation,
     },
 }
 
@@ -224,42 +230,20 @@ pub enum LockEffect {
         /// The grant that was.
         id: RequestId,
     },
-    /// The answer to `PrepareFence`.
-    Vote {
-        /// The transaction.
-        txn: u64,
-        /// The lock.
-        lock: Arc<str>,
-        /// The vote.
-        vote: FenceVote,
-    },
+    /// The answer to `PrepareFence`, for the coordinator.
+    Vote(FenceVote),
     /// Ask the journal what became of a transaction that is past its deadline; it answers with `ResolveFence`.
     /// Repeated until it does.
     Ask {
         /// The transaction.
-        txn: u64,
+        txn: TxnId,
+        /// Its deadline.
+        deadline: Time,
     },
-}
-
-/// The lock manager's vote on a transaction that carries a fence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FenceVote {
-    /// The token is the holder's, and the lock stays with it until the transaction is resolved.
-    Yes {
-        /// The voting life of the lock manager: a decision under an earlier life's vote must be refused.
-        life: u64,
+    /// Tell the journal that this is a new life, so that it refuses what earlier ones have voted for; it answers with
+    /// `LifeKnown`. Repeated until it does.
+    Announce {
+        /// The life.
+        life: Incarnation,
     },
-    /// The transaction must not commit.
-    No(FenceRefusal),
-}
-
-/// Why a fence refuses a transaction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FenceRefusal {
-    /// The token is not, or not any more, that of a holder.
-    Stale,
-    /// The deadline had passed when it arrived.
-    DeadlinePassed,
-    /// Too many transactions are being decided under fences.
-    Overloaded,
 }

@@ -27,16 +27,17 @@
 //! | `lock` | one lock: its holders and its two lines of waiters |
 //! | `table` | all locks, sessions and timers; the messages |
 //! | `holding` | a lock between its grant and its end: leases, renewal, release |
-//! | `fence` | votes on transactions |
+//! | `fence` | votes on transactions, and the lives of the manager that voted |
 //! | `deadlock` | the search for cycles |
 //! | `listing` | what a person sees |
 //!
 //! # Invariants
 //!
 //! - Two sessions hold a lock together only in compatible modes, also while one of them is being decided under a fence.
-//! - The tokens of a lock strictly rise in the order of its grants, over restarts too: the upper bits are the life of the
-//!   manager, which the caller makes durable before the table is made.
-//! - Nothing is granted before `grants_from`: the leases of the life before are over by then. Requests wait meanwhile.
+//! - The tokens of a lock strictly rise in the order of its grants, over restarts too: the upper bits are the number of the
+//!   opening, which the caller makes durable before the table is made, and a panic within it goes on counting.
+//! - Nothing is granted before `grants_from`: the leases of the life before are over by then. Nor before the journal knows
+//!   this life, so that nothing is committed any more under a vote of an earlier one. Requests wait meanwhile.
 //! - A message is handled after everything that is due at its time. Only the monotonic time passed in counts, so a stall
 //!   makes leases end late, and never early or twice.
 //! - Nobody in the queue is overtaken by anybody of the queue. A request is answered once, by `Held` or `Converted` or
@@ -66,8 +67,7 @@ pub use deadlock::WaitsFor;
 pub(crate) use deadlock::describe_cycle;
 pub use listing::{Holder, LockListing, WaitingRequest};
 pub use message::{
-    Acquire, FenceRefusal, FenceVote, FencingToken, LockEffect, LockMessage, Resource, Session,
-    SessionId, Wait,
+    Acquire, FencingToken, LockEffect, LockMessage, Resource, Session, SessionId, Wait,
 };
 pub use mode::Mode;
-pub use table::{LockLimits, LockTable, MAX_LOCK_NAME_BYTES};
+pub use table::{FIRST_LOCK_LIFE, LockLimits, LockTable, MAX_LOCK_NAME_BYTES};

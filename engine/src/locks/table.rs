@@ -2,7 +2,7 @@
 
 use super::{
     Mode,
-    fence::Fence,
+    fence::Fenced,
     few::Few,
     lock::{Lock, Waiter},
     message::{Acquire, FencingToken, LockEffect, LockMessage, Resource, SessionId, Wait},
@@ -10,13 +10,15 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    ids::{RequestId, Time},
+    ids::{Incarnation, RequestId, Time, TxnId},
 };
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque, hash_map::Entry},
     time::Duration,
 };
 
+/// The lock manager's first life in an opening.
+pub const FIRST_LOCK_LIFE: Incarnation = Incarnation(1);
 /// The longest name of a lock, in bytes.
 pub const MAX_LOCK_NAME_BYTES: usize = 255;
 
@@ -72,8 +74,10 @@ pub(super) enum Timer {
     Open,
     /// A lease is due for renewal, or over.
     Lease(Slot, SessionId),
+    /// The journal does not know this life yet.
+    Announce,
     /// A transaction is past its deadline.
-    Fence(Fence),
+    Fence(TxnId),
     /// A request has waited long enough.
     Wait(RequestId),
 }
@@ -90,31 +94,31 @@ pub struct LockTable {
     pub(super) requests: HashMap<RequestId, Place>,
     pub(super) sessions: HashMap<SessionId, SessionState>,
     pub(super) timers: BTreeSet<(Time, Timer)>,
-    /// The transactions under a fence, and when each is asked for.
-    pub(super) fences: BTreeMap<Fence, Time>,
+    /// The transactions under a fence.
+    pub(super) fences: BTreeMap<TxnId, Fenced>,
+    /// Which life of the lock manager this is, in this opening.
+    pub(super) life: Incarnation,
+    /// When it is announced to the journal again; `None` once that knows it.
+    pub(super) announced_again: Option<Time>,
     /// Sessions that wait, and for which somebody may have begun to wait since.
     pub(super) suspects: VecDeque<SessionId>,
 }
 
 impl LockTable {
-    /// An empty table in a new life of the lock manager. `life` must be higher than that of any earlier life, and
-    /// durable. Nothing is granted before `grants_from`, when the leases of the life before have run out.
+    /// An empty table in a new opening, whose number must be higher than that of any earlier one, and durable. Nothing is
+    /// granted before `grants_from`, when the leases of the opening before have run out.
     ///
     /// # Panics
     ///
-    /// Panics if `life` is beyond [`FencingToken::LAST_LIFE`].
+    /// Panics if `opening` is beyond [`FencingToken::LAST_OPENING`].
     #[must_use]
-    pub fn new(limits: LockLimits, life: u64, grants_from: Time) -> Self {
-        Self::after(limits, FencingToken::before(life), grants_from)
-    }
-
-    /// An empty table that goes on behind `last_token`, in the place of one that broke within the same life.
-    #[must_use]
-    pub fn after(limits: LockLimits, last_token: FencingToken, grants_from: Time) -> Self {
+    pub fn new(limits: LockLimits, opening: u64, grants_from: Time) -> Self {
         Self {
             limits,
-            last_token,
+            last_token: FencingToken::before(opening),
             grants_from,
+            life: FIRST_LOCK_LIFE,
+            announced_again: None,
             now: Time::default(),
             locks: Slots::default(),
             index: HashMap::new(),
@@ -126,17 +130,28 @@ impl LockTable {
         }
     }
 
-    /// The last token that was given; lower than any, if none was.
+    /// An empty table in the lock manager's next life, in place of one that broke: its tokens go on. It announces itself to
+    /// the journal, and grants nothing before that knows it and before `grants_from`.
     #[must_use]
-    pub fn last_token(&self) -> FencingToken {
-        self.last_token
+    pub fn next_life(&self, grants_from: Time) -> Self {
+        let mut table = Self::new(self.limits, self.last_token.opening(), grants_from);
+        table.last_token = self.last_token;
+        table.life = self.life.next();
+        table.announced_again = Some(Time(0));
+        table.timers.insert((Time(0), Timer::Announce));
+        table
     }
 
-    /// When the last of the transactions that are being decided under a fence is past its deadline, or will be asked
-    /// for again.
+    /// Which life of the lock manager this is, in this opening: its votes name it.
     #[must_use]
-    pub fn last_fence(&self) -> Option<Time> {
-        self.fences.values().max().copied()
+    pub fn life(&self) -> Incarnation {
+        self.life
+    }
+
+    /// How many transactions are being decided under fences.
+    #[must_use]
+    pub fn fenced(&self) -> usize {
+        self.fences.len()
     }
 
     /// Takes one message. `now` is monotonic; an earlier time than before counts as the time before.
@@ -156,11 +171,11 @@ impl LockTable {
             LockMessage::ReleaseSession { session } => self.release_session(session, out),
             LockMessage::PrepareFence {
                 txn,
-                lock,
-                token,
+                fences,
                 deadline,
-            } => self.prepare_fence(txn, lock, token, deadline, out),
+            } => self.prepare_fence(txn, &fences, deadline, out),
             LockMessage::ResolveFence { txn } => self.resolve_fence(txn, out),
+            LockMessage::LifeKnown { life } => self.life_known(life, out),
         }
         self.break_cycles(out);
     }
@@ -175,7 +190,8 @@ impl LockTable {
             match timer {
                 Timer::Open => self.open(out),
                 Timer::Lease(slot, session) => self.lease_due(slot, session, out),
-                Timer::Fence(fence) => self.fence_due(fence, out),
+                Timer::Announce => self.announce(out),
+                Timer::Fence(txn) => self.fence_due(txn, out),
                 Timer::Wait(id) => {
                     let waiter = self
                         .take_waiter(id)
@@ -336,7 +352,7 @@ impl LockTable {
         wait: Wait,
         out: &mut Vec<LockEffect>,
     ) -> Result<()> {
-        let is_open = self.now >= self.grants_from;
+        let is_open = self.is_open();
         let lock = self.locks.at_mut(slot);
         if is_open && lock.admits_at_once(&waiter) {
             self.grant(slot, waiter, out);
@@ -400,7 +416,7 @@ impl LockTable {
 
     /// Grants whatever can be granted now.
     pub(super) fn advance(&mut self, slot: Slot, out: &mut Vec<LockEffect>) {
-        if self.now >= self.grants_from {
+        if self.is_open() {
             while let Some(waiter) = self.locks.find_mut(slot).and_then(Lock::next_admitted) {
                 self.left_line(slot, &waiter);
                 self.grant(slot, waiter, out);
@@ -409,8 +425,13 @@ impl LockTable {
         self.forget_if_idle(slot);
     }
 
-    /// The leases of the life before are over.
-    fn open(&mut self, out: &mut Vec<LockEffect>) {
+    /// Whether anything may be granted: the leases of the life before are over, and the journal knows this one.
+    fn is_open(&self) -> bool {
+        self.now >= self.grants_from && self.announced_again.is_none()
+    }
+
+    /// Grants may begin, if nothing else is in the way.
+    pub(super) fn open(&mut self, out: &mut Vec<LockEffect>) {
         for slot in self.locks.places() {
             self.advance(slot, out);
         }

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result, Rival},
-    ids::{Lsn, RequestId, Time, TxnId},
+    ids::{RequestId, Time, TxnId},
     participant::Operation,
     sequencer::JournalMessage,
     transaction::{Abort, Ask, Asker, Ballot, Prepare, ReadSet, Settle, Vote},
@@ -222,10 +222,7 @@ impl Participant {
             } else if let Some(txn) = prepared.writer_of(key) {
                 Some(Rival::Transaction(txn))
             } else {
-                match view.in_generations(key, Lsn(u64::MAX)) {
-                    Some((lsn, _)) => (lsn > snapshot).then_some(Rival::Version(lsn)),
-                    None => (view.complete > snapshot).then_some(Rival::Floor(view.complete)),
-                }
+                view.key_changed(key, snapshot)
             };
             if let Some(rival) = rival {
                 return Some((key.clone(), rival));
@@ -238,20 +235,8 @@ impl Participant {
             if let Some((key, txn)) = prepared.writer_in(range) {
                 return Some((key.clone(), Rival::Transaction(txn)));
             }
-            for generation in view.generations() {
-                let newer = generation.newer_in_range(range.low(), range.high(), snapshot);
-                if let Some((key, lsn)) = newer {
-                    return Some((key, Rival::Version(lsn)));
-                }
-            }
-            if view.complete > snapshot {
-                let low = match range.low() {
-                    std::ops::Bound::Unbounded => Bytes::new(),
-                    std::ops::Bound::Included(low) | std::ops::Bound::Excluded(low) => {
-                        Bytes::copy_from_slice(low)
-                    }
-                };
-                return Some((low, Rival::Floor(view.complete)));
+            if let Some(changed) = view.range_changed(range, snapshot) {
+                return Some(changed);
             }
         }
         for key in writes.iter().map(|write| &write.key) {

@@ -13,7 +13,8 @@
 //!
 //! A decision is refused past its deadline, after somebody was told that there is none, if a participant's life is over
 //! (then what it had staged and held is gone), or if the engine is read-only. A refusal is for ever, so a tombstone is laid
-//! before it is answered; see [`crate::outcomes`] for how long. A decision that finds no room waits for it in line with
+//! before it is answered; see [`crate::outcomes`] for how long. The same holds for the life of the lock manager that has
+//! voted on fences, see `locks.rs`. A decision that finds no room waits for it in line with
 //! the batches, until its deadline.
 //!
 //! # Invariants
@@ -71,7 +72,7 @@ fn settle(node: NodeId, settle: Settle, out: &mut Vec<JournalEffect>) {
 
 impl Sequencer {
     pub(super) fn decide(&mut self, now: Time, decides: Vec<Decide>, out: &mut Vec<JournalEffect>) {
-        self.outcomes.expire(now);
+        self.outcomes.expire(now, self.visible);
         for decide in decides {
             // A repetition of what waits for room is answered with it.
             if !self.is_waiting(decide.txn) {
@@ -157,6 +158,7 @@ impl Sequencer {
                 return Err(Error::NodeRestarted { node: part.node });
             }
         }
+        self.locks.check(decide.lock_life)?;
         if !self.outcomes.has_room() {
             let what = "the table of outcomes";
             return Err(Error::Overloaded { what });
@@ -180,6 +182,9 @@ impl Sequencer {
                 lsn,
                 writes: writes.cloned().collect(),
             });
+        }
+        if decide.lock_life.is_some() {
+            self.locks.note_commit(lsn);
         }
         let tag = TxnTag {
             id: decide.txn,
@@ -216,7 +221,7 @@ impl Sequencer {
 
     /// Tells who is in doubt.
     pub(super) fn ask(&mut self, now: Time, asks: &[Ask], out: &mut Vec<JournalEffect>) {
-        self.outcomes.expire(now);
+        self.outcomes.expire(now, self.visible);
         for ask in asks {
             self.ask_one(now, ask, out);
         }
@@ -264,6 +269,7 @@ impl Sequencer {
                 };
                 settle(node, told, out);
             }
+            Asker::Locks => out.push(JournalEffect::ResolveFence(txn)),
             Asker::Handle(request) => {
                 // What was committed and forgotten is never in doubt any more for who took part in it.
                 let outcome = if self.outcomes.may_be_forgotten(txn) {
@@ -287,6 +293,9 @@ impl Sequencer {
                 };
                 settle(node, told, out);
             }
+            // Before it is visible the lock manager keeps the locks, and asks again.
+            Asker::Locks if is_visible => out.push(JournalEffect::ResolveFence(ask.txn)),
+            Asker::Locks => {}
             Asker::Coordinator if is_visible => answer(ask.txn, Verdict::Committed(lsn), out),
             Asker::Handle(request) if is_visible => {
                 let committed = Ok(TxnOutcome::Committed(lsn));

@@ -84,6 +84,12 @@ pub enum JournalMessage {
     },
     /// From the shell: whether anybody watches changes.
     Watch(bool),
+    /// From the lock manager, after a panic: refuse what its earlier lives have voted for. Answered by
+    /// [`JournalEffect::LockLifeKnown`] when what was accepted under their votes is visible. It may come twice.
+    LockLife {
+        /// Its new life.
+        life: Incarnation,
+    },
 }
 
 /// Commits of one node on their way into the journal.
@@ -140,6 +146,10 @@ pub enum JournalEffect {
     Settle(NodeId, Vec<Settle>),
     /// Send to the coordinator of each transaction.
     Decided(Vec<Decided>),
+    /// Tell the lock manager, which has asked: the transaction is visible, or aborted for ever.
+    ResolveFence(TxnId),
+    /// Tell the lock manager: this life is known, and nothing of its earlier ones comes any more.
+    LockLifeKnown(Incarnation),
     /// Answer a handle that asked for an outcome.
     Outcome(RequestId, Result<TxnOutcome>),
     /// Send to a node: freeze the generation, everything up to this LSN is in it.

@@ -24,6 +24,7 @@
 
 mod catalogue;
 mod decide;
+mod locks;
 mod message;
 mod progress;
 mod space;
@@ -42,6 +43,7 @@ use crate::{
     transaction::{Decide, Verdict},
 };
 use decide::Waiter;
+use locks::LockLives;
 use space::{Space, SpareWanted};
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -133,6 +135,7 @@ pub struct Sequencer {
     waiters: BTreeMap<Lsn, Vec<Waiter>>,
     watched: bool,
     changes: VecDeque<Change>,
+    locks: LockLives,
 }
 
 impl Sequencer {
@@ -171,6 +174,7 @@ impl Sequencer {
             waiters: BTreeMap::new(),
             watched: false,
             changes: VecDeque::new(),
+            locks: LockLives::default(),
         }
     }
 
@@ -240,12 +244,13 @@ impl Sequencer {
                 self.drop_keyspace(request, &name, out);
             }
             JournalMessage::Watch(on) => self.watched = on,
+            JournalMessage::LockLife { life } => self.lock_life(life, out),
         }
     }
 
     /// Asks again for a spare segment that could not be had, and refuses what has waited past its deadline.
     pub fn handle_timeout(&mut self, now: Time, out: &mut Vec<JournalEffect>) {
-        self.outcomes.expire(now);
+        self.outcomes.expire(now, self.visible);
         if self.failure.is_some() {
             return;
         }

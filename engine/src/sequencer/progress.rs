@@ -90,6 +90,7 @@ impl Sequencer {
                 .collect();
             out.push(JournalEffect::Visible(reached, concerned));
             self.tell_of_visible(out);
+            self.tell_lock_life(out);
         }
         while self
             .marks

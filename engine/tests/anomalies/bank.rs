@@ -215,6 +215,7 @@ impl Bank {
             request: RequestId(number),
             deadline: DEADLINE,
             parts: script.parts(),
+            fences: Vec::new(),
             idempotency: None,
         };
         let commit = CoordinatorMessage::Commit(commit);
@@ -434,6 +435,9 @@ impl Bank {
                 }
                 CoordinatorEffect::AnswerRepeated(request, lsn) => {
                     panic!("no transaction has a key, and {request} repeats LSN {lsn}")
+                }
+                CoordinatorEffect::Locks(messages) => {
+                    panic!("no script carries a fence: {messages:?}")
                 }
                 CoordinatorEffect::ScheduleFlush => {
                     let flush = Mail::Coordinator(CoordinatorMessage::Flush);

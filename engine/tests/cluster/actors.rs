@@ -13,6 +13,7 @@ use mailring_engine::{
     ids::{Incarnation, Lsn, NodeId, RequestId},
     journal::{Group, Spare},
     keyspaces::Keyspaces,
+    locks::LockMessage,
     participant::{Answer, NodeEffect, NodeMessage, Participant},
     rebuild::rebuild_node,
     run::frozen_run,
@@ -56,11 +57,16 @@ pub(crate) enum Channel {
     CoordinatorToJournal,
     JournalToCoordinator,
     SupervisorToCoordinator,
+    ClientToLocks,
+    CoordinatorToLocks,
+    JournalToLocks,
+    LocksToCoordinator,
+    LocksToJournal,
 }
 
 impl Channel {
     /// Those that may be slow for a whole run.
-    pub(crate) const ALL: [Self; 23] = [
+    pub(crate) const ALL: [Self; 28] = [
         Self::JournalToNode(0),
         Self::JournalToNode(1),
         Self::OthersToNode(0),
@@ -84,6 +90,11 @@ impl Channel {
         Self::NodeToCoordinator(0),
         Self::CoordinatorToJournal,
         Self::JournalToCoordinator,
+        Self::ClientToLocks,
+        Self::CoordinatorToLocks,
+        Self::JournalToLocks,
+        Self::LocksToCoordinator,
+        Self::LocksToJournal,
     ];
 
     pub(crate) fn number(self) -> u64 {
@@ -108,6 +119,7 @@ pub(crate) enum Message {
     Job(Job),
     Compact,
     Coordinator(CoordinatorMessage),
+    Locks(LockMessage),
 }
 
 pub(crate) enum Job {
@@ -167,6 +179,7 @@ impl World {
             }
             (_, Message::Journal(message)) => self.journal_step(message),
             (_, Message::Coordinator(message)) => self.coordinator_step(message),
+            (_, Message::Locks(message)) => self.lock_step(message),
             (_, Message::Write(group)) => {
                 let mut groups = vec![group];
                 while let Some(group) = self.next_queued_write() {
@@ -394,6 +407,7 @@ impl World {
                     self.send(Channel::JournalToItself, cut);
                 }
                 JournalMessage::Cut => self.process.cut_scheduled = false,
+                JournalMessage::LockLife { life } => self.process.locks.known_life = *life,
                 JournalMessage::Mark if self.mutated(Mutation::MarkEarly) => {
                     let sequencer = &self.process.sequencer;
                     let reached =
@@ -448,12 +462,19 @@ impl World {
             }
             JournalEffect::Settle(node, settles) => {
                 self.model.settled(&settles);
+                if self.mutated(Mutation::HandOnAtLsn) {
+                    for txn in settles.iter().map(|settle| settle.txn) {
+                        self.tell_locks(LockMessage::ResolveFence { txn });
+                    }
+                }
                 self.tell_node(node, NodeMessage::Settles(settles));
             }
             JournalEffect::Decided(decided) => {
                 let message = Message::Coordinator(CoordinatorMessage::Decided(decided));
                 self.send(Channel::JournalToCoordinator, message);
             }
+            JournalEffect::ResolveFence(txn) => self.tell_locks(LockMessage::ResolveFence { txn }),
+            JournalEffect::LockLifeKnown(life) => self.tell_locks(LockMessage::LifeKnown { life }),
             JournalEffect::Outcome(request, outcome) => self.outcome(request, &outcome),
             JournalEffect::Freeze(node, lsn) => self.tell_node(node, NodeMessage::Freeze(lsn)),
             JournalEffect::Fenced(node, incarnation, through) => {

@@ -103,6 +103,11 @@ impl World {
                 CoordinatorEffect::Journal(message) => {
                     self.send(Channel::CoordinatorToJournal, Message::Journal(message));
                 }
+                CoordinatorEffect::Locks(messages) => {
+                    for message in messages {
+                        self.send(Channel::CoordinatorToLocks, Message::Locks(message));
+                    }
+                }
                 CoordinatorEffect::Answer(request, result) => {
                     self.answer_transaction(request.0, result);
                 }

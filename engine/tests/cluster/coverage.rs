@@ -1,4 +1,5 @@
-//! What a run is spoilt by on purpose, and what it has gone through. Each mutation is found within 70 seeds.
+//! What a run is spoilt by on purpose, and what it has gone through. Each mutation is found within 400 seeds, most
+//! of them within 70.
 
 /// What is done wrong between a machine and its surroundings, to see that the checks find it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,10 +40,20 @@ pub(crate) enum Mutation {
     WriteIntoHeldRead,
     /// Who asks what became of a transaction is told "aborted", and the journal does not remember that it said so.
     ForgetTombstone,
+    /// The lock manager votes Yes on a token that is not, or not any more, the holder's.
+    AcceptStaleToken,
+    /// The lock manager hands a lock on when it has voted.
+    HandOnAtVote,
+    /// The lock manager is told that a transaction has ended when its LSN is given, not when that is visible.
+    HandOnAtLsn,
+    /// The journal does not look at the life of the lock manager that voted.
+    IgnoreLockLife,
+    /// The lock manager goes on after a panic without waiting for the journal.
+    GrantUnannounced,
 }
 
 impl Mutation {
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 23] = [
         Self::VisibleEarly,
         Self::AnswerEarly,
         Self::FenceEarly,
@@ -61,6 +72,11 @@ impl Mutation {
         Self::SkipRangeValidation,
         Self::WriteIntoHeldRead,
         Self::ForgetTombstone,
+        Self::AcceptStaleToken,
+        Self::HandOnAtVote,
+        Self::HandOnAtLsn,
+        Self::IgnoreLockLife,
+        Self::GrantUnannounced,
     ];
 }
 
@@ -90,10 +106,15 @@ pub(crate) struct Coverage {
     pub(crate) repeated_keys: u64,
     pub(crate) coordinator_panics: u64,
     pub(crate) parked: u64,
+    pub(crate) grants: u64,
+    pub(crate) fenced_commits: u64,
+    pub(crate) stale_fences: u64,
+    pub(crate) locks_in_doubt: u64,
+    pub(crate) lock_panics: u64,
 }
 
 impl Coverage {
-    fn figures(&self) -> [u64; 23] {
+    fn figures(&self) -> [u64; 28] {
         [
             self.messages,
             self.commits,
@@ -118,6 +139,11 @@ impl Coverage {
             self.repeated_keys,
             self.coordinator_panics,
             self.parked,
+            self.grants,
+            self.fenced_commits,
+            self.stale_fences,
+            self.locks_in_doubt,
+            self.lock_panics,
         ]
     }
 
@@ -149,5 +175,10 @@ impl Coverage {
         self.repeated_keys += other.repeated_keys;
         self.coordinator_panics += other.coordinator_panics;
         self.parked += other.parked;
+        self.grants += other.grants;
+        self.fenced_commits += other.fenced_commits;
+        self.stale_fences += other.stale_fences;
+        self.locks_in_doubt += other.locks_in_doubt;
+        self.lock_panics += other.lock_panics;
     }
 }

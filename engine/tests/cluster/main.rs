@@ -10,6 +10,7 @@
 mod actors;
 mod coordinator;
 mod coverage;
+mod locks;
 mod model;
 mod tamper;
 mod transactions;
@@ -77,7 +78,7 @@ fn the_same_seed_gives_the_same_trace() {
 #[test]
 fn every_mutation_is_found() {
     for mutation in Mutation::ALL {
-        let found = (0..400).find_map(|seed| Some((seed, failure(seed, Some(mutation)).err()?)));
+        let found = (0..1_200).find_map(|seed| Some((seed, failure(seed, Some(mutation)).err()?)));
         let (seed, reason) = found.unwrap_or_else(|| panic!("{mutation:?} was not found"));
         println!("{mutation:?}: seed {seed}: {reason}");
     }

@@ -1,6 +1,6 @@
 //! What must be true: every commit in LSN order, read from the groups as they are written, and what clients were told.
 
-use crate::transactions::Txn;
+use crate::{locks::Granted, transactions::Txn};
 use bytes::Bytes;
 use mailring_engine::{
     Error,
@@ -38,6 +38,9 @@ pub(crate) struct Model {
     pub(crate) waiting: BTreeSet<u64>,
     /// Writes and counters that were acknowledged.
     pub(crate) acknowledged: BTreeMap<u64, Lsn>,
+    /// Grants of locks, in their order.
+    pub(crate) grants: Vec<Granted>,
+    pub(crate) fenced_commits: u64,
 }
 
 /// A register's value names the operation that wrote it.

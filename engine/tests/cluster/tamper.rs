@@ -8,6 +8,7 @@ use crate::{coverage::Mutation, world::World};
 use mailring_engine::{
     Error, Rival,
     ids::{NodeId, Time, TxnId},
+    locks::LockMessage,
     participant::{NodeEffect, NodeMessage, Participant},
     sequencer::JournalMessage,
     transaction::{Abort, Asker, Ballot, Decided, Prepare, ReadSet, Settle, Verdict, Vote},
@@ -208,6 +209,12 @@ impl World {
                 }
                 Some(JournalMessage::Decides(decides))
             }
+            JournalMessage::Decides(mut decides) if self.mutated(Mutation::IgnoreLockLife) => {
+                for life in decides.iter_mut().filter_map(|it| it.lock_life.as_mut()) {
+                    *life = self.process.locks.known_life;
+                }
+                Some(JournalMessage::Decides(decides))
+            }
             JournalMessage::Asks(mut asks) if self.mutated(Mutation::ForgetTombstone) => {
                 let settled = self.model.settled.clone();
                 let (known, unknown): (Vec<_>, Vec<_>) = asks
@@ -242,6 +249,7 @@ impl World {
                 };
                 self.tell_node(node, NodeMessage::Settles(vec![settle]));
             }
+            Asker::Locks => self.tell_locks(LockMessage::ResolveFence { txn }),
             Asker::Handle(request) => self.outcome(request, &Ok(TxnOutcome::Aborted)),
         }
     }

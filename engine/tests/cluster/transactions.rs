@@ -20,7 +20,7 @@ use mailring_engine::{
     outcomes::{OutcomeLimits, Outcomes},
     participant::{NodeEffect, NodeMessage, Operation},
     sequencer::{JournalEffect, JournalMessage},
-    transaction::{Ask, Asker, Commit, KeyRange, ReadSet, Settle, TxnOutcome, TxnPart},
+    transaction::{Ask, Asker, Commit, Fence, KeyRange, ReadSet, Settle, TxnOutcome, TxnPart},
     value::{Value, Write},
 };
 use rand::Rng;
@@ -34,6 +34,7 @@ pub(crate) struct Txn {
     keys: Vec<(Bytes, Option<Bytes>)>,
     ranges: Vec<(KeyRange, Vec<Option<Bytes>>)>,
     writes: BTreeMap<Bytes, Option<Value>>,
+    pub(crate) fences: Vec<Fence>,
     idempotency: Option<Bytes>,
     /// Somebody was told that nothing was written.
     refused: bool,
@@ -69,6 +70,7 @@ impl World {
             keys: Vec::new(),
             ranges: Vec::new(),
             writes: BTreeMap::new(),
+            fences: self.fences(),
             idempotency: None,
             refused: false,
         };
@@ -80,7 +82,7 @@ impl World {
             let must_write = step == 0;
             parts.push(self.part(node, must_write, &mut txn));
         }
-        let alone = parts.len() == 1 && self.chance(2);
+        let alone = parts.len() == 1 && txn.fences.is_empty() && self.chance(2);
         self.model.waiting.insert(number);
         if alone {
             let part = parts.pop().expect("it has one");
@@ -112,6 +114,7 @@ impl World {
                 request: RequestId(number),
                 deadline: txn.deadline,
                 parts,
+                fences: txn.fences.clone(),
                 idempotency: txn.idempotency.clone(),
             };
             let message = Message::Coordinator(CoordinatorMessage::Commit(commit));
@@ -232,6 +235,7 @@ impl World {
         let machine = &mut self.process.coordinator.machine;
         machine.handle_timeout(now, &mut out);
         self.carry_out_coordinator(out);
+        self.tick_locks();
     }
 
     pub(crate) fn check_nothing_is_prepared(&self) {
@@ -241,6 +245,9 @@ impl World {
         }
         let running = self.process.coordinator.machine.running();
         assert_eq!(running, 0, "the coordinator has not ended everything");
+        if !self.process.read_only {
+            self.check_locks_are_free();
+        }
         let asked = &self.process.outcome_requests;
         assert!(asked.is_empty(), "outcomes never told: {asked:?}");
     }
@@ -317,6 +324,8 @@ impl Model {
             written.insert(write.key.clone(), write.value.clone());
         }
         assert_eq!(written, txn.writes, "txn {number} is not all there");
+        self.check_fences(number, &txn.fences, lsn);
+        self.fenced_commits += u64::from(!self.txns[&number].fences.is_empty());
         self.apply(number, lsn);
     }
 

@@ -4,6 +4,7 @@ use crate::{
     actors::{Channel, Job, Message, Node},
     coordinator::CoordinatorShell,
     coverage::{Coverage, Mutation},
+    locks::LockShell,
     model::{Model, Op, text},
     transactions::restored_outcomes,
 };
@@ -63,6 +64,7 @@ pub(crate) struct Process {
     pub(crate) nodes: Vec<Node>,
     pub(crate) sequencer: Sequencer,
     pub(crate) coordinator: CoordinatorShell,
+    pub(crate) locks: LockShell,
     pub(crate) checkpoint: Checkpoint,
     pub(crate) journal: Journal,
     pub(crate) manifest: Manifest,
@@ -150,6 +152,8 @@ impl World {
             acknowledged: self.model.acknowledged.len() as u64,
             transactions: self.model.settled.len() as u64,
             repeated_keys: self.model.repeated_keys(),
+            grants: self.model.grants.len() as u64,
+            fenced_commits: self.model.fenced_commits,
             ..self.coverage
         }
     }
@@ -186,7 +190,8 @@ impl World {
             0..700 => {
                 self.deliver();
             }
-            700..820 => self.client(),
+            700..792 => self.client(),
+            792..820 => self.lock_client(),
             820..892 => self.client_transaction(),
             892..900 => self.ask_for_outcome(),
             900..930 => self.tick(),
@@ -626,6 +631,7 @@ impl Process {
             nodes,
             sequencer,
             coordinator: CoordinatorShell::new(),
+            locks: LockShell::new(manifest.openings),
             checkpoint: Checkpoint::new(3_000, complete),
             journal,
             manifest,

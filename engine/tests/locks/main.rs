@@ -6,11 +6,12 @@
 mod model;
 
 use mailring_engine::{
-    ids::{RequestId, Time},
+    ids::{Incarnation, RequestId, Time, TxnId},
     locks::{
         Acquire, FencingToken, LockEffect, LockLimits, LockMessage, LockTable, Mode, Resource,
         Session, SessionId, Wait,
     },
+    transaction::Fence,
 };
 use model::{Coverage, MAX_LEASE, Model};
 use rand::{
@@ -34,12 +35,16 @@ struct World {
     table: LockTable,
     model: Model,
     now: u64,
-    life: u64,
+    opening: u64,
     sessions: u64,
     next: u64,
     /// Messages that are sent before others are made up.
     script: VecDeque<LockMessage>,
     trace: DefaultHasher,
+}
+
+fn txn(number: u64) -> TxnId {
+    TxnId::new(1, number).expect("not 0")
 }
 
 fn limits() -> LockLimits {
@@ -57,7 +62,7 @@ fn session_of(number: u64) -> Session {
     Session {
         begun: Time(number * 7 % 5),
         id: match number % 3 {
-            0 => SessionId::Transaction(number),
+            0 => SessionId::Transaction(txn(number)),
             _ => SessionId::Application(number),
         },
     }
@@ -70,7 +75,7 @@ impl World {
             table: LockTable::new(limits(), 1, Time(0)),
             model: Model::default(),
             now: 0,
-            life: 1,
+            opening: 1,
             sessions: random.random_range(2..8),
             next: 0,
             script: VecDeque::new(),
@@ -126,17 +131,24 @@ impl World {
         }
     }
 
-    fn fence(&mut self) -> LockMessage {
+    fn fence(&mut self) -> Fence {
         let grants: Vec<_> = self.model.tokens();
         let (lock, token) = match grants.choose(&mut self.random) {
             Some((lock, token)) if self.random.random_bool(0.8) => (lock.clone(), token.0),
             _ => (LOCKS[0].into(), self.random.random_range(0..1 << 44)),
         };
         let stale = u64::from(self.random.random_bool(0.1));
-        LockMessage::PrepareFence {
-            txn: self.random.random_range(0..6),
+        Fence {
             lock,
             token: FencingToken(token.wrapping_sub(stale)),
+        }
+    }
+
+    fn prepare(&mut self) -> LockMessage {
+        let fences = self.random.random_range(1..3);
+        LockMessage::PrepareFence {
+            txn: txn(self.random.random_range(0..6)),
+            fences: (0..fences).map(|_| self.fence()).collect(),
             deadline: Time(self.now + self.random.random_range(0..60)),
         }
     }
@@ -213,9 +225,12 @@ impl World {
             87..89 => LockMessage::ReleaseSession {
                 session: self.session().id,
             },
-            89..95 => self.fence(),
-            _ => LockMessage::ResolveFence {
-                txn: self.random.random_range(0..6),
+            89..95 => self.prepare(),
+            95..98 => LockMessage::ResolveFence {
+                txn: txn(self.random.random_range(0..6)),
+            },
+            _ => LockMessage::LifeKnown {
+                life: Incarnation(self.random.random_range(1..=self.table.life().0)),
             },
         }
     }
@@ -255,10 +270,15 @@ impl World {
     }
 
     fn restart(&mut self) {
-        self.life += 1;
         let grants_from = self.now + MAX_LEASE;
-        self.table = LockTable::new(limits(), self.life, Time(grants_from));
-        self.model.restart(grants_from);
+        let is_panic = self.random.random_bool(0.5);
+        if is_panic {
+            self.table = self.table.next_life(Time(grants_from));
+        } else {
+            self.opening += 1;
+            self.table = LockTable::new(limits(), self.opening, Time(grants_from));
+        }
+        self.model.restart(grants_from, &self.table, !is_panic);
         self.script.clear();
         // The table's clock starts with its first message.
         self.check(Vec::new());
@@ -271,7 +291,7 @@ fn run(seed: u64) -> (u64, Coverage) {
         world.step();
     }
     // Every lease runs out, and every wait ends or is granted.
-    for txn in 0..6 {
+    for txn in (0..6).map(txn) {
         world
             .model
             .expect(world.now, &LockMessage::ResolveFence { txn });

@@ -3,11 +3,12 @@
 
 use mailring_engine::{
     Error,
-    ids::{RequestId, Time},
+    ids::{Incarnation, RequestId, Time, TxnId},
     locks::{
-        FenceRefusal, FenceVote, FencingToken, LockEffect, LockMessage, LockTable, Mode, Resource,
-        Session, SessionId, Wait, WaitsFor,
+        FIRST_LOCK_LIFE, FencingToken, LockEffect, LockMessage, LockTable, Mode, Resource, Session,
+        SessionId, Wait, WaitsFor,
     },
+    transaction::{Ballot, Fence, FenceVote},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -35,12 +36,14 @@ pub(crate) struct Coverage {
     no: usize,
     asked: usize,
     kept_for_a_fence: usize,
+    kept_for_two: usize,
     restarts: usize,
+    announced: usize,
     waited_for_old_leases: usize,
 }
 
 impl Coverage {
-    fn all(&mut self) -> [&mut usize; 19] {
+    fn all(&mut self) -> [&mut usize; 21] {
         let Self {
             granted,
             shared,
@@ -59,7 +62,9 @@ impl Coverage {
             no,
             asked,
             kept_for_a_fence,
+            kept_for_two,
             restarts,
+            announced,
             waited_for_old_leases,
         } = self;
         [
@@ -80,7 +85,9 @@ impl Coverage {
             no,
             asked,
             kept_for_a_fence,
+            kept_for_two,
             restarts,
+            announced,
             waited_for_old_leases,
         ]
     }
@@ -112,7 +119,7 @@ struct Hold {
     /// Whether it never expires.
     is_endless: bool,
     grants: Vec<Grant>,
-    fences: BTreeMap<u64, Time>,
+    fences: BTreeMap<TxnId, Time>,
     floor: Option<Mode>,
 }
 
@@ -234,13 +241,29 @@ impl Lock {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Model {
     locks: BTreeMap<Resource, Lock>,
     grants_from: u64,
+    life: Incarnation,
+    is_known: bool,
     last_token: Option<FencingToken>,
     expected_vote: Option<FenceVote>,
     pub(crate) coverage: Coverage,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self {
+            locks: BTreeMap::new(),
+            grants_from: 0,
+            life: FIRST_LOCK_LIFE,
+            is_known: true,
+            last_token: None,
+            expected_vote: None,
+            coverage: Coverage::default(),
+        }
+    }
 }
 
 impl Model {
@@ -362,10 +385,10 @@ impl Model {
             }
             LockMessage::PrepareFence {
                 txn,
-                lock,
-                token,
+                fences,
                 deadline,
-            } => self.prepare(now, txn, Resource::Lock(lock), token, deadline),
+            } => self.prepare(now, txn, &fences, deadline),
+            LockMessage::LifeKnown { life } => self.is_known |= life == self.life,
             LockMessage::ResolveFence { txn } => {
                 for lock in self.locks.values_mut() {
                     for hold in &mut lock.holds {
@@ -379,28 +402,37 @@ impl Model {
         }
     }
 
-    fn prepare(&mut self, now: u64, txn: u64, lock: Resource, token: FencingToken, end: Time) {
-        let mut holds = self
-            .locks
-            .get_mut(&lock)
-            .into_iter()
-            .flat_map(|lock| &mut lock.holds);
-        let fits = |hold: &&mut Hold| {
-            hold.token == token && (hold.is_live() || hold.fences.contains_key(&txn))
+    fn prepare(&mut self, now: u64, txn: TxnId, fences: &[Fence], end: Time) {
+        let mut all = self.locks.values().flat_map(|lock| &lock.holds);
+        let fits = |locks: &BTreeMap<Resource, Lock>, fence: &Fence| {
+            let lock = locks.get(&Resource::Lock(Arc::clone(&fence.lock)));
+            let mut holds = lock.into_iter().flat_map(|lock| &lock.holds);
+            holds.any(|hold| hold.token == fence.token && hold.is_live())
         };
-        // A transaction's number is given to one transaction: it can't come for two holds of one lock.
-        let vote = match holds.find(fits) {
-            _ if end <= Time(now) => FenceVote::No(FenceRefusal::DeadlinePassed),
-            None => FenceVote::No(FenceRefusal::Stale),
-            Some(hold) => {
-                if !hold.fences.contains_key(&txn) {
+        let incarnation = self.life;
+        let ballot = if end <= Time(now) {
+            Ballot::No(Error::DeadlineExceeded)
+        } else if all.any(|hold| hold.fences.contains_key(&txn)) {
+            Ballot::Yes { incarnation }
+        } else if let Some(stale) = fences.iter().find(|fence| !fits(&self.locks, fence)) {
+            Ballot::No(Error::StaleFence {
+                lock: stale.lock.to_string(),
+                token: stale.token,
+            })
+        } else {
+            let locks = self.locks.values_mut();
+            let mut kept = 0;
+            for hold in locks.flat_map(|lock| &mut lock.holds) {
+                if fences.iter().any(|fence| fence.token == hold.token) {
                     hold.floor = Some(hold.mode());
                     hold.fences.insert(txn, end);
+                    kept += 1;
                 }
-                FenceVote::Yes { life: token.life() }
             }
+            self.coverage.kept_for_two += usize::from(kept > 1);
+            Ballot::Yes { incarnation }
         };
-        self.expected_vote = Some(vote);
+        self.expected_vote = Some(FenceVote { txn, ballot });
     }
 
     /// Checks each effect, and takes it in.
@@ -426,17 +458,21 @@ impl Model {
                     lock.clean();
                     self.coverage.kept_for_a_fence += usize::from(kept);
                 }
-                LockEffect::Vote { vote, .. } => {
+                LockEffect::Vote(vote) => {
+                    let is_yes = matches!(vote.ballot, Ballot::Yes { .. });
                     assert_eq!(Some(vote), self.expected_vote.take());
-                    let is_yes = matches!(vote, FenceVote::Yes { .. });
                     self.coverage.yes += usize::from(is_yes);
                     self.coverage.no += usize::from(!is_yes);
                 }
-                LockEffect::Ask { txn } => {
+                LockEffect::Ask { txn, deadline } => {
                     self.coverage.asked += 1;
                     let holds = self.locks.values().flat_map(|lock| &lock.holds);
                     let mut deadlines = holds.filter_map(|hold| hold.fences.get(&txn));
-                    assert!(deadlines.any(|deadline| *deadline <= Time(now)));
+                    assert!(deadline <= Time(now) && deadlines.any(|other| *other == deadline));
+                }
+                LockEffect::Announce { life } => {
+                    self.coverage.announced += 1;
+                    assert!(life == self.life && !self.is_known);
                 }
             }
         }
@@ -510,6 +546,7 @@ impl Model {
         lock.last_token = lock.last_token.max(Some(token));
         self.last_token = highest.max(Some(token));
         assert!(now >= self.grants_from, "granted while old leases may run");
+        assert!(self.is_known, "granted before the journal knows this life");
         self.coverage.waited_for_old_leases += usize::from(now == self.grants_from && now > 0);
         self.coverage.granted += 1;
         self.coverage.shared += shared;
@@ -540,7 +577,7 @@ impl Model {
             self.coverage.deadlocks += 1;
             self.coverage.long_cycles += usize::from(cycle.len() > 2);
         }
-        let grants_from = self.grants_from;
+        let is_open = now >= self.grants_from && self.is_known;
         let all_locks = self
             .locks
             .values()
@@ -553,7 +590,7 @@ impl Model {
         match error {
             Error::LockBusy { .. } => {
                 assert_eq!(waiter.wait, Wait::Never);
-                assert!(!ready || now < grants_from, "{id} was not busy");
+                assert!(!ready || !is_open, "{id} was not busy");
                 self.coverage.busy += 1;
             }
             Error::LockTimeout { .. } => {
@@ -622,7 +659,7 @@ impl Model {
                     assert_ne!(hold.session, other.session);
                 }
             }
-            if now >= self.grants_from {
+            if now >= self.grants_from && self.is_known {
                 let ready = lock.ready();
                 assert!(ready.is_none(), "forgotten: {ready:?}");
             }
@@ -681,8 +718,11 @@ impl Model {
     }
 
     /// The table was made anew: it knows of nothing, and its tokens must rise all the same.
-    pub(crate) fn restart(&mut self, grants_from: u64) {
+    pub(crate) fn restart(&mut self, grants_from: u64, table: &LockTable, is_known: bool) {
         self.coverage.restarts += 1;
+        assert!(is_known || table.life() > self.life, "a panic ends a life");
+        self.life = table.life();
+        self.is_known = is_known;
         for lock in self.locks.values_mut() {
             lock.holds.clear();
             lock.conversions.clear();

@@ -115,12 +115,12 @@ fn the_listing_shows_holders_waiters_ages_and_edges() {
 
 #[test]
 #[should_panic(expected = "exhausted")]
-fn tokens_do_not_run_over_into_the_next_life() {
+fn tokens_do_not_run_over_into_the_next_opening() {
     let _ = FencingToken(FencingToken::before(5).0 - 1).next();
 }
 
 #[test]
-#[should_panic(expected = "no tokens left")]
-fn a_life_without_tokens_can_t_begin() {
-    let _ = FencingToken::before(FencingToken::LAST_LIFE + 1);
+#[should_panic(expected = "no fencing tokens left")]
+fn an_opening_without_tokens_can_t_begin() {
+    let _ = FencingToken::before(FencingToken::LAST_OPENING + 1);
 }

@@ -111,7 +111,7 @@ fn a_key_lock_and_a_named_lock_can_close_a_cycle_together() {
     let key = Resource::Key(Bytes::from_static(b"\0\0\0\x01k\xff"));
     let txn = Session {
         begun: Time(9),
-        id: SessionId::Transaction(1),
+        id: SessionId::Transaction(txn(1)),
     };
     let of_txn = |id, resource: &Resource| Acquire {
         session: txn,

@@ -49,19 +49,19 @@ fn all_grants_of_a_session_on_a_lock_are_lost_together() {
 }
 
 #[test]
-fn a_new_life_grants_nothing_before_the_old_leases_are_over_and_its_tokens_rise() {
+fn a_new_opening_grants_nothing_before_the_old_leases_are_over_and_its_tokens_rise() {
     let mut b = bench();
     b.lock(1, 1, "a", Exclusive);
     b.lock(2, 2, "b", Exclusive);
-    b.table = LockTable::new(limits(), LIFE + 1, Time(100));
-    assert_eq!(b.prepare(7, "a", 1, 500), [vote(7, "a", STALE)]);
+    b.table = LockTable::new(limits(), OPENING + 1, Time(100));
+    assert_eq!(b.prepare(7, "a", 1, 500), [stale(7, "a", 1)]);
     assert_eq!(b.lock(3, 3, "a", Shared), []);
     assert_eq!(b.lock(4, 4, "a", Shared), []);
     assert_eq!(b.try_lock(5, 5, "b", Shared), [refused(5, busy("b"))]);
     assert_eq!(b.lock_until(6, 6, "b", 50), []);
     assert_eq!(b.at(99), [refused(6, timeout("b"))]);
     let out = b.at(100);
-    let next = FencingToken::before(LIFE + 1).0;
+    let next = FencingToken::before(OPENING + 1).0;
     let granted = |id, token| LockEffect::Held {
         id: RequestId(id),
         token: FencingToken(token),
@@ -69,12 +69,4 @@ fn a_new_life_grants_nothing_before_the_old_leases_are_over_and_its_tokens_rise(
     };
     assert_eq!(out, [granted(3, next + 1), granted(4, next + 2)]);
     assert!(FencingToken(next + 1) > token(u64::MAX >> 24));
-}
-
-#[test]
-fn a_table_in_the_place_of_a_broken_one_goes_on_with_its_tokens() {
-    let mut b = bench();
-    b.lock(1, 1, "a", Exclusive);
-    b.table = LockTable::after(limits(), b.table.last_token(), Time(0));
-    assert_eq!(b.lock(2, 2, "a", Exclusive), [held(2, 2, LEASE)]);
 }

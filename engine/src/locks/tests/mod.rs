@@ -10,14 +10,15 @@ mod queue;
 use super::*;
 use crate::{
     error::Error,
-    ids::{RequestId, Time},
+    ids::{RequestId, Time, TxnId},
+    transaction::{Ballot, Fence, FenceVote},
 };
-use LockEffect::{Ask, Converted, Lost, Refused, RenewalDue, Vote};
+use LockEffect::{Announce, Ask, Converted, Lost, Refused, RenewalDue, Vote};
 use Mode::{Exclusive, IntentExclusive, IntentShared, Shared, SharedIntentExclusive};
 use bytes::Bytes;
 use std::time::Duration;
 
-const LIFE: u64 = 3;
+const OPENING: u64 = 3;
 /// Nanoseconds; a third is 10.
 const LEASE: u64 = 30;
 const FOR_EVER: Wait = Wait::Until(Time::MAX);
@@ -40,7 +41,7 @@ fn limits() -> LockLimits {
 
 fn bench() -> Bench {
     Bench {
-        table: LockTable::new(limits(), LIFE, Time(0)),
+        table: LockTable::new(limits(), OPENING, Time(0)),
         now: Time(0),
     }
 }
@@ -69,7 +70,7 @@ fn request(id: u64, of: u64, name: &str, mode: Mode) -> Acquire {
 }
 
 fn token(count: u64) -> FencingToken {
-    FencingToken(FencingToken::before(LIFE).0 + count)
+    FencingToken(FencingToken::before(OPENING).0 + count)
 }
 
 fn held(id: u64, count: u64, expires: u64) -> LockEffect {
@@ -107,16 +108,41 @@ fn waits(of: u64, name: &str, mode: Mode) -> WaitsFor {
     }
 }
 
-fn vote(txn: u64, name: &str, vote: FenceVote) -> LockEffect {
-    Vote {
-        txn,
+fn txn(number: u64) -> TxnId {
+    TxnId::new(OPENING, number).expect("not 0")
+}
+
+fn fence(name: &str, count: u64) -> Fence {
+    Fence {
         lock: name.into(),
-        vote,
+        token: token(count),
     }
 }
 
-const YES: FenceVote = FenceVote::Yes { life: LIFE };
-const STALE: FenceVote = FenceVote::No(FenceRefusal::Stale);
+fn vote(number: u64, ballot: Ballot) -> LockEffect {
+    let txn = txn(number);
+    Vote(FenceVote { txn, ballot })
+}
+
+fn yes(number: u64) -> LockEffect {
+    let incarnation = FIRST_LOCK_LIFE;
+    vote(number, Ballot::Yes { incarnation })
+}
+
+fn stale(number: u64, name: &str, count: u64) -> LockEffect {
+    let error = Error::StaleFence {
+        lock: name.into(),
+        token: token(count),
+    };
+    vote(number, Ballot::No(error))
+}
+
+fn ask(number: u64, deadline: u64) -> LockEffect {
+    Ask {
+        txn: txn(number),
+        deadline: Time(deadline),
+    }
+}
 
 impl Bench {
     fn tell(&mut self, message: LockMessage) -> Vec<LockEffect> {
@@ -171,16 +197,26 @@ impl Bench {
         self.tell(LockMessage::ReleaseSession { session })
     }
 
-    fn prepare(&mut self, txn: u64, name: &str, count: u64, deadline: u64) -> Vec<LockEffect> {
+    fn prepare(&mut self, number: u64, name: &str, count: u64, deadline: u64) -> Vec<LockEffect> {
+        self.prepare_all(number, &[(name, count)], deadline)
+    }
+
+    fn prepare_all(
+        &mut self,
+        number: u64,
+        fences: &[(&str, u64)],
+        deadline: u64,
+    ) -> Vec<LockEffect> {
+        let fences = fences.iter().map(|(name, count)| fence(name, *count));
         self.tell(LockMessage::PrepareFence {
-            txn,
-            lock: name.into(),
-            token: token(count),
+            txn: txn(number),
+            fences: fences.collect(),
             deadline: Time(deadline),
         })
     }
 
-    fn resolve(&mut self, txn: u64) -> Vec<LockEffect> {
+    fn resolve(&mut self, number: u64) -> Vec<LockEffect> {
+        let txn = txn(number);
         self.tell(LockMessage::ResolveFence { txn })
     }
 

@@ -30,6 +30,7 @@ fn decide_of(number: u64, bytes: usize) -> Decide {
         deadline: LATE,
         idempotency: None,
         parts: vec![decide_part(A, Some(bytes)), decide_part(B, None)],
+        lock_life: None,
     }
 }
 
@@ -484,4 +485,82 @@ fn a_mark_carries_the_outcomes_up_to_it() {
         idempotency: None,
     };
     assert_eq!(catalogue.outcomes.committed, [(Lsn(1), tag)]);
+}
+
+const LOCK_LIFE: Incarnation = crate::locks::FIRST_LOCK_LIFE;
+
+/// A decision under a vote of the lock manager.
+fn fenced(number: u64, life: Incarnation) -> JournalMessage {
+    JournalMessage::Decides(vec![Decide {
+        lock_life: Some(life),
+        ..decide_of(number, 1)
+    }])
+}
+
+fn new_life(life: Incarnation) -> JournalMessage {
+    JournalMessage::LockLife { life }
+}
+
+#[test]
+fn a_decision_voted_under_an_earlier_life_of_the_lock_manager_is_refused_for_ever() {
+    let mut journal = sequencer();
+    let next = LOCK_LIFE.next();
+    let known = JournalEffect::LockLifeKnown(next);
+    assert_eq!(tell(&mut journal, new_life(next)), [known]);
+    let out = tell(&mut journal, fenced(1, LOCK_LIFE));
+    assert_eq!(out, [refused(1, Error::LockLost)]);
+    let again = tell(&mut journal, fenced(1, next));
+    assert_eq!(again, [refused(1, in_doubt())], "a tombstone was laid");
+    let settled = [told(A, 2, Some(1)), told(B, 2, Some(1))];
+    assert_eq!(tell(&mut journal, fenced(2, next)), settled);
+    assert_eq!(
+        tell(&mut journal, new_life(LOCK_LIFE)),
+        [],
+        "an old message"
+    );
+}
+
+#[test]
+fn a_new_life_of_the_lock_manager_is_known_when_the_commits_of_the_old_one_are_visible() {
+    let mut journal = sequencer();
+    tell(&mut journal, fenced(1, LOCK_LIFE));
+    tell(&mut journal, JournalMessage::Cut);
+    tell(&mut journal, decide(2));
+    tell(&mut journal, JournalMessage::Cut);
+    let next = LOCK_LIFE.next();
+    assert_eq!(tell(&mut journal, new_life(next)), []);
+    assert_eq!(tell(&mut journal, new_life(next)), [], "it asks again");
+    tell(&mut journal, installed(A, 2));
+    let out = tell(&mut journal, persisted(1, ROOM, Some(SEGMENT)));
+    let known = JournalEffect::LockLifeKnown(next);
+    let visible = Visible(Lsn(1), vec![A]);
+    let committed = decided(1, Verdict::Committed(Lsn(1)));
+    assert_eq!(out, [visible, committed, known], "2 carries no fence");
+}
+
+#[test]
+fn a_lock_manager_in_doubt_is_told_when_the_commit_is_visible_or_never_will_be() {
+    let mut journal = sequencer();
+    tell(&mut journal, fenced(1, LOCK_LIFE));
+    tell(&mut journal, JournalMessage::Cut);
+    assert_eq!(tell(&mut journal, ask(1, Asker::Locks)), [], "not visible");
+    tell(&mut journal, installed(A, 1));
+    tell(&mut journal, persisted(1, ROOM, Some(SEGMENT)));
+    let resolved = |number| [JournalEffect::ResolveFence(txn(number))];
+    assert_eq!(tell(&mut journal, ask(1, Asker::Locks)), resolved(1));
+    assert_eq!(tell(&mut journal, ask(2, Asker::Locks)), resolved(2));
+    let out = tell(&mut journal, fenced(2, LOCK_LIFE));
+    assert_eq!(out, [refused(2, in_doubt())], "it was told so");
+}
+
+#[test]
+fn after_a_failed_force_a_lock_is_handed_on_only_if_its_commit_is_not_in_doubt() {
+    let mut journal = sequencer();
+    tell(&mut journal, fenced(1, LOCK_LIFE));
+    tell(&mut journal, JournalMessage::Cut);
+    tell(&mut journal, JournalMessage::Failed(Error::Closed));
+    assert_eq!(tell(&mut journal, ask(1, Asker::Locks)), []);
+    assert_eq!(tell(&mut journal, new_life(LOCK_LIFE.next())), []);
+    let resolved = [JournalEffect::ResolveFence(txn(2))];
+    assert_eq!(tell(&mut journal, ask(2, Asker::Locks)), resolved);
 }
