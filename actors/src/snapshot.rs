@@ -41,8 +41,10 @@ impl Snapshot {
         self.engine.check_open()?;
         let node = self.engine.owner(key);
         let qualified = QualifiedKey::new(keyspace.state.id, key);
-        let view = &self.pinned.views[usize::from(node.0)];
-        let value = view.get(node, qualified.as_slice(), self.pinned.at)?;
+        let number = usize::from(node.0);
+        let board = &self.engine.switchboard;
+        let (table, view) = (&board.tables[number], &self.pinned.views[number]);
+        let value = table.get_in(view, &board.cache, qualified.as_slice(), self.pinned.at)?;
         Ok(value.filter(is_live).map(|value| value.bytes))
     }
 

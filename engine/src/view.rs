@@ -325,12 +325,38 @@ impl NodeTable {
         cache.update(&write.key, lsn, write.value.as_ref());
     }
 
-    /// Looks a key up for a reader that holds `view` and reads at `at`.
+    /// Looks a key up for a reader that holds `view` and reads at `at`, in the cache first: a row there is the newest
+    /// version, so it is the right one if it is old enough.
     ///
     /// # Errors
     ///
     /// As [`NodeView::in_tree`].
-    pub fn get_in(&self, view: &NodeView, key: &Bytes, at: Lsn) -> Result<Option<Value>> {
-        view.get(self.node, key, at)
+    pub fn get_in(
+        &self,
+        view: &Arc<NodeView>,
+        cache: &RowCache,
+        key: &[u8],
+        at: Lsn,
+    ) -> Result<Option<Value>> {
+        match cache.get(key, at) {
+            Lookup::Hit(_, value) => return Ok(value),
+            Lookup::Miss => {}
+            Lookup::TooNew => return view.get(self.node, key, at),
+        }
+        let (lsn, value) = match view.in_generations(key, at) {
+            Some(found) => found,
+            None => (view.complete, view.in_tree(self.node, key)?),
+        };
+        cache.fill(key, lsn, value.as_ref(), || self.is_newest(view, key, lsn));
+        Ok(value)
+    }
+
+    /// As [`NodeView::key_changed`] for what is installed now, asking the cache first. For the node itself: it installs.
+    #[must_use]
+    pub fn key_changed(&self, cache: &RowCache, key: &[u8], since: Lsn) -> Option<Rival> {
+        match cache.get(key, Lsn(u64::MAX)) {
+            Lookup::Hit(lsn, _) => (lsn > since).then_some(Rival::Version(lsn)),
+            Lookup::Miss | Lookup::TooNew => self.view.load().key_changed(key, since),
+        }
     }
 }

@@ -54,7 +54,6 @@ use buffer::Buffer;
 use bytes::Bytes;
 use mailring_engine::{
     Error, Result,
-    cache::Lookup,
     ids::{Lsn, Time, TxnId},
     locks::{FencingToken, Session},
     participant::add_to_counter,
@@ -321,14 +320,9 @@ impl Transaction {
             Some(value) => value,
             None => {
                 board.telemetry.node(node).read();
-                // A row of the cache is the newest installed version: if it is old enough, it is the snapshot's.
-                match board.cache.get(&qualified, pinned.at) {
-                    Lookup::Hit(_, value) => value,
-                    Lookup::Miss | Lookup::TooNew => {
-                        let view = &pinned.views[usize::from(node.0)];
-                        view.get(node, &qualified, pinned.at)?
-                    }
-                }
+                let number = usize::from(node.0);
+                let (table, view) = (&board.tables[number], &pinned.views[number]);
+                table.get_in(view, &board.cache, &qualified, pinned.at)?
             }
         };
         Ok(value.filter(is_live))

@@ -222,7 +222,7 @@ impl Participant {
             } else if let Some(txn) = prepared.writer_of(key) {
                 Some(Rival::Transaction(txn))
             } else {
-                view.key_changed(key, snapshot)
+                self.table.key_changed(&self.cache, key, snapshot)
             };
             if let Some(rival) = rival {
                 return Some((key.clone(), rival));

@@ -124,6 +124,7 @@ pub(crate) fn is_append(mail: &Mail) -> bool {
 pub(crate) struct Bank {
     nodes: Vec<Participant>,
     tables: Vec<Arc<NodeTable>>,
+    cache: Arc<RowCache>,
     journal: Sequencer,
     coordinator: Coordinator,
     records: Vec<Record>,
@@ -179,6 +180,7 @@ impl Bank {
         Self {
             nodes: nodes.collect(),
             tables,
+            cache,
             journal: Sequencer::new(options, state),
             coordinator: Coordinator::new(CoordinatorOptions::default()),
             records: Vec::new(),
@@ -270,7 +272,8 @@ impl Bank {
 
     pub(crate) fn read(&self, (node, key): Place, at: Lsn) -> Option<Bytes> {
         let table = &self.tables[node];
-        let found = table.get_in(&table.view(), &key, at).expect("memory reads");
+        let found = table.get_in(&table.view(), &self.cache, &key, at);
+        let found = found.expect("memory reads");
         found.map(|value| value.bytes)
     }
 
