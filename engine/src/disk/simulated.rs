@@ -75,12 +75,14 @@ struct State {
     dead: bool,
     fail_next_write: bool,
     fail_next_force: bool,
+    pretends: bool,
+    keeps_entries_back: bool,
     capacity: Option<u64>,
 }
 
 type Directory = BTreeMap<String, u64>;
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Inode {
     /// What readers see.
     cached: Vec<u8>,
@@ -88,7 +90,7 @@ struct Inode {
     unforced: Vec<(u64, Vec<u8>)>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum EntryChange {
     Add(String, u64),
     Remove(String),
@@ -145,6 +147,65 @@ impl SimulatedDisk {
     pub fn die_after(&self, steps: u64) {
         let mut state = self.state();
         state.dies_at = Some(state.steps + steps);
+    }
+
+    /// Commanded failures that have not come yet will not come.
+    pub fn recover(&self) {
+        let mut state = self.state();
+        state.fail_next_write = false;
+        state.fail_next_force = false;
+        state.dies_at = None;
+        state.capacity = None;
+    }
+
+    /// Whether the machine has died, so that everything fails until [`SimulatedDisk::crash`].
+    #[must_use]
+    pub fn is_dead(&self) -> bool {
+        self.state().dead
+    }
+
+    /// From now on a force of a file does nothing and says that all is well, or does its work again.
+    pub fn pretend_to_force(&self, pretends: bool) {
+        self.state().pretends = pretends;
+    }
+
+    /// From now on the directory is not forced, whatever is created, renamed or removed in it: what a [`Disk`] would be
+    /// that forgets to.
+    pub fn forget_to_force_directories(&self) {
+        self.state().keeps_entries_back = true;
+    }
+
+    /// Another disk with the same contents, durable or not. Open files stay with this one.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let state = self.state();
+        let copy = State {
+            inodes: state.inodes.clone(),
+            next_inode: state.next_inode,
+            directory: state.directory.clone(),
+            durable_directory: state.durable_directory.clone(),
+            directory_changes: state.directory_changes.clone(),
+            ..State::default()
+        };
+        Self {
+            state: Arc::new(Mutex::new(copy)),
+        }
+    }
+
+    /// Flips a bit of a file on the medium and in the cache: the disk rots.
+    ///
+    /// # Panics
+    ///
+    /// Panics if there is no such file, or it has no such bit.
+    pub fn flip_bit(&self, file: &str, bit: u64) {
+        let mut state = self.state();
+        let number = state.directory[file];
+        let inode = state.inode(number);
+        let (byte, mask) = (index(bit / 8), 1 << (bit % 8));
+        inode.cached[byte] ^= mask;
+        if let Some(durable) = inode.durable.get_mut(byte) {
+            *durable ^= mask;
+        }
     }
 
     /// Writes, forces and changes of the directory so far.
@@ -292,6 +353,9 @@ impl State {
     fn force_directory(&mut self) -> io::Result<()> {
         self.alive()?;
         self.step()?;
+        if self.keeps_entries_back {
+            return Ok(());
+        }
         for change in std::mem::take(&mut self.directory_changes) {
             change.apply(&mut self.durable_directory);
         }
@@ -339,6 +403,9 @@ impl State {
             return Err(io::Error::other("a force failed on command"));
         }
         self.step()?;
+        if self.pretends {
+            return Ok(());
+        }
         self.inode(number).force()
     }
 

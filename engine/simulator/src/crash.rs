@@ -1,0 +1,140 @@
+//! Crashes and openings: what the disk keeps, what must be there again, and what a flipped bit may do.
+
+use crate::{
+    faults::Fault,
+    mutation::Mutation,
+    process::{Process, base_keyspaces, look_into},
+    report::Seen,
+    world::World,
+};
+use mailring_engine::{
+    Error,
+    disk::{Disk, SimulatedDisk, Survivors},
+};
+
+impl World {
+    /// The process dies, and perhaps the machine with it.
+    pub(crate) fn crash(&mut self) {
+        let survivors = match self.schedule.below(4) {
+            0 => Survivors::Nothing,
+            1 => Survivors::Everything,
+            _ => Survivors::Seeded(self.schedule.any()),
+        };
+        self.reopen(survivors);
+    }
+
+    /// The directory is closed in order. Whatever is under way is given up all the same.
+    pub(crate) fn close_well(&mut self) {
+        self.count(Seen::ClosedWell, 1);
+        if let Some(journal) = self.process.journal.take() {
+            // A journal that has failed can't be closed; opening recovers.
+            let _ = journal.close();
+        }
+        self.reopen(Survivors::Nothing);
+    }
+
+    pub(crate) fn reopen(&mut self, survivors: Survivors) {
+        self.count(Seen::Reopened, 1);
+        self.trace.line(format_args!(
+            "{:>6} == crash: {survivors:?} survives",
+            self.steps
+        ));
+        let visible = self.process.visible.load();
+        self.model.forget_waiting();
+        self.forget_wakes();
+        self.clients_lose_the_engine();
+        self.lose_power(survivors);
+        if self.strikes(Fault::CrashInRecovery) {
+            self.die_in_recovery(survivors);
+            if self.strikes(Fault::CrashInRecoveryTwice) {
+                self.die_in_recovery(survivors);
+            }
+        }
+        self.directory.disk.set_capacity(None);
+        let damaged = self
+            .strikes(Fault::BitFlips)
+            .then(|| self.directory.disk.copy());
+        let directory = &self.directory;
+        if self.mutated(Mutation::RecoveryDoesNotForce) {
+            directory.disk.pretend_to_force(true);
+        }
+        self.process = Process::open(directory, &mut self.model, &self.scale)
+            .unwrap_or_else(|error| panic!("the directory does not open: {error}"));
+        directory.disk.pretend_to_force(false);
+        let last = self.process.sequencer.last_lsn();
+        assert!(
+            last >= visible,
+            "LSN {visible} was visible, recovery ends at {last}"
+        );
+        for progress in &self.process.manifest.progress {
+            let written = &mut self.written[usize::from(progress.node.0)];
+            assert!(
+                progress.complete <= *written,
+                "node {}'s tree is not complete up to LSN {}",
+                progress.node,
+                progress.complete
+            );
+            *written = progress.complete.max(*written);
+        }
+        let keyspaces = self.model.keyspaces(&base_keyspaces(), last);
+        assert_eq!(*self.process.sequencer.keyspaces(), keyspaces);
+        self.check_all_reads();
+        self.check_outcomes();
+        if let Some(disk) = damaged {
+            self.open_damaged(&disk);
+        }
+    }
+
+    fn lose_power(&mut self, survivors: Survivors) {
+        self.directory.disk.crash(survivors);
+        self.directory.stores.iter().for_each(|store| store.crash());
+    }
+
+    /// The machine dies again while it recovers.
+    fn die_in_recovery(&mut self, survivors: Survivors) {
+        let disk = &self.directory.disk;
+        disk.die_after(self.schedule.within(0..14));
+        // It may even get to its end.
+        let _ = look_into(disk, &self.model);
+        self.lose_power(survivors);
+    }
+
+    /// A copy of the directory with a flipped bit is refused, or read as far as it was before: never read wrongly.
+    fn open_damaged(&mut self, disk: &SimulatedDisk) {
+        let len = |file: &String| disk.open(file).and_then(|file| file.len());
+        let len = |file: &String| len(file).expect("it opens");
+        let mut files = disk.list().expect("it lists");
+        files.retain(|file| len(file) > 0);
+        files.sort();
+        let newest = files.iter().rposition(|file| file.starts_with("journal"));
+        let at = match newest {
+            // There the last groups are, of which nothing proves that they were forced.
+            Some(newest) if self.schedule.chance(2) => newest,
+            _ => self.schedule.below(files.len()),
+        };
+        let file = &files[at];
+        let end = match self.schedule.chance(3) {
+            true => len(file),
+            // Most of what there is stands at the beginning.
+            false => len(file).min(1_000),
+        };
+        let bit = self.schedule.within(0..end * 8);
+        self.trace.line(format_args!(
+            "{:>6} == bit {bit} of {file} flips",
+            self.steps
+        ));
+        disk.flip_bit(file, bit);
+        let last = self.process.sequencer.last_lsn();
+        match look_into(disk, &self.model) {
+            Ok(found) if found == last => self.count(Seen::DamageHarmless, 1),
+            Ok(found) => {
+                assert!(found < last, "LSN {found} came from nowhere");
+                self.count(Seen::DamageCut, 1);
+            }
+            Err(Error::CorruptJournal { .. } | Error::CorruptManifest { .. }) => {
+                self.count(Seen::DamageFound, 1);
+            }
+            Err(error) => panic!("bit {bit} of {file}: {error}"),
+        }
+    }
+}

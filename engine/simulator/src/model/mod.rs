@@ -1,0 +1,311 @@
+//! What must be true: every commit in the order of LSNs, read from the groups as they are written, and what clients were
+//! told.
+//!
+//! The model looks at records before they reach the disk, so it knows of a commit at the moment in which it gets its
+//! LSN, and judges it there: a single operation must be right in the state just before it, a transaction must have read
+//! that state (see `transactions`). Answers are judged against the log when they are given.
+
+mod transactions;
+
+pub(crate) use transactions::Txn;
+
+use crate::{
+    checker::acknowledged,
+    keys::{Keys, shown},
+};
+use bytes::Bytes;
+use mailring_engine::{
+    Error,
+    ids::{KeyspaceId, Lsn, NodeId, TxnId},
+    journal::record::{CommitPart, Record, RecordBody, decode_all},
+    keyspaces::Keyspaces,
+    participant::{Answer, Operation},
+    value::{Value, Write},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+/// A client's operation, and what became of it.
+#[derive(Debug)]
+pub(crate) struct Op {
+    pub(crate) node: NodeId,
+    pub(crate) operation: Operation,
+    /// The visible LSN when it began.
+    pub(crate) since: Lsn,
+    /// It was answered by an error that says "nothing was written".
+    pub(crate) refused: bool,
+}
+
+/// The truth.
+#[derive(Debug)]
+pub(crate) struct Model {
+    pub(crate) keys: Arc<Keys>,
+    pub(crate) log: BTreeMap<Lsn, RecordBody>,
+    versions: BTreeMap<Bytes, BTreeMap<Lsn, Option<Value>>>,
+    pub(crate) ops: BTreeMap<u64, Op>,
+    /// Which operation is in the log, and where.
+    pub(crate) applied: BTreeMap<u64, Lsn>,
+    /// Transactions, numbered among the operations.
+    pub(crate) txns: BTreeMap<u64, Txn>,
+    /// Transactions that have an LSN, written or not.
+    pub(crate) settled: BTreeSet<TxnId>,
+    /// The first commit under each idempotency key.
+    keyed: BTreeMap<Bytes, Lsn>,
+    /// Operations that wait for their answer.
+    pub(crate) waiting: BTreeSet<u64>,
+    /// Writes and counters that were acknowledged.
+    pub(crate) acknowledged: BTreeMap<u64, Lsn>,
+}
+
+/// A register's value names the operation that wrote it.
+pub(crate) fn text(op: u64, padding: usize) -> Value {
+    Value::new(Bytes::from(format!("op{op:012}{}", "x".repeat(padding))))
+}
+
+fn op_of_text(bytes: &[u8]) -> Option<u64> {
+    std::str::from_utf8(bytes.strip_prefix(b"op")?.get(..12)?)
+        .ok()?
+        .parse()
+        .ok()
+}
+
+pub(crate) fn counter(bytes: &[u8]) -> Option<i64> {
+    bytes.try_into().ok().map(i64::from_le_bytes)
+}
+
+impl Model {
+    pub(crate) fn new(keys: Arc<Keys>) -> Self {
+        Self {
+            keys,
+            log: BTreeMap::new(),
+            versions: BTreeMap::new(),
+            ops: BTreeMap::new(),
+            applied: BTreeMap::new(),
+            txns: BTreeMap::new(),
+            settled: BTreeSet::new(),
+            keyed: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            acknowledged: BTreeMap::new(),
+        }
+    }
+
+    /// The version of a key at an LSN, expired or not.
+    pub(crate) fn version(&self, key: &[u8], at: Lsn) -> Option<&Value> {
+        let (_, value) = self.versions.get(key)?.range(..=at).next_back()?;
+        value.as_ref()
+    }
+
+    /// The value of a key at an LSN, as who looks at the wall clock at `now_ms` sees it.
+    pub(crate) fn value(&self, key: &[u8], at: Lsn, now_ms: u64) -> Option<&Value> {
+        self.version(key, at)
+            .filter(|value| !value.is_expired(now_ms))
+    }
+
+    fn bytes(&self, key: &[u8], at: Lsn, now_ms: u64) -> Option<&Bytes> {
+        self.value(key, at, now_ms).map(|value| &value.bytes)
+    }
+
+    pub(crate) fn last(&self) -> Lsn {
+        self.log.keys().next_back().copied().unwrap_or_default()
+    }
+
+    /// A group is about to be written. Returns how many commits it has.
+    pub(crate) fn append(&mut self, payload: &[u8]) -> u64 {
+        let mut commits = 0;
+        for record in decode_all(&Bytes::copy_from_slice(payload)) {
+            let Record { lsn, body } = record.expect("the sequencer writes records");
+            assert_eq!(lsn, self.last().next(), "LSNs have no gaps");
+            if let RecordBody::Commit { txn, parts } = &body {
+                commits += 1;
+                match (txn, &parts[..]) {
+                    (Some(tag), parts) => self.check_transaction(lsn, tag, parts),
+                    (None, [part]) => self.check_commit(lsn, part),
+                    (None, _) => panic!("a commit of one node has one part"),
+                }
+                for write in parts.iter().flat_map(|part| &part.writes) {
+                    let versions = self.versions.entry(write.key.clone()).or_default();
+                    versions.insert(lsn, write.value.clone());
+                }
+            }
+            self.log.insert(lsn, body);
+        }
+        commits
+    }
+
+    fn check_commit(&mut self, lsn: Lsn, part: &CommitPart) {
+        for write in &part.writes {
+            let owner = self.keys.owner(&write.key);
+            assert_eq!(owner, part.node, "LSN {lsn} is on the wrong node");
+        }
+        if let Some(op) = self.find_op(&part.writes) {
+            let known = self.ops.get(&op);
+            let known = known.unwrap_or_else(|| panic!("LSN {lsn}: the sum of no operation"));
+            assert!(!known.refused, "op {op} was refused, and is at LSN {lsn}");
+            assert_eq!(known.node, part.node, "op {op} is on the wrong node");
+            self.apply(op, lsn);
+        }
+    }
+
+    pub(crate) fn apply(&mut self, op: u64, lsn: Lsn) {
+        let before = self.applied.insert(op, lsn);
+        assert_eq!(before, None, "op {op} was applied again at LSN {lsn}");
+    }
+
+    /// The operation that made these writes: a register says so itself, a counter by how much it rose.
+    fn find_op(&self, writes: &[Write]) -> Option<u64> {
+        writes.iter().find_map(|write| {
+            let bytes = &write.value.as_ref()?.bytes;
+            let Some(sum) = counter(bytes) else {
+                return op_of_text(bytes);
+            };
+            let before = self.version(&write.key, Lsn(u64::MAX));
+            let before = before.map_or(0, |value| {
+                counter(&value.bytes).expect("an add to what is no counter")
+            });
+            u64::try_from(sum - before).ok()
+        })
+    }
+
+    /// The journal ends at `last` after a crash.
+    pub(crate) fn truncate(&mut self, last: Lsn) {
+        self.log.split_off(&last.next());
+        for versions in self.versions.values_mut() {
+            versions.split_off(&last.next());
+        }
+        self.applied.retain(|_, lsn| *lsn <= last);
+        self.keyed.retain(|_, lsn| *lsn <= last);
+        let present = |op: u64| self.applied.get(&op).copied();
+        if let Err(lost) = acknowledged::check(&self.acknowledged, present) {
+            panic!("{lost}");
+        }
+    }
+
+    /// The catalogue of keyspaces at an LSN.
+    pub(crate) fn keyspaces(&self, base: &Keyspaces, at: Lsn) -> Keyspaces {
+        let mut keyspaces = base.clone();
+        for body in self.log.range(..=at).map(|(_, body)| body) {
+            match body {
+                RecordBody::CreateKeyspace { id, name } => {
+                    keyspaces.install_create(*id, name).expect("is in order");
+                }
+                RecordBody::DropKeyspace { id } => {
+                    keyspaces.install_drop(*id);
+                }
+                RecordBody::Commit { .. } | RecordBody::Fence { .. } => {}
+            }
+        }
+        keyspaces
+    }
+
+    /// Whether a keyspace had this number at some moment up to `at`.
+    pub(crate) fn knew_keyspace(&self, id: KeyspaceId, at: Lsn) -> bool {
+        let created = |body: &RecordBody| matches!(body, RecordBody::CreateKeyspace { id: new, .. } if *new == id);
+        self.log.range(..=at).any(|(_, body)| created(body))
+    }
+
+    /// Checks an answer against the log.
+    pub(crate) fn answered(&mut self, id: u64, result: &Result<Answer, Error>, visible: Lsn) {
+        assert!(
+            self.waiting.remove(&id),
+            "op {id} was answered twice, or never asked: {result:?}"
+        );
+        let op = &self.ops[&id];
+        match result {
+            Ok(Answer::Written(lsn)) => self.check_written(id, *lsn, visible),
+            Ok(Answer::Counter(lsn, sum)) => {
+                assert!(*lsn <= visible, "op {id}: LSN {lsn} is not visible");
+                assert_eq!(self.applied.get(&id), Some(lsn), "op {id} is elsewhere");
+                let Operation::Add { key, .. } = &op.operation else {
+                    panic!("op {id} is no add")
+                };
+                let logged = self.version(key, *lsn);
+                let logged = logged.and_then(|value| counter(&value.bytes));
+                assert_eq!(logged, Some(*sum), "op {id} was told another sum");
+                self.acknowledged.insert(id, *lsn);
+            }
+            Ok(Answer::Mismatch(current)) => {
+                let Operation::CompareAndSet {
+                    key,
+                    expected,
+                    now_ms,
+                    ..
+                } = &op.operation
+                else {
+                    panic!("op {id} compares nothing")
+                };
+                assert_ne!(current, expected, "op {id}: no mismatch");
+                self.require_seen(id, key, *now_ms, visible, |value| value == current.as_ref());
+            }
+            Err(Error::NotACounter { len }) => {
+                let Operation::Add { key, now_ms, .. } = &op.operation else {
+                    panic!("op {id} is no add")
+                };
+                self.require_seen(id, key, *now_ms, visible, |value| {
+                    value.map(Bytes::len) == Some(*len)
+                });
+            }
+            Err(Error::Unknown { .. }) => {}
+            Err(error) => {
+                let applied = self.applied.get(&id);
+                assert_eq!(applied, None, "op {id} was refused ({error}) but applied");
+                self.ops.get_mut(&id).expect("is there").refused = true;
+            }
+        }
+    }
+
+    fn check_written(&mut self, id: u64, lsn: Lsn, visible: Lsn) {
+        assert!(lsn <= visible, "op {id}: LSN {lsn} is not visible");
+        let Some(RecordBody::Commit { parts, .. }) = self.log.get(&lsn) else {
+            panic!("op {id}: no commit at LSN {lsn}");
+        };
+        match &self.ops[&id].operation {
+            Operation::Write(writes) => assert_eq!(parts[0].writes[..], writes[..], "op {id}"),
+            Operation::CompareAndSet {
+                key,
+                expected,
+                new,
+                now_ms,
+            } => {
+                let before = self.bytes(key, Lsn(lsn.0 - 1), *now_ms);
+                assert_eq!(
+                    before,
+                    expected.as_ref(),
+                    "op {id} was not linearized at LSN {lsn}"
+                );
+                assert_eq!(parts[0].writes[0].value, *new, "op {id}");
+            }
+            Operation::Add { .. } | Operation::Transact { .. } => {
+                panic!("op {id} is answered otherwise")
+            }
+        }
+        // A removal names no operation, so it is not in `applied`.
+        let applied = *self.applied.entry(id).or_insert(lsn);
+        assert_eq!(applied, lsn, "op {id} is elsewhere");
+        self.acknowledged.insert(id, lsn);
+    }
+
+    /// An answer without a write must be true at some visible moment while the operation ran.
+    fn require_seen(
+        &self,
+        id: u64,
+        key: &Bytes,
+        now_ms: u64,
+        visible: Lsn,
+        is_it: impl Fn(Option<&Bytes>) -> bool,
+    ) {
+        let since = self.ops[&id].since.0;
+        let seen = (since..=visible.0).any(|at| is_it(self.bytes(key, Lsn(at), now_ms)));
+        assert!(
+            seen,
+            "op {id} was answered from a state of {} that was never visible between LSN {since} and {visible}",
+            shown(key)
+        );
+    }
+
+    /// The process died: nobody will be answered any more.
+    pub(crate) fn forget_waiting(&mut self) {
+        self.waiting.clear();
+    }
+}

@@ -1,0 +1,101 @@
+//! The checker is checked: each of these spoils the protocol in one place, and must be found.
+//!
+//! A mutation sits in the simulator's shells and disks, never in the engine: a machine is told other things than it was
+//! sent, or its effects are carried out otherwise. `tests/mutations.rs` says within how many seeds each is found.
+
+mod tamper;
+
+pub(crate) use tamper::Tampered;
+
+macro_rules! mutations {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// What is done wrong on purpose.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Mutation {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Mutation {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+        }
+    };
+}
+
+mutations! {
+    /// The visible LSN is published when a group is written, not when it is forced.
+    VisibleEarly,
+    /// A node is told that what it has just installed is visible: it answers before the force.
+    AnswerEarly,
+    /// A fence is answered before it is durable.
+    FenceEarly,
+    /// Groups are not forced.
+    NoForce,
+    /// The message in whose handling a node died is lost.
+    LoseToldMessage,
+    /// The worker writes a node's run though the node has restarted since the mark.
+    IgnoreBorder,
+    /// The mark counts as reached at once.
+    MarkEarly,
+    /// The manifest says that every node is complete up to the mark.
+    SaveAhead,
+    /// The journal releases everything.
+    ReleaseAll,
+    /// A report of installed commits gets lost now and then.
+    LoseInstalled,
+    /// A batch is handed to the journal twice.
+    RepeatAppend,
+    /// A tree is told to be complete that was not written.
+    SkipIngest,
+    /// A node releases what a transaction has read when it votes, not when the LSN is given.
+    ReleaseReadsAtVote,
+    /// The same, only where the transaction writes nothing: the usual "read-only participants leave at the vote".
+    ReleaseReadersAtVote,
+    /// The journal does not look at the lives that voted.
+    SkipIncarnationCheck,
+    /// Ranges that were read are neither validated nor held.
+    SkipRangeValidation,
+    /// A transaction may prepare a write to what another one has read and holds.
+    WriteIntoHeldRead,
+    /// Who asks what became of a transaction is told "aborted", and the journal does not remember that it said so.
+    ForgetTombstone,
+    /// A node is not asked for its vote, and counts as a Yes.
+    SkipVote,
+    /// A No counts as a Yes.
+    TakeNoForYes,
+    /// What a transaction of several nodes has read is not validated.
+    SkipReadValidation,
+    /// What a transaction of one node has read is not validated.
+    SkipValidationAlone,
+    /// The directory is not forced when files are created, renamed or removed.
+    SkipDirectorySync,
+    /// A run is not synced when its tree is said to be complete.
+    SkipTreeSync,
+    /// What recovery has read it does not force again.
+    RecoveryDoesNotForce,
+    /// The manifest of a checkpoint lacks the outcomes of transactions.
+    ForgetOutcomes,
+    /// Readers see what is installed, forced or not.
+    ReadInstalled,
+    /// A reader does not notice that a tree has passed its snapshot.
+    IgnoreTreeAhead,
+    /// A transaction of lists leaves out the ranges that it has scanned.
+    ForgetScans,
+}
+
+impl Mutation {
+    /// The mutation of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        let mut all = Self::ALL.iter().copied();
+        all.find(|mutation| format!("{mutation:?}") == name)
+    }
+
+    /// Whether it changes what nodes promise.
+    pub(crate) fn is_of_promises(self) -> bool {
+        matches!(
+            self,
+            Self::ReleaseReadsAtVote | Self::ReleaseReadersAtVote | Self::WriteIntoHeldRead
+        )
+    }
+}

@@ -1,0 +1,270 @@
+//! Mailboxes without actors: who has sent what to whom, and what is delivered next.
+//!
+//! Messages of one sender to one receiver arrive in order; whose message comes next is drawn. That is more than actix
+//! allows, where a mailbox also keeps causes before effects, so whatever depends on such an order by chance is found. Two
+//! orders are relied upon and kept: what the checkpointer and a rebuilding thread send to a node shares one lane (the
+//! journal is released only behind what a node was told), and so does everything that goes to the thread that writes.
+//!
+//! A lane may be held until some time: its messages are late, and those of others overtake them.
+
+use crate::dice::Dice;
+use mailring_engine::{
+    Error, Result,
+    checkpoint::{Catalogue, CheckpointMessage},
+    coordinator::CoordinatorMessage,
+    ids::{Incarnation, Lsn, NodeId, Time},
+    journal::Spare,
+    keyspaces::Keyspaces,
+    participant::NodeMessage,
+    sequencer::{GroupWrite, JournalMessage},
+    transaction::Asker,
+};
+use std::collections::{BTreeMap, VecDeque};
+
+/// Who sends and receives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Party {
+    Client(u8),
+    Node(u16),
+    Journal,
+    Coordinator,
+    Checkpointer,
+    Supervisor,
+    /// The thread that writes and forces.
+    Io,
+    /// The thread that prepares segments.
+    Segments,
+    /// The thread that writes runs and manifests.
+    Worker,
+    /// The thread that compacts.
+    Compactor,
+    /// The thread that rebuilds a node.
+    Rebuilder(u16),
+    /// The clock.
+    Clock,
+}
+
+/// From whom to whom; messages of a lane arrive in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Lane {
+    pub(crate) from: Party,
+    pub(crate) to: Party,
+}
+
+impl Lane {
+    pub(crate) fn new(from: Party, to: Party) -> Self {
+        let from = match (from, to) {
+            (Party::Rebuilder(_), Party::Node(_)) => Party::Checkpointer,
+            (_, Party::Io) => Party::Journal,
+            _ => from,
+        };
+        Self { from, to }
+    }
+
+    pub(crate) fn number(self) -> u64 {
+        let number = |party| match party {
+            Party::Journal => 1,
+            Party::Coordinator => 2,
+            Party::Checkpointer => 3,
+            Party::Supervisor => 4,
+            Party::Io => 5,
+            Party::Segments => 6,
+            Party::Worker => 7,
+            Party::Compactor => 8,
+            Party::Clock => 9,
+            Party::Client(number) => 100 + u64::from(number),
+            Party::Node(number) => 1_000 + u64::from(number),
+            Party::Rebuilder(number) => 2_000 + u64::from(number),
+        };
+        number(self.from) * 10_000 + number(self.to)
+    }
+}
+
+/// What is under way.
+#[derive(Debug)]
+pub(crate) enum Message {
+    Node(NodeMessage),
+    Resume,
+    Rebuild(Incarnation, Lsn, Lsn),
+    Journal(JournalMessage),
+    Write(GroupWrite),
+    AddSpare(Result<Spare2>),
+    ReportSpare,
+    Release(Lsn),
+    Segment(u64),
+    Checkpoint(CheckpointMessage),
+    ReadOnly(Error),
+    Job(Job),
+    Compact,
+    Coordinator(CoordinatorMessage),
+    Panicked(NodeId),
+    Broken(NodeId),
+}
+
+/// A spare segment, which has no readable form.
+pub(crate) struct Spare2(pub(crate) Spare);
+
+impl std::fmt::Debug for Spare2 {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Spare")
+    }
+}
+
+/// What the checkpointer's thread is asked to do.
+#[derive(Debug)]
+pub(crate) enum Job {
+    Write {
+        through: Lsn,
+        nodes: Vec<NodeId>,
+        keyspaces: Keyspaces,
+    },
+    Save {
+        complete: Vec<Lsn>,
+        through: Lsn,
+        catalogue: Catalogue,
+    },
+}
+
+/// All mailboxes.
+#[derive(Debug, Default)]
+pub(crate) struct Network {
+    lanes: BTreeMap<Lane, VecDeque<Message>>,
+    held: BTreeMap<Lane, Time>,
+    stalled: BTreeMap<Party, Time>,
+    ready: Vec<Lane>,
+    /// A lane that is seldom drawn in this run.
+    slow: Option<Lane>,
+}
+
+impl Network {
+    pub(crate) fn slow_down(&mut self, lane: Lane) {
+        self.slow = Some(lane);
+    }
+
+    pub(crate) fn send(&mut self, lane: Lane, message: Message) {
+        self.lanes.entry(lane).or_default().push_back(message);
+    }
+
+    /// What is in the lane does not arrive before `until`.
+    pub(crate) fn hold(&mut self, lane: Lane, until: Time) {
+        self.held.insert(lane, until);
+    }
+
+    /// The party receives nothing before `until`.
+    pub(crate) fn stall(&mut self, party: Party, until: Time) {
+        self.stalled.insert(party, until);
+    }
+
+    /// Nothing is late any more.
+    pub(crate) fn release_all(&mut self) {
+        self.held.clear();
+        self.stalled.clear();
+        self.slow = None;
+    }
+
+    pub(crate) fn is_stalled(&self, party: Party, now: Time) -> bool {
+        self.stalled.get(&party).is_some_and(|until| *until > now)
+    }
+
+    /// Takes the next message, if any may arrive now.
+    pub(crate) fn next(&mut self, now: Time, dice: &mut Dice) -> Option<(Lane, Message)> {
+        let mut ready = std::mem::take(&mut self.ready);
+        ready.clear();
+        self.held.retain(|_, until| *until > now);
+        self.stalled.retain(|_, until| *until > now);
+        let is_free = self.held.is_empty() && self.stalled.is_empty();
+        ready.extend(self.lanes.keys().filter(|lane| {
+            is_free || !(self.held.contains_key(lane) || self.stalled.contains_key(&lane.to))
+        }));
+        let drawn = (!ready.is_empty()).then(|| {
+            let lane = dice.pick(&ready);
+            match Some(lane) == self.slow && !dice.chance(8) {
+                true => dice.pick(&ready),
+                false => lane,
+            }
+        });
+        self.ready = ready;
+        let lane = drawn?;
+        Some((lane, self.pop(lane).expect("no lane is empty")))
+    }
+
+    fn pop(&mut self, lane: Lane) -> Option<Message> {
+        let queue = self.lanes.get_mut(&lane)?;
+        let message = queue.pop_front();
+        if queue.is_empty() {
+            self.lanes.remove(&lane);
+        }
+        message
+    }
+
+    /// Takes the first message of a lane if `wanted` says so.
+    pub(crate) fn pop_if(
+        &mut self,
+        lane: Lane,
+        wanted: impl FnOnce(&Message) -> bool,
+    ) -> Option<Message> {
+        let first = self.lanes.get(&lane)?.front()?;
+        wanted(first).then(|| self.pop(lane)).flatten()
+    }
+
+    /// Throws away what is in a lane.
+    pub(crate) fn clear(&mut self, lane: Lane) {
+        self.lanes.remove(&lane);
+    }
+
+    /// Messages on their way to a party.
+    pub(crate) fn waiting_for(&self, to: Party) -> usize {
+        let lanes = self.lanes.iter().filter(|(lane, _)| lane.to == to);
+        lanes.map(|(_, queue)| queue.len()).sum()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lanes.is_empty()
+    }
+}
+
+/// What may happen to a message without harm, because whoever waits for it asks again or rolls back.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tolerance {
+    pub(crate) may_come_twice: bool,
+}
+
+impl Message {
+    /// Whether the message may get lost, and then whether it may also come twice. The actors of one process lose no
+    /// message to each other; but a coordinator or a node that dies loses what it was about to say, and everybody must
+    /// be able to live with that.
+    pub(crate) fn tolerance(&self) -> Option<Tolerance> {
+        let twice = Some(Tolerance {
+            may_come_twice: true,
+        });
+        match self {
+            Self::Node(NodeMessage::Prepares(_) | NodeMessage::Aborts(_))
+            | Self::Coordinator(CoordinatorMessage::Votes(_) | CoordinatorMessage::Decided(_))
+            | Self::Journal(JournalMessage::Decides(_)) => twice,
+            // Only what says "aborted" may get lost: a commit is told in the order of LSNs.
+            Self::Node(NodeMessage::Settles(settles)) => settles
+                .iter()
+                .all(|settle| settle.lsn.is_none())
+                .then_some(Tolerance {
+                    may_come_twice: true,
+                }),
+            Self::Journal(JournalMessage::Asks(asks)) => asks
+                .iter()
+                .all(|ask| !matches!(ask.asker, Asker::Handle(_)))
+                .then_some(Tolerance {
+                    may_come_twice: true,
+                }),
+            _ => None,
+        }
+    }
+
+    /// The same message once more.
+    pub(crate) fn copy(&self) -> Option<Self> {
+        match self {
+            Self::Node(message) => Some(Self::Node(message.clone())),
+            Self::Coordinator(message) => Some(Self::Coordinator(message.clone())),
+            Self::Journal(message) => Some(Self::Journal(message.clone())),
+            _ => None,
+        }
+    }
+}

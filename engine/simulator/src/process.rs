@@ -1,0 +1,309 @@
+//! What a crash takes: machines, mailboxes, caches. And how an engine is opened again from what is left.
+
+use crate::{
+    keys::{MAIN, arc_bits},
+    model::Model,
+    network::Network,
+    scale::Scale,
+    shell::{CoordinatorShell, NodeShell},
+    store::SimulatedStore,
+};
+use mailring_engine::{
+    Result,
+    cache::RowCache,
+    checkpoint::Checkpoint,
+    disk::{Disk, SimulatedDisk},
+    generation::Generation,
+    ids::{Incarnation, KeyspaceId, Lsn, NodeId, RequestId, Time},
+    journal::{
+        Journal, JournalOptions, SpareRequest, frame_bytes,
+        record::{Record, RecordBody},
+    },
+    keyspaces::Keyspaces,
+    manifest::{KeyspaceName, Manifest, NodeProgress, NodeSettings},
+    outcomes::{OutcomeLimits, Outcomes},
+    participant::{Participant, TreeSource},
+    restart::Restarts,
+    sequencer::{Sequencer, SequencerOptions, SequencerState},
+    store::Store,
+    view::{Frozen, NodeTable, NodeView, Visible},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+const SEGMENT_BYTES: u64 = 48 << 10;
+
+/// A running engine.
+pub(crate) struct Process {
+    pub(crate) visible: Arc<Visible>,
+    pub(crate) cache: Arc<RowCache>,
+    pub(crate) tables: Vec<Arc<NodeTable>>,
+    pub(crate) nodes: Vec<NodeShell>,
+    pub(crate) restarts: Vec<Restarts>,
+    pub(crate) sequencer: Sequencer,
+    pub(crate) coordinator: CoordinatorShell,
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) checkpoint_restarts: Restarts,
+    /// Gone once the directory was closed in order, or the journal's thread has panicked.
+    pub(crate) journal: Option<Journal>,
+    pub(crate) manifest: Manifest,
+    pub(crate) network: Network,
+    pub(crate) cut_scheduled: bool,
+    pub(crate) preparing: Option<SpareRequest>,
+    pub(crate) read_only: bool,
+    /// The journal's actor has panicked: it does nothing any more.
+    pub(crate) journal_is_dead: bool,
+    pub(crate) keyspace_requests: BTreeSet<RequestId>,
+    pub(crate) checkpoint_requests: BTreeSet<RequestId>,
+    /// Which transaction's outcome was asked for.
+    pub(crate) outcome_requests: BTreeMap<RequestId, u64>,
+}
+
+/// What lies in the directory.
+pub(crate) struct Directory {
+    pub(crate) disk: SimulatedDisk,
+    pub(crate) stores: Vec<Arc<SimulatedStore>>,
+}
+
+/// The keyspaces of a new directory.
+pub(crate) fn base_keyspaces() -> Keyspaces {
+    let mut keyspaces = Keyspaces::new();
+    keyspaces.install_create(MAIN, "main").expect("fits");
+    keyspaces
+}
+
+fn journal_options(salt: u64) -> JournalOptions {
+    JournalOptions {
+        segment_bytes: SEGMENT_BYTES,
+        salt,
+    }
+}
+
+impl Directory {
+    /// A new directory with `nodes` nodes.
+    pub(crate) fn create(nodes: u16, stores: Vec<Arc<SimulatedStore>>) -> Self {
+        let disk = SimulatedDisk::new();
+        let nodes = (0..nodes).map(NodeId);
+        let manifest = Manifest {
+            arc_bits: arc_bits(),
+            nodes: nodes
+                .clone()
+                .map(|node| NodeSettings { node, weight: 1 })
+                .collect(),
+            progress: nodes
+                .map(|node| NodeProgress {
+                    node,
+                    complete: Lsn(0),
+                    incarnation: Incarnation(0),
+                })
+                .collect(),
+            keyspaces: vec![KeyspaceName {
+                id: MAIN,
+                name: "main".into(),
+            }],
+            next_keyspace: KeyspaceId(2),
+            ..Manifest::default()
+        };
+        Journal::create(Arc::new(disk.clone()), journal_options(0), Lsn(0))
+            .expect("nothing fails yet");
+        manifest.save(&disk).expect("nothing fails yet");
+        Self { disk, stores }
+    }
+
+    /// Bytes of the journal's segments.
+    pub(crate) fn segment_bytes() -> u64 {
+        SEGMENT_BYTES
+    }
+}
+
+/// What the journal and the manifest say, before anybody runs.
+struct Recovered {
+    manifest: Manifest,
+    keyspaces: Keyspaces,
+    outcomes: Outcomes,
+    incarnations: Vec<Incarnation>,
+    generations: Vec<Generation>,
+    journal: Journal,
+    records: Vec<Record>,
+    last: Lsn,
+}
+
+fn recover(disk: &SimulatedDisk) -> Result<Recovered> {
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let mut manifest = Manifest::load(disk)?.expect("a manifest was saved");
+    manifest.openings += 1;
+    manifest.clean_shutdown = false;
+    for progress in &mut manifest.progress {
+        progress.incarnation = progress.incarnation.next();
+    }
+    manifest.save(disk)?;
+    let mut keyspaces = manifest.keyspaces(disk)?;
+    let complete: Vec<Lsn> = manifest.progress.iter().map(|p| p.complete).collect();
+    let mut incarnations: Vec<_> = manifest.progress.iter().map(|p| p.incarnation).collect();
+    let generations: Vec<_> = complete.iter().map(|_| Generation::new()).collect();
+    let catalogue_lsn = manifest.last_lsn;
+    let lowest = complete.iter().min().copied().unwrap_or_default();
+    let limits = OutcomeLimits::default();
+    let mut outcomes = Outcomes::restored(manifest.openings, limits, &manifest.outcomes);
+    let mut records = Vec::new();
+    let mut visit = |record: Record| {
+        records.push(record.clone());
+        let lsn = record.lsn;
+        match record.body {
+            RecordBody::Commit { txn, parts } => {
+                if let Some(tag) = txn.filter(|_| lsn > catalogue_lsn) {
+                    outcomes.commit(lsn, tag, Time(0));
+                }
+                for part in &parts {
+                    let node = usize::from(part.node.0);
+                    for write in part.writes.iter().filter(|_| lsn > complete[node]) {
+                        generations[node].insert(lsn, write);
+                    }
+                }
+            }
+            RecordBody::CreateKeyspace { id, name } if lsn > catalogue_lsn => {
+                keyspaces.install_create(id, &name)?;
+            }
+            RecordBody::DropKeyspace { id } if lsn > catalogue_lsn => {
+                keyspaces.install_drop(id);
+            }
+            RecordBody::Fence { node, incarnation } => {
+                let current = &mut incarnations[usize::from(node.0)];
+                *current = incarnation.next().max(*current);
+            }
+            RecordBody::CreateKeyspace { .. } | RecordBody::DropKeyspace { .. } => {}
+        }
+        Ok(())
+    };
+    let options = journal_options(manifest.openings);
+    let (journal, recovery) = Journal::open(shared, options, lowest, &mut visit)?;
+    Ok(Recovered {
+        manifest,
+        keyspaces,
+        outcomes,
+        incarnations,
+        generations,
+        journal,
+        records,
+        last: recovery.last_lsn,
+    })
+}
+
+/// Opens a directory only to see what is in it: the last LSN.
+///
+/// Every record must be the one that the log has at its LSN.
+pub(crate) fn look_into(disk: &SimulatedDisk, model: &Model) -> Result<Lsn> {
+    let recovered = recover(disk)?;
+    check_records(&recovered.records, model);
+    Ok(recovered.last)
+}
+
+fn check_records(records: &[Record], model: &Model) {
+    for record in records {
+        let known = model.log.get(&record.lsn);
+        let known = known.unwrap_or_else(|| panic!("LSN {} came from nowhere", record.lsn));
+        assert_eq!(*known, record.body, "LSN {} came back changed", record.lsn);
+    }
+}
+
+impl Process {
+    /// Opens the directory as the shell does, and checks every record that is read back.
+    pub(crate) fn open(directory: &Directory, model: &mut Model, scale: &Scale) -> Result<Self> {
+        let Recovered {
+            manifest,
+            keyspaces,
+            outcomes,
+            incarnations,
+            generations,
+            journal,
+            records,
+            last,
+        } = recover(&directory.disk)?;
+        check_records(&records, model);
+        let stores = &directory.stores;
+        for id in (1..keyspaces.next_id().0).map(KeyspaceId) {
+            if !keyspaces.contains(id) {
+                for store in stores {
+                    store.drop_prefix(&id.0.to_be_bytes())?;
+                }
+            }
+        }
+        model.truncate(last);
+        let complete: Vec<_> = manifest.progress.iter().map(|p| p.complete).collect();
+        let visible = Arc::new(Visible::new(last));
+        let cache = Arc::new(RowCache::new(4_000, 7));
+        let tables = manifest.progress.iter().zip(generations).zip(stores);
+        let tables: Vec<Arc<NodeTable>> = tables
+            .map(|((progress, generation), store)| {
+                let view = NodeView {
+                    active: Arc::new(generation.successor()),
+                    frozen: vec![Frozen {
+                        through: last,
+                        generation: Arc::new(generation),
+                    }],
+                    tree: store.view(),
+                    complete: progress.complete,
+                };
+                Arc::new(NodeTable::new(progress.node, view))
+            })
+            .collect();
+        let nodes = tables.iter().zip(&incarnations).zip(stores);
+        let nodes = nodes.map(|((table, incarnation), store)| {
+            let store = Arc::clone(store);
+            NodeShell::new(Participant::new(
+                *incarnation,
+                Arc::clone(table),
+                Arc::clone(&cache),
+                TreeSource(Box::new(move || store.view())),
+                last,
+                scale.participant(),
+            ))
+        });
+        let nodes: Vec<_> = nodes.collect();
+        let policy = scale.restarts();
+        let restarts = || Restarts::new(policy).expect("these settings work");
+        let sequencer = Sequencer::new(
+            SequencerOptions {
+                force: true,
+                max_group_bytes: 20_000,
+                segment_bytes: SEGMENT_BYTES - frame_bytes(0) - 4096,
+            },
+            SequencerState {
+                last_lsn: last,
+                last_group: journal.last_group(),
+                incarnations,
+                keyspaces,
+                outcomes,
+                room: journal.room(),
+            },
+        );
+        Ok(Self {
+            visible,
+            cache,
+            tables,
+            restarts: nodes.iter().map(|_| restarts()).collect(),
+            nodes,
+            sequencer,
+            coordinator: CoordinatorShell::new(scale.coordinator(), restarts()),
+            checkpoint: Checkpoint::new(3_000, complete),
+            checkpoint_restarts: restarts(),
+            journal: Some(journal),
+            manifest,
+            network: Network::default(),
+            cut_scheduled: false,
+            preparing: None,
+            read_only: false,
+            journal_is_dead: false,
+            keyspace_requests: BTreeSet::new(),
+            checkpoint_requests: BTreeSet::new(),
+            outcome_requests: BTreeMap::new(),
+        })
+    }
+
+    /// Whether a node was given up.
+    pub(crate) fn is_any_down(&self) -> bool {
+        self.tables.iter().any(|table| table.is_down())
+    }
+}

@@ -1,0 +1,59 @@
+//! How long things take and may take, in terms of the usual time between two steps of a run.
+//!
+//! What counts is how many messages fit into a time-out. So every time is a number of steps, and how long a step takes is
+//! drawn from the seed.
+
+use mailring_engine::{
+    coordinator::CoordinatorOptions, ids::Time, participant::ParticipantOptions,
+    restart::RestartPolicy, transaction::MAX_TRANSACTION_BYTES,
+};
+use std::time::Duration;
+
+/// The times of one run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scale {
+    /// Nanoseconds that a step takes at most.
+    pub(crate) step: u64,
+}
+
+impl Scale {
+    /// So many usual steps.
+    pub(crate) fn steps(self, steps: u64) -> Duration {
+        Duration::from_nanos(self.step / 2 * steps)
+    }
+
+    /// The time after so many usual steps.
+    pub(crate) fn after(self, now: Time, steps: u64) -> Time {
+        now.after(self.steps(steps))
+    }
+
+    pub(crate) fn participant(self) -> ParticipantOptions {
+        ParticipantOptions {
+            stashed: 20,
+            parked: 8,
+            prepared: 12,
+            reservation: self.steps(30),
+            reserved: 6,
+            ask_again: self.steps(40),
+            ..ParticipantOptions::default()
+        }
+    }
+
+    pub(crate) fn coordinator(self) -> CoordinatorOptions {
+        CoordinatorOptions {
+            running: 12,
+            bytes: MAX_TRANSACTION_BYTES,
+            vote_timeout: self.steps(150),
+            ask_again: self.steps(40),
+        }
+    }
+
+    pub(crate) fn restarts(self) -> RestartPolicy {
+        RestartPolicy {
+            intensity: 5,
+            window: self.steps(1_000),
+            first_back_off: self.steps(4),
+            longest_back_off: self.steps(60),
+        }
+    }
+}

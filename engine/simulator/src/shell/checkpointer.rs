@@ -1,0 +1,207 @@
+//! The shell of the checkpointer, and the threads that write runs and manifests and compact.
+
+use crate::{
+    faults::Fault,
+    mutation::Mutation,
+    network::{Job, Message, Party},
+    report::Seen,
+    world::World,
+};
+use mailring_engine::{
+    Error, Result,
+    checkpoint::{Checkpoint, CheckpointEffect, CheckpointMessage},
+    ids::{Lsn, NodeId},
+    keyspaces::Keyspaces,
+    participant::NodeMessage,
+    restart::Verdict,
+    run::frozen_run,
+    sequencer::JournalMessage,
+    store::Store,
+};
+
+impl World {
+    pub(crate) fn checkpoint_step(&mut self, message: CheckpointMessage) {
+        self.with_checkpoint(|machine, out| machine.handle(message.clone(), out));
+    }
+
+    pub(crate) fn checkpoint_fails(&mut self, error: &Error) {
+        self.with_checkpoint(|machine, out| machine.fail(error, out));
+    }
+
+    pub(crate) fn tick_checkpointer(&mut self) {
+        let tables = &self.process.tables;
+        let active_bytes = tables.iter().map(|t| t.view().active.bytes() as u64).sum();
+        let message = CheckpointMessage::Tick { active_bytes };
+        self.send(
+            Party::Clock,
+            Party::Checkpointer,
+            Message::Checkpoint(message),
+        );
+    }
+
+    /// A panic takes back what the step has changed, and the message is handled once more.
+    fn with_checkpoint(&mut self, handle: impl Fn(&mut Checkpoint, &mut Vec<CheckpointEffect>)) {
+        if self.process.checkpoint_restarts.is_down() {
+            return self.process.checkpoint_requests.clear();
+        }
+        if self.strikes(Fault::CheckpointerPanics) {
+            let (mut machine, mut out) = (self.process.checkpoint.clone(), Vec::new());
+            handle(&mut machine, &mut out);
+            let now = self.now;
+            if self.process.checkpoint_restarts.handle_panic(now, 0) == Verdict::Down {
+                let reason = "the checkpointer panicked".to_owned();
+                let failed = JournalMessage::Failed(Error::ReadOnly { reason });
+                self.process.checkpoint_requests.clear();
+                self.send(
+                    Party::Checkpointer,
+                    Party::Journal,
+                    Message::Journal(failed),
+                );
+                return;
+            }
+        }
+        let mut out = Vec::new();
+        handle(&mut self.process.checkpoint, &mut out);
+        self.carry_out_checkpoint(out);
+    }
+
+    fn carry_out_checkpoint(&mut self, effects: Vec<CheckpointEffect>) {
+        let from = Party::Checkpointer;
+        for effect in effects {
+            match effect {
+                CheckpointEffect::Mark => {
+                    let message = Message::Journal(JournalMessage::Mark);
+                    self.send(from, Party::Journal, message);
+                }
+                CheckpointEffect::Write {
+                    through,
+                    nodes,
+                    keyspaces,
+                } => {
+                    let job = Job::Write {
+                        through,
+                        nodes,
+                        keyspaces,
+                    };
+                    self.send(from, Party::Worker, Message::Job(job));
+                }
+                CheckpointEffect::Flushed(node, through) => {
+                    let message = Message::Node(NodeMessage::Flushed { through });
+                    self.send(from, Party::Node(node.0), message);
+                }
+                CheckpointEffect::Save {
+                    mut complete,
+                    through,
+                    catalogue,
+                } => {
+                    if self.mutated(Mutation::SaveAhead) {
+                        complete.fill(through);
+                    }
+                    let job = Job::Save {
+                        complete,
+                        through,
+                        catalogue,
+                    };
+                    self.send(from, Party::Worker, Message::Job(job));
+                }
+                CheckpointEffect::Release(mut through) => {
+                    if self.mutated(Mutation::ReleaseAll) {
+                        through = Lsn(u64::MAX);
+                    }
+                    self.send(from, Party::Io, Message::Release(through));
+                }
+                CheckpointEffect::Maintain => self.send(from, Party::Compactor, Message::Compact),
+                CheckpointEffect::Answer(request, result) => {
+                    let asked = self.process.checkpoint_requests.remove(&request);
+                    assert!(asked, "checkpoint request {request} was answered twice");
+                    if let Ok(lsn) = result {
+                        let lowest = self.written.iter().min().expect("there are nodes");
+                        assert!(lsn <= *lowest, "LSN {lsn} is not in every tree");
+                    }
+                }
+                CheckpointEffect::Failed(..) => {}
+            }
+        }
+    }
+
+    pub(crate) fn work(&mut self, job: Job) {
+        let message = match job {
+            Job::Write {
+                through,
+                nodes,
+                keyspaces,
+            } => {
+                self.check_run_is_visible(through);
+                let results = nodes
+                    .iter()
+                    .filter_map(|node| self.write_run(*node, through, &keyspaces))
+                    .collect();
+                CheckpointMessage::Written(results)
+            }
+            Job::Save {
+                complete,
+                through,
+                mut catalogue,
+            } => {
+                self.check_manifest_is_behind_trees(&complete);
+                if self.mutated(Mutation::ForgetOutcomes) {
+                    catalogue.outcomes.committed.clear();
+                }
+                let mut next = self.process.manifest.clone();
+                next.record_checkpoint(&complete, through, &catalogue);
+                let saved = next.save(&self.directory.disk);
+                if saved.is_ok() {
+                    self.count(Seen::Saved, 1);
+                    self.process.manifest = next;
+                }
+                CheckpointMessage::Saved(saved)
+            }
+        };
+        self.send(
+            Party::Worker,
+            Party::Checkpointer,
+            Message::Checkpoint(message),
+        );
+    }
+
+    fn write_run(
+        &mut self,
+        node: NodeId,
+        through: Lsn,
+        keyspaces: &Keyspaces,
+    ) -> Option<(NodeId, Result<()>)> {
+        let number = usize::from(node.0);
+        if self.strikes(Fault::RunFails) {
+            self.directory.stores[number].fail_next();
+        }
+        let view = self.process.tables[number].view();
+        let Some(mut run) = frozen_run(&view, through, keyspaces) else {
+            self.count(Seen::RunLeftOut, 1);
+            return self
+                .mutated(Mutation::IgnoreBorder)
+                .then_some((node, Ok(())));
+        };
+        self.count(Seen::Run, 1);
+        if self.mutated(Mutation::SkipIngest) {
+            return Some((node, Ok(())));
+        }
+        let result = self.directory.stores[number].ingest(&mut run);
+        if result.is_ok() {
+            self.check_tree(node, through);
+            self.written[number] = self.written[number].max(through);
+        }
+        Some((node, result))
+    }
+
+    pub(crate) fn compact(&mut self) {
+        for store in &self.directory.stores {
+            store.maintain().expect("memory does not fail");
+        }
+        let message = CheckpointMessage::Maintained(Ok(()));
+        self.send(
+            Party::Compactor,
+            Party::Checkpointer,
+            Message::Checkpoint(message),
+        );
+    }
+}

@@ -1,0 +1,208 @@
+//! The shell of the coordinator.
+
+use crate::{
+    faults::Fault,
+    mutation::Mutation,
+    network::{Message, Party},
+    report::Seen,
+    world::World,
+};
+use mailring_engine::{
+    Error, Result,
+    coordinator::{Coordinator, CoordinatorEffect, CoordinatorMessage, CoordinatorOptions},
+    ids::{Lsn, RequestId, TxnId},
+    participant::NodeMessage,
+    restart::{Restarts, Verdict as Restart},
+    transaction::{Ballot, Verdict, Vote},
+};
+use std::collections::BTreeMap;
+
+/// The shell of the coordinator.
+pub(crate) struct CoordinatorShell {
+    pub(crate) machine: Coordinator,
+    replies: BTreeMap<u64, TxnId>,
+    restarts: Restarts,
+    /// Set by one panic too many.
+    pub(crate) is_dead: bool,
+}
+
+impl CoordinatorShell {
+    pub(crate) fn new(options: CoordinatorOptions, restarts: Restarts) -> Self {
+        Self {
+            machine: Coordinator::new(options),
+            replies: BTreeMap::new(),
+            restarts,
+            is_dead: false,
+        }
+    }
+}
+
+impl World {
+    pub(crate) fn coordinator_step(&mut self, message: CoordinatorMessage) {
+        if self.process.coordinator.is_dead {
+            if let CoordinatorMessage::Commit(commit) = message {
+                let reason = "the coordinator panicked too often".into();
+                self.transaction_answered(commit.request.0, Err(Error::ReadOnly { reason }));
+            }
+            return;
+        }
+        let dies = self.strikes(Fault::CoordinatorPanics);
+        let handles = !dies || self.faults.dice().chance(2);
+        let now = self.now;
+        let shell = &mut self.process.coordinator;
+        if let CoordinatorMessage::Commit(commit) = &message {
+            shell.replies.insert(commit.request.0, commit.txn);
+        }
+        let mut message = message;
+        if let (Some(Mutation::TakeNoForYes), CoordinatorMessage::Votes(votes)) =
+            (self.mutation, &mut message)
+        {
+            for vote in votes {
+                let node = &self.process.nodes[usize::from(vote.node.0)];
+                let incarnation = node.machine.incarnation();
+                vote.ballot = Ballot::Yes { incarnation };
+            }
+        }
+        let shell = &mut self.process.coordinator;
+        let mut out = Vec::new();
+        if handles {
+            shell.machine.handle(now, message.clone(), &mut out);
+        }
+        if dies {
+            self.coordinator_dies(Some(&message));
+        } else {
+            self.carry_out_coordinator(out);
+        }
+    }
+
+    pub(crate) fn tick_coordinator(&mut self) {
+        if self.process.coordinator.is_dead {
+            return;
+        }
+        let dies = self.strikes(Fault::CoordinatorPanics);
+        let mut out = Vec::new();
+        let machine = &mut self.process.coordinator.machine;
+        machine.handle_timeout(self.now, &mut out);
+        if dies {
+            self.coordinator_dies(None);
+        } else {
+            self.carry_out_coordinator(out);
+        }
+    }
+
+    /// A handler has panicked: its effects are lost, what is running is asked for, and whoever will not be answered is
+    /// answered now.
+    fn coordinator_dies(&mut self, message: Option<&CoordinatorMessage>) {
+        self.count(Seen::CoordinatorRestart, 1);
+        let now = self.now;
+        let shell = &mut self.process.coordinator;
+        if shell.restarts.handle_panic(now, 0) == Restart::Down {
+            shell.is_dead = true;
+            let unanswered: Vec<_> = shell.replies.keys().copied().collect();
+            for id in unanswered {
+                let reason = "the coordinator panicked".into();
+                self.answer_transaction(id, Err(Error::Unknown { reason }));
+            }
+            return;
+        }
+        let mut out = Vec::new();
+        shell.machine.restart(now, &mut out);
+        let again = message.filter(|message| {
+            matches!(
+                message,
+                CoordinatorMessage::Decided(_)
+                    | CoordinatorMessage::NodeDown(_)
+                    | CoordinatorMessage::ReadOnly(_)
+            )
+        });
+        if let Some(message) = again {
+            shell.machine.handle(now, message.clone(), &mut out);
+        }
+        self.carry_out_coordinator(out);
+        let shell = &self.process.coordinator;
+        let owed = |id: &u64| shell.machine.owes(RequestId(*id));
+        let orphans = shell.replies.iter().filter(|(id, _)| !owed(id));
+        let orphans: Vec<_> = orphans.map(|(id, txn)| (*id, *txn)).collect();
+        for (id, txn) in orphans {
+            self.answer_transaction(id, orphans_answer(txn, again));
+        }
+    }
+
+    pub(crate) fn carry_out_coordinator(&mut self, effects: Vec<CoordinatorEffect>) {
+        let from = Party::Coordinator;
+        for effect in effects {
+            match effect {
+                CoordinatorEffect::Prepares(node, mut prepares) => {
+                    if self.mutated_now(Mutation::SkipVote, 4) {
+                        // One is never asked, and counts as a Yes.
+                        let skipped = prepares.pop().expect("there is one");
+                        let incarnation = self.process.nodes[usize::from(node.0)]
+                            .machine
+                            .incarnation();
+                        let vote = Vote {
+                            txn: skipped.txn,
+                            node,
+                            ballot: Ballot::Yes { incarnation },
+                        };
+                        let votes = CoordinatorMessage::Votes(vec![vote]);
+                        let lane = (Party::Node(node.0), from);
+                        self.send(lane.0, lane.1, Message::Coordinator(votes));
+                    }
+                    let message = Message::Node(NodeMessage::Prepares(prepares));
+                    self.send(from, Party::Node(node.0), message);
+                }
+                CoordinatorEffect::Aborts(node, aborts) => {
+                    let message = Message::Node(NodeMessage::Aborts(aborts));
+                    self.send(from, Party::Node(node.0), message);
+                }
+                CoordinatorEffect::Journal(message) => {
+                    self.send(from, Party::Journal, Message::Journal(message));
+                }
+                CoordinatorEffect::Answer(request, result) => {
+                    self.answer_transaction(request.0, result);
+                }
+                CoordinatorEffect::ScheduleFlush => {
+                    let message = Message::Coordinator(CoordinatorMessage::Flush);
+                    self.send(from, from, message);
+                }
+            }
+        }
+    }
+
+    fn answer_transaction(&mut self, id: u64, result: Result<Lsn>) {
+        let replies = &mut self.process.coordinator.replies;
+        let is_owed = replies.remove(&id).is_some();
+        assert!(is_owed, "transaction {id} was answered twice: {result:?}");
+        self.transaction_answered(id, result);
+    }
+}
+
+impl CoordinatorShell {
+    /// Transactions that somebody waits for, in the shell's own books.
+    pub(crate) fn owes(&self) -> Vec<u64> {
+        self.replies.keys().copied().collect()
+    }
+}
+
+/// What is told to the caller of a transaction that the broken step has ended.
+fn orphans_answer(txn: TxnId, message: Option<&CoordinatorMessage>) -> Result<Lsn> {
+    let verdict = match message {
+        Some(CoordinatorMessage::Decided(decided)) => {
+            let mut decided = decided.iter();
+            decided.find(|decided| decided.txn == txn)
+        }
+        Some(CoordinatorMessage::ReadOnly(error)) => {
+            return Err(Error::Unknown {
+                reason: error.to_string(),
+            });
+        }
+        _ => None,
+    };
+    match verdict.map(|decided| &decided.verdict) {
+        Some(Verdict::Committed(lsn) | Verdict::Repeated(lsn)) => Ok(*lsn),
+        Some(Verdict::Refused(error) | Verdict::Unknown(error)) => Err(error.clone()),
+        None => Err(Error::Aborted {
+            reason: "the coordinator panicked before it was decided",
+        }),
+    }
+}

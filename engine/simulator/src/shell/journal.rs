@@ -1,0 +1,227 @@
+//! The shell of the journal: carries messages between its sequencer, the nodes and the thread that writes.
+
+use crate::{
+    faults::Fault,
+    mutation::Mutation,
+    network::{Message, Party},
+    report::Seen,
+    world::World,
+};
+use mailring_engine::{
+    Error,
+    checkpoint::CheckpointMessage,
+    coordinator::CoordinatorMessage,
+    ids::{Lsn, NodeId},
+    participant::NodeMessage,
+    sequencer::{GroupWrite, JournalEffect, JournalMessage},
+    transaction::TxnOutcome,
+};
+use std::collections::VecDeque;
+
+impl World {
+    pub(crate) fn journal_step(&mut self, message: JournalMessage) {
+        let mut queue = VecDeque::from([message]);
+        while let Some(message) = queue.pop_front() {
+            if self.process.journal_is_dead {
+                return self.refuse_for_dead_journal(&message);
+            }
+            let Some(message) = self.tamper_with_journal(message) else {
+                continue;
+            };
+            match &message {
+                message if message.needs_cut() && !self.process.cut_scheduled => {
+                    self.process.cut_scheduled = true;
+                    let cut = Message::Journal(JournalMessage::Cut);
+                    self.send(Party::Journal, Party::Journal, cut);
+                }
+                JournalMessage::Cut => self.process.cut_scheduled = false,
+                JournalMessage::Mark if self.mutated(Mutation::MarkEarly) => {
+                    let sequencer = &self.process.sequencer;
+                    let reached =
+                        CheckpointMessage::MarkReached(sequencer.last_lsn(), sequencer.catalogue());
+                    self.send(
+                        Party::Journal,
+                        Party::Checkpointer,
+                        Message::Checkpoint(reached),
+                    );
+                }
+                _ => {}
+            }
+            if self.strikes(Fault::JournalPanics) {
+                return self.journal_dies();
+            }
+            let mut out = Vec::new();
+            self.process.sequencer.handle(self.now, message, &mut out);
+            for effect in out {
+                queue.extend(self.carry_out_journal_effect(effect));
+            }
+        }
+    }
+
+    pub(crate) fn tick_journal(&mut self) {
+        if self.process.journal_is_dead {
+            return;
+        }
+        if self.strikes(Fault::JournalPanics) {
+            return self.journal_dies();
+        }
+        let mut out = Vec::new();
+        self.process.sequencer.handle_timeout(self.now, &mut out);
+        for effect in out {
+            if let Some(message) = self.carry_out_journal_effect(effect) {
+                self.journal_step(message);
+            }
+        }
+    }
+
+    /// A panic of the journal is a crash of the directory: everything is read-only until it is opened again.
+    fn journal_dies(&mut self) {
+        self.process.journal_is_dead = true;
+        self.process.keyspace_requests.clear();
+        self.process.outcome_requests.clear();
+        let reason = "the journal panicked".to_owned();
+        self.turn_read_only(&Error::ReadOnly { reason });
+    }
+
+    /// Handles that ask a dead journal are told so.
+    fn refuse_for_dead_journal(&mut self, message: &JournalMessage) {
+        match message {
+            JournalMessage::CreateKeyspace { request, .. }
+            | JournalMessage::DropKeyspace { request, .. } => {
+                self.process.keyspace_requests.remove(request);
+            }
+            JournalMessage::Asks(_) => self.process.outcome_requests.clear(),
+            _ => {}
+        }
+    }
+
+    fn turn_read_only(&mut self, error: &Error) {
+        self.count(Seen::ReadOnly, 1);
+        self.process.read_only = true;
+        for node in 0..self.process.nodes.len() {
+            let node = NodeId(u16::try_from(node).expect("few nodes"));
+            self.tell_node(node, NodeMessage::ReadOnly(error.clone()));
+        }
+        let told = CoordinatorMessage::ReadOnly(error.clone());
+        self.send(
+            Party::Journal,
+            Party::Coordinator,
+            Message::Coordinator(told),
+        );
+        let told = Message::ReadOnly(error.clone());
+        self.send(Party::Journal, Party::Checkpointer, told);
+    }
+
+    /// A lone group is written in place, as the shell does.
+    fn carry_out_journal_effect(&mut self, effect: JournalEffect) -> Option<JournalMessage> {
+        match effect {
+            JournalEffect::Write(group) => return self.write_group(group),
+            JournalEffect::PrepareSpare { at_least } => {
+                self.send(Party::Journal, Party::Segments, Message::Segment(at_least));
+            }
+            JournalEffect::Resolve(node, resolve) => {
+                let early = match resolve.outcome {
+                    Ok(first) if self.mutated(Mutation::AnswerEarly) => {
+                        Some(Lsn(first.0 + resolve.commits as u64 - 1))
+                    }
+                    _ => None,
+                };
+                self.tell_node(node, NodeMessage::Resolve(resolve));
+                if let Some(lsn) = early {
+                    self.tell_node(node, NodeMessage::Visible(lsn));
+                }
+            }
+            JournalEffect::Settle(node, settles) => {
+                self.model.settled(&settles);
+                self.tell_node(node, NodeMessage::Settles(settles));
+            }
+            JournalEffect::Decided(decided) => {
+                self.count(Seen::Decided, decided.len() as u64);
+                let message = Message::Coordinator(CoordinatorMessage::Decided(decided));
+                self.send(Party::Journal, Party::Coordinator, message);
+            }
+            JournalEffect::Outcome(request, outcome) => self.outcome(request, &outcome),
+            JournalEffect::Freeze(node, lsn) => self.tell_node(node, NodeMessage::Freeze(lsn)),
+            JournalEffect::Fenced(node, incarnation, through) => {
+                let message = NodeMessage::Fenced {
+                    incarnation,
+                    through,
+                };
+                self.tell_node(node, message);
+            }
+            JournalEffect::Visible(lsn, nodes) => {
+                self.process.visible.publish(lsn);
+                for node in nodes {
+                    self.tell_node(node, NodeMessage::Visible(lsn));
+                }
+            }
+            JournalEffect::Changes(_) => return Some(JournalMessage::Watch(false)),
+            JournalEffect::MarkReached(lsn, catalogue) => {
+                let message = CheckpointMessage::MarkReached(lsn, catalogue);
+                self.send(
+                    Party::Journal,
+                    Party::Checkpointer,
+                    Message::Checkpoint(message),
+                );
+            }
+            JournalEffect::Answer(request, result) => {
+                let asked = self.process.keyspace_requests.remove(&request);
+                assert!(asked, "keyspace request {request} was answered twice");
+                let visible = self.process.visible.load();
+                if let Ok(id) = result {
+                    assert!(self.model.knew_keyspace(id, visible), "{id} is not durable");
+                }
+            }
+            JournalEffect::ReadOnly(error) => self.turn_read_only(&error),
+        }
+        None
+    }
+
+    fn write_group(&mut self, group: GroupWrite) -> Option<JournalMessage> {
+        let commits = self.model.append(&group.payload);
+        self.count(Seen::Commit, commits);
+        self.trace.note(group.payload.len() as u64);
+        self.trace.note(group.last.0);
+        if self.mutated(Mutation::VisibleEarly) {
+            self.process.visible.publish(group.last);
+        }
+        if group.lone {
+            return Some(self.write(vec![group]));
+        }
+        self.send(Party::Journal, Party::Io, Message::Write(group));
+        None
+    }
+
+    pub(crate) fn tell_node(&mut self, node: NodeId, message: NodeMessage) {
+        let to = Party::Node(node.0);
+        self.send(Party::Journal, to, Message::Node(message));
+    }
+
+    /// A handle is told an outcome.
+    pub(crate) fn outcome(
+        &mut self,
+        request: mailring_engine::ids::RequestId,
+        outcome: &mailring_engine::Result<TxnOutcome>,
+    ) {
+        let asked = self.process.outcome_requests.remove(&request);
+        let number = asked.expect("an outcome is told once, to who asked");
+        let visible = self.process.visible.load();
+        let applied = self.model.applied.get(&number).copied();
+        match outcome {
+            Ok(TxnOutcome::Committed(lsn)) => {
+                self.count(Seen::ToldCommitted, 1);
+                assert!(*lsn <= visible, "txn {number}: LSN {lsn} is not visible");
+                assert_eq!(applied, Some(*lsn), "txn {number} is elsewhere");
+                self.model.acknowledged.insert(number, *lsn);
+            }
+            Ok(TxnOutcome::Aborted) => {
+                self.count(Seen::ToldAborted, 1);
+                assert_eq!(applied, None, "txn {number} is not aborted");
+                let txn = self.model.txns.get_mut(&number);
+                txn.expect("it was asked for").refused = true;
+            }
+            Ok(TxnOutcome::Forgotten) => panic!("nothing is forgotten so soon"),
+            Err(error) => assert!(matches!(error, Error::Unknown { .. }), "{error:?}"),
+        }
+    }
+}

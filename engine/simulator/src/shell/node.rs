@@ -1,0 +1,234 @@
+//! The shell of a storage node, and the thread that rebuilds one.
+
+use crate::{
+    faults::Fault,
+    mutation::{Mutation, Tampered},
+    network::{Message, Party},
+    report::Seen,
+    world::World,
+};
+use mailring_engine::{
+    Error, Result,
+    checkpoint::CheckpointMessage,
+    coordinator::CoordinatorMessage,
+    generation::Generation,
+    ids::{Incarnation, Lsn, NodeId, RequestId},
+    participant::{Answer, NodeEffect, NodeMessage, Participant},
+    rebuild::rebuild_node,
+    sequencer::JournalMessage,
+};
+use std::{collections::BTreeSet, sync::Arc};
+
+/// The shell of a storage node.
+pub(crate) struct NodeShell {
+    pub(crate) machine: Participant,
+    pub(crate) tampered: Tampered,
+    /// What the new life will say once the supervisor lets it.
+    held: Option<Vec<NodeEffect>>,
+    replies: BTreeSet<u64>,
+}
+
+impl NodeShell {
+    pub(crate) fn new(machine: Participant) -> Self {
+        Self {
+            machine,
+            tampered: Tampered::default(),
+            held: None,
+            replies: BTreeSet::new(),
+        }
+    }
+}
+
+impl World {
+    pub(crate) fn node_step(&mut self, number: u16, message: NodeMessage) {
+        let dies = self.strikes(Fault::NodePanics);
+        let handles = !dies || self.faults.dice().chance(2);
+        let again = repeatable(&message);
+        let is_telling = matches!(
+            message,
+            NodeMessage::Visible(_) | NodeMessage::ReadOnly(_) | NodeMessage::GoDown
+        );
+        let node = &mut self.process.nodes[usize::from(number)];
+        if let NodeMessage::Request { id, .. } = &message {
+            node.replies.insert(id.0);
+        }
+        let mut out = Vec::new();
+        if handles {
+            self.handle_node(number, message, &mut out);
+        }
+        if dies {
+            self.node_dies(number, again, is_telling);
+        } else {
+            self.carry_out_node(number, out);
+        }
+    }
+
+    pub(crate) fn tick_node(&mut self, number: u16) {
+        let now = self.now;
+        let dies = self.strikes(Fault::NodePanics);
+        let machine = &mut self.process.nodes[usize::from(number)].machine;
+        let parked = machine.parked() as u64;
+        let mut out = Vec::new();
+        machine.handle_timeout(now, &mut out);
+        self.count(Seen::Parked, parked);
+        if dies {
+            return self.node_dies(number, None, false);
+        }
+        self.untamper(&mut out);
+        let asks = |effect: &&NodeEffect| matches!(effect, NodeEffect::Journal(_));
+        self.count(Seen::AskedInDoubt, out.iter().filter(asks).count() as u64);
+        self.carry_out_node(number, out);
+    }
+
+    /// A handler has panicked: its effects are lost, and so is what the node was about to send to itself.
+    fn node_dies(&mut self, number: u16, again: Option<NodeMessage>, is_telling: bool) {
+        self.count(Seen::Restart, 1);
+        let itself = Party::Node(number);
+        self.process
+            .network
+            .clear(crate::network::Lane::new(itself, itself));
+        let node = &mut self.process.nodes[usize::from(number)];
+        node.tampered = Tampered::default();
+        let mut held = Vec::new();
+        node.machine.restart(&mut held);
+        node.held = Some(held);
+        let lose = self.mutated(Mutation::LoseToldMessage);
+        if let (Some(message), false) = (again, lose) {
+            let dies_again = self.strikes(Fault::RestartPanics);
+            let mut out = Vec::new();
+            self.handle_node(number, message, &mut out);
+            if dies_again {
+                // Who dies of it twice does not come back.
+                self.send(itself, Party::Supervisor, Message::Broken(NodeId(number)));
+            } else {
+                self.carry_out_node(number, out);
+            }
+        }
+        let node = &self.process.nodes[usize::from(number)];
+        let owed = |id: &&u64| !node.machine.owes(RequestId(**id));
+        let orphans: Vec<u64> = node.replies.iter().filter(owed).copied().collect();
+        for id in orphans {
+            let error = match is_telling {
+                true => Error::Unknown {
+                    reason: "the node restarted while it was answering".into(),
+                },
+                false => Error::NodeRestarted {
+                    node: NodeId(number),
+                },
+            };
+            self.answer(number, id, Err(error));
+        }
+        self.send(itself, Party::Supervisor, Message::Panicked(NodeId(number)));
+    }
+
+    pub(crate) fn resume(&mut self, number: u16) {
+        let held = self.process.nodes[usize::from(number)].held.take();
+        self.carry_out_node(number, held.unwrap_or_default());
+    }
+
+    fn answer(&mut self, node: u16, id: u64, result: Result<Answer>) {
+        let is_owed = self.process.nodes[usize::from(node)].replies.remove(&id);
+        assert!(is_owed, "op {id} was answered twice: {result:?}");
+        self.answered(id, result);
+    }
+
+    pub(crate) fn carry_out_node(&mut self, number: u16, effects: Vec<NodeEffect>) {
+        let (from, node) = (Party::Node(number), NodeId(number));
+        for effect in effects {
+            match effect {
+                NodeEffect::Journal(message) => self.tell_journal(number, message),
+                NodeEffect::Answer(id, result) => self.answer(number, id.0, result),
+                NodeEffect::Votes(votes) => {
+                    let message = Message::Coordinator(CoordinatorMessage::Votes(votes));
+                    self.send(from, Party::Coordinator, message);
+                }
+                NodeEffect::ScheduleFlush => {
+                    self.send(from, from, Message::Node(NodeMessage::Flush));
+                }
+                NodeEffect::Frozen { through, ready } => {
+                    let message = CheckpointMessage::Frozen {
+                        node,
+                        through,
+                        ready,
+                    };
+                    self.send(from, Party::Checkpointer, Message::Checkpoint(message));
+                }
+                NodeEffect::Rebuild {
+                    incarnation,
+                    after,
+                    through,
+                } => {
+                    let message = Message::Rebuild(incarnation, after, through);
+                    self.send(from, Party::Rebuilder(number), message);
+                }
+                NodeEffect::Broken(error) => {
+                    // The disk may be dead; but all that a rebuild needs is in the journal.
+                    let is_io = matches!(error, Error::Io { .. });
+                    assert!(is_io, "node {node} can't be brought back: {error}");
+                    self.send(from, Party::Supervisor, Message::Broken(node));
+                }
+            }
+        }
+    }
+
+    fn tell_journal(&mut self, number: u16, message: JournalMessage) {
+        let from = Party::Node(number);
+        match &message {
+            JournalMessage::Append(_) if self.mutated_now(Mutation::RepeatAppend, 20) => {
+                let again = Message::Journal(message.clone());
+                self.send(from, Party::Journal, again);
+            }
+            JournalMessage::Installed { .. } if self.mutated_now(Mutation::LoseInstalled, 20) => {
+                return;
+            }
+            JournalMessage::Fence { incarnation, .. } if self.mutated(Mutation::FenceEarly) => {
+                let message = NodeMessage::Fenced {
+                    incarnation: *incarnation,
+                    through: self.process.visible.load(),
+                };
+                self.send(Party::Journal, from, Message::Node(message));
+            }
+            _ => {}
+        }
+        self.send(from, Party::Journal, Message::Journal(message));
+    }
+
+    pub(crate) fn rebuild(
+        &mut self,
+        number: u16,
+        incarnation: Incarnation,
+        after: Lsn,
+        through: Lsn,
+    ) {
+        let generation = Arc::new(Generation::new());
+        let reader = self.journal_reader();
+        let result = rebuild_node(&reader, NodeId(number), after, through, &generation);
+        let message = NodeMessage::Rebuilt {
+            incarnation,
+            through,
+            generation: result.map(|()| generation),
+        };
+        let (from, to) = (Party::Rebuilder(number), Party::Node(number));
+        self.send(from, to, Message::Node(message));
+    }
+}
+
+/// A copy of a message that must not be lost with the life that dies of it.
+fn repeatable(message: &NodeMessage) -> Option<NodeMessage> {
+    match message {
+        NodeMessage::Resolve(_)
+        | NodeMessage::Visible(_)
+        | NodeMessage::Freeze(_)
+        | NodeMessage::Flushed { .. }
+        | NodeMessage::ReadOnly(_)
+        | NodeMessage::GoDown
+        | NodeMessage::Prepares(_)
+        | NodeMessage::Aborts(_)
+        | NodeMessage::Settles(_) => Some(message.clone()),
+        // The caller of a request is told. A new life has nothing to flush, and asks for its own fence and rebuild.
+        NodeMessage::Request { .. }
+        | NodeMessage::Flush
+        | NodeMessage::Fenced { .. }
+        | NodeMessage::Rebuilt { .. } => None,
+    }
+}

@@ -1,0 +1,30 @@
+//! The shell of the supervisor: the restart policy, back-off, and the end of who dies too often.
+
+use crate::{
+    network::{Message, Party},
+    report::Seen,
+    world::{Wake, World},
+};
+use mailring_engine::{
+    coordinator::CoordinatorMessage, ids::NodeId, participant::NodeMessage, restart::Verdict,
+};
+
+impl World {
+    pub(crate) fn node_has_panicked(&mut self, node: NodeId) {
+        let jitter = self.schedule.any();
+        let restarts = &mut self.process.restarts[usize::from(node.0)];
+        match restarts.handle_panic(self.now, jitter) {
+            Verdict::Restart { at } => self.wake_at(at, Wake::Resume(node.0)),
+            Verdict::Down => self.take_down(node),
+        }
+    }
+
+    pub(crate) fn take_down(&mut self, node: NodeId) {
+        self.count(Seen::Down, 1);
+        self.process.tables[usize::from(node.0)].set_down();
+        let message = Message::Node(NodeMessage::GoDown);
+        self.send(Party::Supervisor, Party::Node(node.0), message);
+        let message = Message::Coordinator(CoordinatorMessage::NodeDown(node));
+        self.send(Party::Supervisor, Party::Coordinator, message);
+    }
+}
