@@ -56,7 +56,7 @@ pub const JOURNAL_SHELL: &[&str] = &["Tick", "Subscribe", "Describe"];
 kinds! {
     /// What the checkpointer gets, but for [`CHECKPOINTER_SHELL`].
     CHECKPOINTER, of_checkpointer(CheckpointMessage) =
-        Tick Request Frozen MarkReached Written Saved Maintained
+        Tick Request Frozen NodeDown MarkReached Written Saved Maintained
 }
 
 /// What the checkpointer's shell gets besides.

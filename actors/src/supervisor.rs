@@ -6,6 +6,7 @@ use crate::{
 use actix::{Actor, AsyncContext, Context, Handler, Message};
 use mailring_engine::{
     Error,
+    checkpoint::CheckpointMessage,
     coordinator::CoordinatorMessage,
     ids::NodeId,
     participant::NodeMessage,
@@ -53,6 +54,8 @@ impl Supervisor {
         self.switchboard.to_node(node, NodeMessage::GoDown);
         let lost = CoordinatorMessage::NodeDown(node);
         self.switchboard.to_coordinator(lost);
+        let lost = CheckpointMessage::NodeDown(node);
+        self.switchboard.to_checkpointer(lost);
         self.report(node, crate::stats::NodeState::Down, Some(reason));
     }
 

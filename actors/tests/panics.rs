@@ -81,6 +81,7 @@ const CHECKPOINTER: Table = &[
     ("Tick", Nothing),
     ("Request", Nothing),
     ("Frozen", Nothing),
+    ("NodeDown", NodeIsGivenUp),
     ("MarkReached", Nothing),
     ("Written", Nothing),
     ("Saved", Nothing),
@@ -327,14 +328,19 @@ async fn a_checkpointer_that_panics_at_any_message_goes_on_and_refuses_nobody() 
             let checkpoint = stage.checkpoints(1);
             do_everything_until_sprung(&stage, 1).await;
             let checkpoint = patiently(checkpoint).await.unwrap();
-            if first == JournalFails {
-                stage.assert_read_only().await?;
-            } else {
-                checkpoint?;
-                let lsn = patiently(stage.ks.put("behind", "v")).await?;
-                assert!(patiently(stage.db.checkpoint()).await? >= lsn);
-                assert_eq!(stage.db.stats().read_only, None);
-                stage.check().await;
+            match first {
+                JournalFails => stage.assert_read_only().await?,
+                NodeIsGivenUp => {
+                    checkpoint?;
+                    assert_is_down_alone(&stage).await?;
+                }
+                Nothing | NodePanics => {
+                    checkpoint?;
+                    let lsn = patiently(stage.ks.put("behind", "v")).await?;
+                    assert!(patiently(stage.db.checkpoint()).await? >= lsn);
+                    assert_eq!(stage.db.stats().read_only, None);
+                    stage.check().await;
+                }
             }
             stage.assert_reopens_whole().await?;
         }
@@ -352,7 +358,12 @@ async fn a_checkpointer_that_panics_at_a_message_twice_leaves_a_read_only_engine
         let stage = stage_for(first).await?;
         stage.trap.set("checkpointer", None, kind, false, 0, 2);
         do_everything_until_sprung(&stage, 2).await;
-        stage.assert_read_only().await?;
+        if first == NodeIsGivenUp {
+            until(|| stage.db.stats().read_only.is_some()).await;
+            stage.assert_refuses().await;
+        } else {
+            stage.assert_read_only().await?;
+        }
         stage.assert_reopens_whole().await?;
     }
     Ok(())

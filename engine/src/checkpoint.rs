@@ -11,7 +11,8 @@
 //! - The journal releases an LSN only after a forced manifest says that every node's tree is complete past it.
 //! - One checkpoint at a time; requests that arrive meanwhile share the next one.
 //!
-//! A node that is recovering sits a checkpoint out: its complete LSN stays, and with it the journal it still needs.
+//! A node that is recovering sits a checkpoint out: its complete LSN stays, and with it the journal it still needs. So
+//! does one that was given up, whose answer nobody waits for.
 //! A run or manifest that can't be written is tried again, so that a disk that was full clears without anybody's help.
 
 use crate::{
@@ -54,6 +55,8 @@ pub enum CheckpointMessage {
         /// Whether it has frozen.
         ready: bool,
     },
+    /// From the supervisor: the node will not freeze any more. Whether it was told to, and died of it, it can't say.
+    NodeDown(NodeId),
     /// From the journal: everything up to the mark is visible.
     MarkReached(Lsn, Catalogue),
     /// From the worker: how each node's run went. A node that has restarted since the mark is left out.
@@ -182,6 +185,12 @@ impl Checkpoint {
             CheckpointMessage::Frozen { node, ready, .. } => {
                 if let Phase::Marked { frozen, .. } = &mut self.phase {
                     frozen[usize::from(node.0)] = Some(ready);
+                }
+                self.write(out);
+            }
+            CheckpointMessage::NodeDown(node) => {
+                if let Phase::Marked { frozen, .. } = &mut self.phase {
+                    frozen[usize::from(node.0)].get_or_insert(false);
                 }
                 self.write(out);
             }

@@ -2,7 +2,7 @@
 
 use super::*;
 use CheckpointEffect::{Answer, Failed, Flushed, Maintain, Mark, Release, Save};
-use CheckpointMessage::{Frozen, Maintained, MarkReached, Request, Saved, Tick, Written};
+use CheckpointMessage::{Frozen, Maintained, MarkReached, NodeDown, Request, Saved, Tick, Written};
 
 const A: NodeId = NodeId(0);
 const B: NodeId = NodeId(1);
@@ -62,6 +62,24 @@ fn until_written(checkpoint: &mut Checkpoint, ready: [bool; 2]) {
     tell(checkpoint, frozen(B, ready[1]));
     let out = tell(checkpoint, MarkReached(MARK, catalogue()));
     assert!(matches!(&out[..], [CheckpointEffect::Write { .. }]));
+}
+
+/// The simulator's seed 4028: a node died of `Freeze`, died of it again, and the checkpoint waited for it for ever.
+#[test]
+fn a_node_that_is_given_up_sits_a_checkpoint_out() {
+    let mut machine = checkpoint();
+    tell(&mut machine, Request(RequestId(1)));
+    assert_eq!(tell(&mut machine, frozen(A, true)), []);
+    assert_eq!(tell(&mut machine, MarkReached(MARK, catalogue())), []);
+    assert_eq!(tell(&mut machine, NodeDown(B)), [write(&[A])]);
+    // What it had frozen before it was given up is written all the same.
+    let mut machine = checkpoint();
+    tell(&mut machine, Request(RequestId(1)));
+    assert_eq!(tell(&mut machine, frozen(A, true)), []);
+    assert_eq!(tell(&mut machine, NodeDown(A)), []);
+    assert_eq!(tell(&mut machine, frozen(B, true)), []);
+    let out = tell(&mut machine, MarkReached(MARK, catalogue()));
+    assert_eq!(out, [write(&[A, B])]);
 }
 
 #[test]

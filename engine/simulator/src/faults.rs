@@ -197,7 +197,7 @@ mod tests {
         for fault in Fault::ALL {
             let on = runs.iter().filter(|run| run.rates[fault.index()] > 0);
             let on = on.count();
-            let always = fault == Fault::Crash;
+            let always = *fault == Fault::Crash;
             assert!(on > 60 && (always || on < 190), "{}: {on}", fault.name());
         }
     }

@@ -22,6 +22,10 @@ pub struct Options {
 
 impl Options {
     pub(crate) fn apply(&self, faults: &mut Faults) {
+        let scenario = self.mutation.map_or(&[][..], Mutation::scenario);
+        for (fault, factor) in scenario {
+            faults.favour(*fault, *factor);
+        }
         for fault in &self.without {
             faults.switch_off(*fault);
         }

@@ -5,6 +5,7 @@
 
 mod tamper;
 
+use crate::faults::Fault;
 pub(crate) use tamper::Tampered;
 
 macro_rules! mutations {
@@ -81,6 +82,8 @@ mutations! {
     IgnoreTreeAhead,
     /// A transaction of lists leaves out the ranges that it has scanned.
     ForgetScans,
+    /// The checkpointer is not told that a node was given up.
+    HideNodeDown,
 }
 
 impl Mutation {
@@ -89,6 +92,16 @@ impl Mutation {
     pub fn named(name: &str) -> Option<Self> {
         let mut all = Self::ALL.iter().copied();
         all.find(|mutation| format!("{mutation:?}") == name)
+    }
+
+    /// Faults without which it can't show, and how many times as frequent as usual they are made: a scenario that is
+    /// biased towards what needs one schedule in thousands.
+    pub(crate) fn scenario(self) -> &'static [(Fault, u32)] {
+        match self {
+            Self::HideNodeDown => &[(Fault::NodePanics, 4), (Fault::RestartPanics, 10)],
+            Self::SkipIncarnationCheck => &[(Fault::NodePanics, 3)],
+            _ => &[],
+        }
     }
 
     /// Whether it changes what nodes promise.

@@ -1,12 +1,14 @@
 //! The shell of the supervisor: the restart policy, back-off, and the end of who dies too often.
 
 use crate::{
+    mutation::Mutation,
     network::{Message, Party},
     report::Seen,
     world::{Wake, World},
 };
 use mailring_engine::{
-    coordinator::CoordinatorMessage, ids::NodeId, participant::NodeMessage, restart::Verdict,
+    checkpoint::CheckpointMessage, coordinator::CoordinatorMessage, ids::NodeId,
+    participant::NodeMessage, restart::Verdict,
 };
 
 impl World {
@@ -26,5 +28,9 @@ impl World {
         self.send(Party::Supervisor, Party::Node(node.0), message);
         let message = Message::Coordinator(CoordinatorMessage::NodeDown(node));
         self.send(Party::Supervisor, Party::Coordinator, message);
+        if !self.mutated(Mutation::HideNodeDown) {
+            let message = Message::Checkpoint(CheckpointMessage::NodeDown(node));
+            self.send(Party::Supervisor, Party::Checkpointer, message);
+        }
     }
 }
