@@ -51,6 +51,7 @@ mod scale;
 mod shell;
 mod store;
 pub mod trace;
+mod watch;
 mod workload;
 mod world;
 

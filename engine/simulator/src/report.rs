@@ -115,6 +115,8 @@ counters! {
         ListTransaction = "list transactions",
         /// A range was read.
         Scan = "scans",
+        /// A watcher has heard of a commit.
+        Watched = "commits watched",
     }
 }
 

@@ -87,6 +87,9 @@ impl World {
         if options.mutation == Some(Mutation::SkipDirectorySync) {
             directory.disk.forget_to_force_directories();
         }
+        if options.mutation == Some(Mutation::BelieveSecondForce) {
+            directory.disk.swallow_failed_forces();
+        }
         let mut model = Model::new(Arc::clone(&keys));
         let process = Process::open(&directory, &mut model, &scale);
         let mut world = Self {
@@ -201,6 +204,7 @@ impl World {
             900..908 => self.ask_for_outcome(),
             908..913 => self.ask_for_checkpoint(),
             913..922 => self.ask_for_keyspace(),
+            922..924 => self.watch(),
             _ => self.break_something(),
         }
         self.check();

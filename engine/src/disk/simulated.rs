@@ -77,6 +77,7 @@ struct State {
     fail_next_force: bool,
     pretends: bool,
     keeps_entries_back: bool,
+    swallows_failures: bool,
     capacity: Option<u64>,
 }
 
@@ -173,6 +174,12 @@ impl SimulatedDisk {
     /// that forgets to.
     pub fn forget_to_force_directories(&self) {
         self.state().keeps_entries_back = true;
+    }
+
+    /// From now on a force that fails says that all is well, though what it should have made durable is lost: what comes of
+    /// a force that is tried again.
+    pub fn swallow_failed_forces(&self) {
+        self.state().swallows_failures = true;
     }
 
     /// Another disk with the same contents, durable or not. Open files stay with this one.
@@ -400,6 +407,9 @@ impl State {
         self.alive()?;
         if std::mem::take(&mut self.fail_next_force) {
             self.inode(number).unforced.clear();
+            if self.swallows_failures {
+                return Ok(());
+            }
             return Err(io::Error::other("a force failed on command"));
         }
         self.step()?;
@@ -624,6 +634,61 @@ mod tests {
         assert_eq!(disk.list().expect("lists"), [FILE]);
         disk.remove(FILE).expect("removes");
         disk.create("other", 401).map(drop).expect("has room");
+    }
+
+    #[test]
+    fn a_copy_goes_its_own_way_and_a_flipped_bit_stays() {
+        let (disk, file) = disk_with_file(2);
+        file.write_at(b"ab", 0).expect("writes");
+        let copy = disk.copy();
+        copy.flip_bit(FILE, 9);
+        assert_eq!(contents(&copy), b"a`");
+        copy.crash(Survivors::Nothing);
+        assert_eq!(
+            contents(&copy),
+            b"\0\x02",
+            "what was not forced is lost there too"
+        );
+        assert_eq!(contents(&disk), b"ab");
+    }
+
+    #[test]
+    fn a_disk_that_lies_about_forces_loses_what_they_covered() {
+        let (disk, file) = disk_with_file(2);
+        disk.pretend_to_force(true);
+        file.write_at(b"a", 0).expect("writes");
+        file.force().expect("pretends");
+        disk.pretend_to_force(false);
+        disk.crash(Survivors::Nothing);
+        assert_eq!(contents(&disk), b"\0\0");
+        let file = disk.open(FILE).expect("opens");
+        disk.swallow_failed_forces();
+        file.write_at(b"b", 1).expect("writes");
+        disk.fail_next_force();
+        file.force().expect("swallows the failure");
+        disk.crash(Survivors::Everything);
+        assert_eq!(contents(&disk), b"\0\0");
+    }
+
+    #[test]
+    fn a_directory_that_is_not_forced_forgets_its_files() {
+        let disk = SimulatedDisk::new();
+        disk.forget_to_force_directories();
+        disk.create(FILE, 2).map(drop).expect("creates");
+        disk.crash(Survivors::Nothing);
+        assert_eq!(disk.list().expect("lists"), [""; 0]);
+    }
+
+    #[test]
+    fn failures_that_were_taken_back_do_not_come() {
+        let (disk, file) = disk_with_file(2);
+        disk.fail_next_force();
+        disk.fail_next_write();
+        disk.die_after(0);
+        disk.recover();
+        file.write_at(b"ab", 0).expect("writes");
+        file.force().expect("forces");
+        assert!(!disk.is_dead());
     }
 
     #[test]

@@ -6,3 +6,4 @@ pub mod history;
 pub mod list_append;
 #[cfg(test)]
 mod list_append_tests;
+pub mod locks;

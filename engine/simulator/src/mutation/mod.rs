@@ -84,6 +84,18 @@ mutations! {
     ForgetScans,
     /// The checkpointer is not told that a node was given up.
     HideNodeDown,
+    /// The manifest of a checkpoint lacks the idempotency keys of transactions.
+    ForgetKeys,
+    /// The journal counts as installed what it has just resolved.
+    InstalledEarly,
+    /// A restarted node's generation is not rebuilt from the journal.
+    SkipRebuild,
+    /// Participants never ask what became of a transaction.
+    NeverAsk,
+    /// A force that has failed is tried again and believed, though the page cache lies.
+    BelieveSecondForce,
+    /// A watcher is told of what was written, visible or not.
+    WatchUnforced,
 }
 
 impl Mutation {
@@ -100,6 +112,8 @@ impl Mutation {
         match self {
             Self::HideNodeDown => &[(Fault::NodePanics, 4), (Fault::RestartPanics, 10)],
             Self::SkipIncarnationCheck => &[(Fault::NodePanics, 3)],
+            Self::BelieveSecondForce => &[(Fault::ForceFails, 10)],
+            Self::NeverAsk => &[(Fault::CoordinatorPanics, 3), (Fault::MessageLost, 2)],
             _ => &[],
         }
     }

@@ -147,6 +147,11 @@ impl World {
                 if self.mutated(Mutation::ForgetOutcomes) {
                     catalogue.outcomes.committed.clear();
                 }
+                if self.mutated(Mutation::ForgetKeys) {
+                    for (_, tag) in &mut catalogue.outcomes.committed {
+                        tag.idempotency = None;
+                    }
+                }
                 let mut next = self.process.manifest.clone();
                 next.record_checkpoint(&complete, through, &catalogue);
                 let saved = next.save(&self.directory.disk);

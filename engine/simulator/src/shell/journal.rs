@@ -13,7 +13,7 @@ use mailring_engine::{
     coordinator::CoordinatorMessage,
     ids::{Lsn, NodeId},
     participant::NodeMessage,
-    sequencer::{GroupWrite, JournalEffect, JournalMessage},
+    sequencer::{Change, GroupWrite, JournalEffect, JournalMessage},
     transaction::TxnOutcome,
 };
 use std::collections::VecDeque;
@@ -98,6 +98,7 @@ impl World {
     fn turn_read_only(&mut self, error: &Error) {
         self.count(Seen::ReadOnly, 1);
         self.process.read_only = true;
+        self.process.watched_through = None;
         for node in 0..self.process.nodes.len() {
             let node = NodeId(u16::try_from(node).expect("few nodes"));
             self.tell_node(node, NodeMessage::ReadOnly(error.clone()));
@@ -126,7 +127,20 @@ impl World {
                     }
                     _ => None,
                 };
+                let installed = match resolve.outcome {
+                    Ok(first) if self.mutated(Mutation::InstalledEarly) => {
+                        Some(JournalMessage::Installed {
+                            node,
+                            incarnation: resolve.incarnation,
+                            through: Lsn(first.0 + resolve.commits as u64 - 1),
+                        })
+                    }
+                    _ => None,
+                };
                 self.tell_node(node, NodeMessage::Resolve(resolve));
+                if installed.is_some() {
+                    return installed;
+                }
                 if let Some(lsn) = early {
                     self.tell_node(node, NodeMessage::Visible(lsn));
                 }
@@ -155,7 +169,11 @@ impl World {
                     self.tell_node(node, NodeMessage::Visible(lsn));
                 }
             }
-            JournalEffect::Changes(_) => return Some(JournalMessage::Watch(false)),
+            JournalEffect::Changes(changes) => {
+                if !self.changes(&changes) {
+                    return Some(JournalMessage::Watch(false));
+                }
+            }
             JournalEffect::MarkReached(lsn, catalogue) => {
                 let message = CheckpointMessage::MarkReached(lsn, catalogue);
                 self.send(
@@ -180,6 +198,11 @@ impl World {
     fn write_group(&mut self, group: GroupWrite) -> Option<JournalMessage> {
         let commits = self.model.append(&group.payload);
         self.count(Seen::Commit, commits);
+        if self.mutated(Mutation::WatchUnforced) && self.process.watched_through.is_some() {
+            let (lsn, writes) = self.next_commit(Lsn(group.first.0 - 1));
+            let writes = writes.into();
+            self.changes(&[Change { lsn, writes }]);
+        }
         self.trace.note(group.payload.len() as u64);
         self.trace.note(group.last.0);
         if self.mutated(Mutation::VisibleEarly) {

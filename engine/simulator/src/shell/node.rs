@@ -178,6 +178,7 @@ impl World {
                 let again = Message::Journal(message.clone());
                 self.send(from, Party::Journal, again);
             }
+            JournalMessage::Asks(_) if self.mutated(Mutation::NeverAsk) => return,
             JournalMessage::Installed { .. } if self.mutated_now(Mutation::LoseInstalled, 20) => {
                 return;
             }
@@ -202,7 +203,10 @@ impl World {
     ) {
         let generation = Arc::new(Generation::new());
         let reader = self.journal_reader();
-        let result = rebuild_node(&reader, NodeId(number), after, through, &generation);
+        let result = match self.mutated(Mutation::SkipRebuild) {
+            true => Ok(()),
+            false => rebuild_node(&reader, NodeId(number), after, through, &generation),
+        };
         let message = NodeMessage::Rebuilt {
             incarnation,
             through,

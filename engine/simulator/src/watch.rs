@@ -1,0 +1,54 @@
+//! A watcher: hears of every commit, whole, in the order of LSNs, once it is visible.
+
+use crate::{report::Seen, world::World};
+use mailring_engine::{
+    ids::Lsn,
+    journal::record::RecordBody,
+    sequencer::{Change, JournalMessage},
+    value::Write,
+};
+
+impl World {
+    /// Somebody begins to watch, or goes on.
+    pub(crate) fn watch(&mut self) {
+        if self.process.watched_through.is_none() && !self.process.read_only {
+            self.journal_step(JournalMessage::Watch(true));
+            self.process.watched_through = Some(self.process.sequencer.last_lsn());
+        }
+    }
+
+    /// The watcher hears of changes. Whether it goes on watching.
+    pub(crate) fn changes(&mut self, changes: &[Change]) -> bool {
+        let Some(mut through) = self.process.watched_through else {
+            return false;
+        };
+        let visible = self.process.visible.load();
+        for change in changes {
+            let lsn = change.lsn;
+            assert!(
+                lsn <= visible,
+                "a watcher hears of LSN {lsn} before readers"
+            );
+            let (wanted, writes) = self.next_commit(through);
+            assert_eq!(lsn, wanted, "a watcher has heard up to LSN {through}");
+            assert_eq!(*change.writes, *writes, "what was written at LSN {lsn}");
+            through = lsn;
+        }
+        self.count(Seen::Watched, changes.len() as u64);
+        let goes_on = !self.schedule.chance(20);
+        self.process.watched_through = goes_on.then_some(through);
+        goes_on
+    }
+
+    /// The first commit behind an LSN, and what it wrote.
+    pub(crate) fn next_commit(&self, through: Lsn) -> (Lsn, Vec<Write>) {
+        let behind = self.model.log.range(through.next()..);
+        let mut commits = behind.filter_map(|(lsn, body)| match body {
+            RecordBody::Commit { parts, .. } => Some((*lsn, parts)),
+            _ => None,
+        });
+        let (lsn, parts) = commits.next().expect("a watcher hears of what there is");
+        let writes = parts.iter().flat_map(|part| part.writes.iter().cloned());
+        (lsn, writes.collect())
+    }
+}
