@@ -7,6 +7,7 @@ use crate::{
     scale::Scale,
     shell::{CoordinatorShell, NodeShell},
     store::SimulatedStore,
+    watch::Watcher,
 };
 use mailring_engine::{
     Result,
@@ -59,8 +60,7 @@ pub(crate) struct Process {
     pub(crate) checkpoint_requests: BTreeSet<RequestId>,
     /// Which transaction's outcome was asked for.
     pub(crate) outcome_requests: BTreeMap<RequestId, u64>,
-    /// Up to where a watcher has heard of commits, if there is one.
-    pub(crate) watched_through: Option<Lsn>,
+    pub(crate) watcher: Option<Watcher>,
 }
 
 /// What lies in the directory.
@@ -301,7 +301,7 @@ impl Process {
             keyspace_requests: BTreeSet::new(),
             checkpoint_requests: BTreeSet::new(),
             outcome_requests: BTreeMap::new(),
-            watched_through: None,
+            watcher: None,
         })
     }
 

@@ -8,22 +8,36 @@ use mailring_engine::{
     value::Write,
 };
 
+/// What a watcher has heard of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Watcher {
+    /// It hears of what comes behind this.
+    since: Lsn,
+    /// It has heard of everything up to here.
+    through: Lsn,
+}
+
 impl World {
     /// Somebody begins to watch, or goes on.
     pub(crate) fn watch(&mut self) {
-        if self.process.watched_through.is_none() && !self.process.read_only {
+        if self.process.watcher.is_none() && !self.process.read_only {
             self.journal_step(JournalMessage::Watch(true));
-            self.process.watched_through = Some(self.process.sequencer.last_lsn());
+            let since = self.process.sequencer.last_lsn();
+            self.process.watcher = Some(Watcher {
+                since,
+                through: since,
+            });
         }
     }
 
     /// The watcher hears of changes. Whether it goes on watching.
     pub(crate) fn changes(&mut self, changes: &[Change]) -> bool {
-        let Some(mut through) = self.process.watched_through else {
+        let Some(Watcher { since, mut through }) = self.process.watcher else {
             return false;
         };
         let visible = self.process.visible.load();
-        for change in changes {
+        // What was on its way when the watch began is not for this watcher.
+        for change in changes.iter().filter(|change| change.lsn > since) {
             let lsn = change.lsn;
             assert!(
                 lsn <= visible,
@@ -36,7 +50,7 @@ impl World {
         }
         self.count(Seen::Watched, changes.len() as u64);
         let goes_on = !self.schedule.chance(20);
-        self.process.watched_through = goes_on.then_some(through);
+        self.process.watcher = goes_on.then_some(Watcher { since, through });
         goes_on
     }
 

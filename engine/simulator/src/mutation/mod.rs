@@ -110,6 +110,8 @@ impl Mutation {
     /// biased towards what needs one schedule in thousands.
     pub(crate) fn scenario(self) -> &'static [(Fault, u32)] {
         match self {
+            // A node that is told twice would prepare under two numbers: see `tamper`.
+            mutation if mutation.is_of_promises() => &[(Fault::MessageTwice, 0)],
             Self::HideNodeDown => &[(Fault::NodePanics, 4), (Fault::RestartPanics, 10)],
             Self::SkipIncarnationCheck => &[(Fault::NodePanics, 3)],
             Self::BelieveSecondForce => &[(Fault::ForceFails, 10)],

@@ -98,7 +98,7 @@ impl World {
     fn turn_read_only(&mut self, error: &Error) {
         self.count(Seen::ReadOnly, 1);
         self.process.read_only = true;
-        self.process.watched_through = None;
+        self.process.watcher = None;
         for node in 0..self.process.nodes.len() {
             let node = NodeId(u16::try_from(node).expect("few nodes"));
             self.tell_node(node, NodeMessage::ReadOnly(error.clone()));
@@ -198,7 +198,7 @@ impl World {
     fn write_group(&mut self, group: GroupWrite) -> Option<JournalMessage> {
         let commits = self.model.append(&group.payload);
         self.count(Seen::Commit, commits);
-        if self.mutated(Mutation::WatchUnforced) && self.process.watched_through.is_some() {
+        if self.mutated(Mutation::WatchUnforced) && self.process.watcher.is_some() {
             let (lsn, writes) = self.next_commit(Lsn(group.first.0 - 1));
             let writes = writes.into();
             self.changes(&[Change { lsn, writes }]);
