@@ -292,6 +292,9 @@ pub(crate) fn run_worker(
             } => {
                 let saved = guarded(|| {
                     switchboard.between_faults("runs", kind, || {
+                        // Nor must the manifest be ahead of the journal, whose records it sums up: the force before the
+                        // runs may have failed.
+                        journal.force(switchboard.clock.now())?;
                         let mut next = manifest.clone();
                         next.record_checkpoint(&complete, through, &catalogue);
                         next.save(disk.as_ref())?;

@@ -40,8 +40,13 @@ impl World {
             self.steps
         ));
         let visible = self.process.visible.load();
+        let forced = self
+            .process
+            .journal
+            .as_ref()
+            .map(|journal| journal.forced_lsn());
         self.model.forget_waiting();
-        self.forget_wakes();
+        self.begin_anew();
         self.clients_lose_the_engine();
         self.lose_power(survivors);
         if self.strikes(Fault::CrashInRecovery) {
@@ -58,14 +63,23 @@ impl World {
         if self.mutated(Mutation::RecoveryDoesNotForce) {
             directory.disk.pretend_to_force(true);
         }
-        self.process = Process::open(directory, &mut self.model, &self.scale)
+        self.process = Process::open(directory, &mut self.model, self.scale)
             .unwrap_or_else(|error| panic!("the directory does not open: {error}"));
         directory.disk.pretend_to_force(false);
         let last = self.process.sequencer.last_lsn();
+        let forced = forced.unwrap_or_default();
         assert!(
-            last >= visible,
-            "LSN {visible} was visible, recovery ends at {last}"
+            last >= forced,
+            "LSN {forced} was forced, recovery ends at {last}"
         );
+        if last < visible {
+            assert!(
+                !self.scale.forces,
+                "LSN {visible} was visible, recovery ends at {last}"
+            );
+            self.has_lost = true;
+            self.count(Seen::LostUnforced, 1);
+        }
         for progress in &self.process.manifest.progress {
             let written = &mut self.written[usize::from(progress.node.0)];
             assert!(
@@ -95,7 +109,7 @@ impl World {
         let disk = &self.directory.disk;
         disk.die_after(self.schedule.within(0..14));
         // It may even get to its end.
-        let _ = look_into(disk, &self.model);
+        let _ = look_into(disk, &self.model, self.scale);
         self.lose_power(survivors);
     }
 
@@ -125,7 +139,7 @@ impl World {
         ));
         disk.flip_bit(file, bit);
         let last = self.process.sequencer.last_lsn();
-        match look_into(disk, &self.model) {
+        match look_into(disk, &self.model, self.scale) {
             Ok(found) if found == last => self.count(Seen::DamageHarmless, 1),
             Ok(found) => {
                 assert!(found < last, "LSN {found} came from nowhere");

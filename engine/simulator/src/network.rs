@@ -1,9 +1,11 @@
 //! Mailboxes without actors: who has sent what to whom, and what is delivered next.
 //!
 //! Messages of one sender to one receiver arrive in order; whose message comes next is drawn. That is more than actix
-//! allows, where a mailbox also keeps causes before effects, so whatever depends on such an order by chance is found. Two
-//! orders are relied upon and kept: what the checkpointer and a rebuilding thread send to a node shares one lane (the
-//! journal is released only behind what a node was told), and so does everything that goes to the thread that writes.
+//! allows, where a mailbox also keeps causes before effects, so whatever depends on such an order by chance is found.
+//! Three orders are relied upon and kept: what the checkpointer and a rebuilding thread send to a node shares one lane (the
+//! journal is released only behind what a node was told), so does everything that goes to the thread that writes, and a
+//! `Freeze` stays behind what the checkpointer had sent before (a node told of a finished run takes the tree as it is by
+//! then, which must not hold the next one).
 //!
 //! A lane may be held until some time: its messages are late, and those of others overtake them.
 
@@ -88,6 +90,7 @@ pub(crate) enum Message {
     Rebuild(Incarnation, Lsn, Lsn),
     Journal(JournalMessage),
     Write(GroupWrite),
+    ForceNow,
     AddSpare(Result<Spare2>),
     ReportSpare,
     Release(Lsn),
@@ -142,6 +145,11 @@ impl Network {
     }
 
     pub(crate) fn send(&mut self, lane: Lane, message: Message) {
+        if let Message::Node(NodeMessage::Freeze(_)) = message {
+            let before = self.lanes.remove(&Lane::new(Party::Checkpointer, lane.to));
+            let queue = self.lanes.entry(lane).or_default();
+            queue.extend(before.into_iter().flatten());
+        }
         self.lanes.entry(lane).or_default().push_back(message);
     }
 
@@ -226,6 +234,7 @@ impl Network {
 /// What may happen to a message without harm, because whoever waits for it asks again or rolls back.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tolerance {
+    pub(crate) may_get_lost: bool,
     pub(crate) may_come_twice: bool,
 }
 
@@ -234,24 +243,32 @@ impl Message {
     /// message to each other; but a coordinator or a node that dies loses what it was about to say, and everybody must
     /// be able to live with that.
     pub(crate) fn tolerance(&self) -> Option<Tolerance> {
-        let twice = Some(Tolerance {
+        let any = Some(Tolerance {
+            may_get_lost: true,
             may_come_twice: true,
         });
         match self {
             Self::Node(NodeMessage::Prepares(_) | NodeMessage::Aborts(_))
-            | Self::Coordinator(CoordinatorMessage::Votes(_) | CoordinatorMessage::Decided(_))
-            | Self::Journal(JournalMessage::Decides(_)) => twice,
+            | Self::Coordinator(CoordinatorMessage::Votes(_))
+            | Self::Journal(JournalMessage::Decides(_)) => any,
+            // The journal tells once, and forgets an outcome some time behind the deadline.
+            Self::Coordinator(CoordinatorMessage::Decided(_)) => Some(Tolerance {
+                may_get_lost: false,
+                may_come_twice: true,
+            }),
             // Only what says "aborted" may get lost: a commit is told in the order of LSNs.
             Self::Node(NodeMessage::Settles(settles)) => settles
                 .iter()
                 .all(|settle| settle.lsn.is_none())
                 .then_some(Tolerance {
+                    may_get_lost: true,
                     may_come_twice: true,
                 }),
             Self::Journal(JournalMessage::Asks(asks)) => asks
                 .iter()
                 .all(|ask| !matches!(ask.asker, Asker::Handle(_)))
                 .then_some(Tolerance {
+                    may_get_lost: true,
                     may_come_twice: true,
                 }),
             _ => None,

@@ -22,7 +22,7 @@ use mailring_engine::{
     },
     keyspaces::Keyspaces,
     manifest::{KeyspaceName, Manifest, NodeProgress, NodeSettings},
-    outcomes::{OutcomeLimits, Outcomes},
+    outcomes::Outcomes,
     participant::{Participant, TreeSource},
     restart::Restarts,
     sequencer::{Sequencer, SequencerOptions, SequencerState},
@@ -132,7 +132,7 @@ struct Recovered {
     last: Lsn,
 }
 
-fn recover(disk: &SimulatedDisk) -> Result<Recovered> {
+fn recover(disk: &SimulatedDisk, scale: Scale) -> Result<Recovered> {
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
     let mut manifest = Manifest::load(disk)?.expect("a manifest was saved");
     manifest.openings += 1;
@@ -147,7 +147,7 @@ fn recover(disk: &SimulatedDisk) -> Result<Recovered> {
     let generations: Vec<_> = complete.iter().map(|_| Generation::new()).collect();
     let catalogue_lsn = manifest.last_lsn;
     let lowest = complete.iter().min().copied().unwrap_or_default();
-    let limits = OutcomeLimits::default();
+    let limits = scale.outcomes();
     let mut outcomes = Outcomes::restored(manifest.openings, limits, &manifest.outcomes);
     let mut records = Vec::new();
     let mut visit = |record: Record| {
@@ -196,8 +196,8 @@ fn recover(disk: &SimulatedDisk) -> Result<Recovered> {
 /// Opens a directory only to see what is in it: the last LSN.
 ///
 /// Every record must be the one that the log has at its LSN.
-pub(crate) fn look_into(disk: &SimulatedDisk, model: &Model) -> Result<Lsn> {
-    let recovered = recover(disk)?;
+pub(crate) fn look_into(disk: &SimulatedDisk, model: &Model, scale: Scale) -> Result<Lsn> {
+    let recovered = recover(disk, scale)?;
     check_records(&recovered.records, model);
     Ok(recovered.last)
 }
@@ -212,7 +212,7 @@ fn check_records(records: &[Record], model: &Model) {
 
 impl Process {
     /// Opens the directory as the shell does, and checks every record that is read back.
-    pub(crate) fn open(directory: &Directory, model: &mut Model, scale: &Scale) -> Result<Self> {
+    pub(crate) fn open(directory: &Directory, model: &mut Model, scale: Scale) -> Result<Self> {
         let Recovered {
             manifest,
             keyspaces,
@@ -222,7 +222,7 @@ impl Process {
             journal,
             records,
             last,
-        } = recover(&directory.disk)?;
+        } = recover(&directory.disk, scale)?;
         check_records(&records, model);
         let stores = &directory.stores;
         for id in (1..keyspaces.next_id().0).map(KeyspaceId) {
@@ -232,7 +232,7 @@ impl Process {
                 }
             }
         }
-        model.truncate(last);
+        model.truncate(last, scale.forces);
         let complete: Vec<_> = manifest.progress.iter().map(|p| p.complete).collect();
         let visible = Arc::new(Visible::new(last));
         let cache = Arc::new(RowCache::new(4_000, 7));
@@ -268,7 +268,7 @@ impl Process {
         let restarts = || Restarts::new(policy).expect("these settings work");
         let sequencer = Sequencer::new(
             SequencerOptions {
-                force: true,
+                force: scale.forces,
                 max_group_bytes: 20_000,
                 segment_bytes: SEGMENT_BYTES - frame_bytes(0) - 4096,
             },

@@ -97,6 +97,10 @@ counters! {
         ToldCommitted = "outcomes told: committed",
         /// A handle was told "aborted".
         ToldAborted = "outcomes told: aborted",
+        /// A handle was told that the outcome is not kept any more.
+        Forgotten = "outcomes told: forgotten",
+        /// A crash took commits that were never said to be durable.
+        LostUnforced = "crashes that took unforced commits",
         /// A transaction got the outcome of an earlier one with its key.
         Repeated = "repeated idempotency keys",
         /// A request waited behind a transaction.

@@ -1,19 +1,24 @@
-//! How long things take and may take, in terms of the usual time between two steps of a run.
+//! The settings of a run: above all how long things take and may take, in terms of the usual time between two steps.
 //!
 //! What counts is how many messages fit into a time-out. So every time is a number of steps, and how long a step takes is
 //! drawn from the seed.
 
 use mailring_engine::{
-    coordinator::CoordinatorOptions, ids::Time, participant::ParticipantOptions,
-    restart::RestartPolicy, transaction::MAX_TRANSACTION_BYTES,
+    coordinator::CoordinatorOptions, ids::Time, outcomes::OutcomeLimits,
+    participant::ParticipantOptions, restart::RestartPolicy, transaction::MAX_TRANSACTION_BYTES,
 };
 use std::time::Duration;
 
-/// The times of one run.
+/// The settings of one run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scale {
     /// Nanoseconds that a step takes at most.
     pub(crate) step: u64,
+    /// Every group is forced before it is visible (`Durability::Always`); else forces come now and then, and a crash may
+    /// take the newest commits.
+    pub(crate) forces: bool,
+    /// Outcomes are kept for a short time only, and few of them.
+    pub(crate) forgets: bool,
 }
 
 impl Scale {
@@ -45,6 +50,17 @@ impl Scale {
             bytes: MAX_TRANSACTION_BYTES,
             vote_timeout: self.steps(150),
             ask_again: self.steps(40),
+        }
+    }
+
+    pub(crate) fn outcomes(self) -> OutcomeLimits {
+        match self.forgets {
+            true => OutcomeLimits {
+                retention: self.steps(300),
+                outcomes: 5,
+                ..OutcomeLimits::default()
+            },
+            false => OutcomeLimits::default(),
         }
     }
 

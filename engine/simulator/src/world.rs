@@ -36,6 +36,9 @@ use std::{
 /// Milliseconds since the Unix epoch when a run begins.
 const EPOCH_MS: u64 = 1_700_000_000_000;
 
+/// Whether some runs keep outcomes for a short time only.
+const FORGETS: bool = true;
+
 /// Something that happens at a time.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Wake {
@@ -50,7 +53,10 @@ pub(crate) struct World {
     pub(crate) faults: Faults,
     pub(crate) scale: Scale,
     pub(crate) mutation: Option<Mutation>,
+    /// Since the engine was opened.
     pub(crate) now: Time,
+    /// Nanoseconds of the run before the engine was opened.
+    before: u64,
     pub(crate) steps: u64,
     wakes: BTreeMap<(Time, u64), Wake>,
     no_ticks_before: Time,
@@ -59,6 +65,8 @@ pub(crate) struct World {
     pub(crate) directory: Directory,
     /// Up to where each tree is really complete.
     pub(crate) written: Vec<Lsn>,
+    /// A crash has taken commits that were never said to be durable.
+    pub(crate) has_lost: bool,
     pub(crate) process: Process,
     pub(crate) model: Model,
     pub(crate) keys: Arc<Keys>,
@@ -76,6 +84,8 @@ impl World {
         let nodes = schedule.within(2..5) as u16;
         let scale = Scale {
             step: schedule.pick(&[20_000, 200_000, 2_000_000]),
+            forces: !schedule.chance(8),
+            forgets: schedule.chance(4) && FORGETS,
         };
         let keys = Arc::new(Keys::new(&ring(nodes).expect("a few nodes make a ring")));
         let now_ms = Arc::new(AtomicU64::new(EPOCH_MS));
@@ -91,18 +101,20 @@ impl World {
             directory.disk.swallow_failed_forces();
         }
         let mut model = Model::new(Arc::clone(&keys));
-        let process = Process::open(&directory, &mut model, &scale);
+        let process = Process::open(&directory, &mut model, scale);
         let mut world = Self {
             clients: Clients::new(seed),
             faults,
             scale,
             mutation: options.mutation,
             now: Time(1),
+            before: 0,
             steps: 0,
             wakes: BTreeMap::new(),
             no_ticks_before: Time(0),
             now_ms,
             written: vec![Lsn(0); directory.stores.len()],
+            has_lost: false,
             directory,
             process: process.expect("a new directory opens"),
             model,
@@ -126,7 +138,7 @@ impl World {
             self.step();
         }
         self.finish();
-        self.summary.nanos = self.now.0;
+        self.summary.nanos = self.since_start().0;
         self.summary.trace = self.trace.hash();
     }
 
@@ -172,7 +184,7 @@ impl World {
     pub(crate) fn send(&mut self, from: Party, to: Party, message: Message) {
         let lane = Lane::new(from, to);
         if let Some(tolerance) = message.tolerance() {
-            if self.strikes(Fault::MessageLost) {
+            if tolerance.may_get_lost && self.strikes(Fault::MessageLost) {
                 return;
             }
             if tolerance.may_come_twice
@@ -213,7 +225,7 @@ impl World {
     /// Time goes on.
     pub(crate) fn pass(&mut self, nanos: u64) {
         self.now = Time(self.now.0 + nanos);
-        let now_ms = EPOCH_MS + self.now.0 / 1_000_000;
+        let now_ms = EPOCH_MS + self.since_start().0 / 1_000_000;
         self.now_ms.store(now_ms, Ordering::Relaxed);
         while let Some(entry) = self.wakes.first_entry()
             && entry.key().0 <= self.now
@@ -240,7 +252,7 @@ impl World {
         self.count(Seen::Message, 1);
         self.trace.note(lane.number());
         if self.trace.is_readable() {
-            let (steps, now) = (self.steps, self.now.0 / 1_000);
+            let (steps, now) = (self.steps, self.since_start().0 / 1_000);
             let Lane { from, to } = lane;
             self.trace.line(format_args!(
                 "{steps:>6} {now:>9} µs  {from:?} -> {to:?}: {message:?}"
@@ -441,8 +453,16 @@ impl World {
         RequestId(self.next_op)
     }
 
-    /// What was due in the old process is not due any more.
-    pub(crate) fn forget_wakes(&mut self) {
-        self.wakes.retain(|_, wake| matches!(wake, Wake::Room));
+    /// Time since the run began, whatever was opened and closed meanwhile.
+    pub(crate) fn since_start(&self) -> Time {
+        Time(self.before + self.now.0)
+    }
+
+    /// The engine is opened again: its clock begins anew, and what was due is not due any more.
+    pub(crate) fn begin_anew(&mut self) {
+        self.before += self.now.0;
+        self.now = Time(1);
+        self.wakes.clear();
+        self.no_ticks_before = Time(0);
     }
 }

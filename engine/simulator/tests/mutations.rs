@@ -5,7 +5,7 @@ use mailring_simulator::{Mutation, Options, run};
 /// Within how many seeds a mutation must be found. `TESTING.md` says at which one it was.
 fn bound(mutation: Mutation) -> u64 {
     match mutation {
-        Mutation::HideNodeDown => 600,
+        Mutation::HideNodeDown | Mutation::WriteIntoHeldRead => 800,
         _ => 150,
     }
 }

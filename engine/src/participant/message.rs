@@ -79,7 +79,9 @@ pub enum NodeMessage {
     Visible(Lsn),
     /// From the journal, in line with the batches: freeze the generation; it holds everything up to this LSN.
     Freeze(Lsn),
-    /// From the checkpointer: the tree holds everything up to `through`.
+    /// From the checkpointer: the tree holds everything up to `through`. The node takes the tree as it is by then, so this
+    /// must come before the [`NodeMessage::Freeze`] of the next checkpoint, whose run the tree must not hold yet. (The mark
+    /// is drawn when this is under way already, and a mailbox keeps causes before effects.)
     Flushed {
         /// The tree's new complete LSN.
         through: Lsn,

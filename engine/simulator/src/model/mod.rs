@@ -168,8 +168,11 @@ impl Model {
         })
     }
 
-    /// The journal ends at `last` after a crash.
-    pub(crate) fn truncate(&mut self, last: Lsn) {
+    /// The journal ends at `last` after a crash. Unless every group was forced, so end the promises too.
+    pub(crate) fn truncate(&mut self, last: Lsn, was_forced: bool) {
+        if !was_forced {
+            self.acknowledged.retain(|_, lsn| *lsn <= last);
+        }
         self.log.split_off(&last.next());
         for versions in self.versions.values_mut() {
             versions.split_off(&last.next());

@@ -94,6 +94,10 @@ mutations! {
     NeverAsk,
     /// A force that has failed is tried again and believed, though the page cache lies.
     BelieveSecondForce,
+    /// A run goes to its tree before the journal is forced up to there, where groups are not forced at once.
+    RunBeforeForce,
+    /// The manifest of a checkpoint is saved though the journal could not be forced.
+    ManifestBeforeForce,
     /// A watcher is told of what was written, visible or not.
     WatchUnforced,
 }
@@ -114,7 +118,7 @@ impl Mutation {
             mutation if mutation.is_of_promises() => &[(Fault::MessageTwice, 0)],
             Self::HideNodeDown => &[(Fault::NodePanics, 4), (Fault::RestartPanics, 10)],
             Self::SkipIncarnationCheck => &[(Fault::NodePanics, 3)],
-            Self::BelieveSecondForce => &[(Fault::ForceFails, 10)],
+            Self::BelieveSecondForce | Self::ManifestBeforeForce => &[(Fault::ForceFails, 10)],
             Self::NeverAsk => &[(Fault::CoordinatorPanics, 3), (Fault::MessageLost, 2)],
             _ => &[],
         }

@@ -132,10 +132,16 @@ impl World {
                 keyspaces,
             } => {
                 self.check_run_is_visible(through);
-                let results = nodes
-                    .iter()
-                    .filter_map(|node| self.write_run(*node, through, &keyspaces))
-                    .collect();
+                let results = match self.force_before_run() {
+                    Ok(()) => nodes
+                        .iter()
+                        .filter_map(|node| self.write_run(*node, through, &keyspaces))
+                        .collect(),
+                    Err(error) => {
+                        let failed = nodes.iter().map(|node| (*node, Err(error.clone())));
+                        failed.collect()
+                    }
+                };
                 CheckpointMessage::Written(results)
             }
             Job::Save {
@@ -154,7 +160,10 @@ impl World {
                 }
                 let mut next = self.process.manifest.clone();
                 next.record_checkpoint(&complete, through, &catalogue);
-                let saved = next.save(&self.directory.disk);
+                let saved = match self.force_before_manifest() {
+                    Ok(()) => next.save(&self.directory.disk),
+                    Err(error) => Err(error),
+                };
                 if saved.is_ok() {
                     self.count(Seen::Saved, 1);
                     self.process.manifest = next;

@@ -73,6 +73,29 @@ impl World {
         }
     }
 
+    /// Forces what was written without a force, as `Durability::Interval` does.
+    pub(crate) fn force_now(&mut self) {
+        if let Err(error) = self.journal().force() {
+            self.tell_from_io(JournalMessage::Failed(error));
+        }
+    }
+
+    /// A tree must never be ahead of the journal on the medium. Where every group is forced this does nothing.
+    pub(crate) fn force_before_run(&mut self) -> Result<()> {
+        match self.mutated(Mutation::RunBeforeForce) {
+            true => Ok(()),
+            false => self.journal().force(),
+        }
+    }
+
+    /// Nor must the manifest, whatever became of the force before the runs.
+    pub(crate) fn force_before_manifest(&mut self) -> Result<()> {
+        match self.mutated(Mutation::ManifestBeforeForce) {
+            true => Ok(()),
+            false => self.journal().force(),
+        }
+    }
+
     pub(crate) fn add_spare(&mut self, outcome: Result<Spare2>) {
         let journal = self.journal();
         let spare = journal

@@ -65,6 +65,9 @@ impl World {
         if self.strikes(Fault::JournalPanics) {
             return self.journal_dies();
         }
+        if !self.scale.forces {
+            self.send(Party::Journal, Party::Io, Message::ForceNow);
+        }
         let mut out = Vec::new();
         self.process.sequencer.handle_timeout(self.now, &mut out);
         for effect in out {
@@ -243,7 +246,10 @@ impl World {
                 let txn = self.model.txns.get_mut(&number);
                 txn.expect("it was asked for").refused = true;
             }
-            Ok(TxnOutcome::Forgotten) => panic!("nothing is forgotten so soon"),
+            Ok(TxnOutcome::Forgotten) => {
+                self.count(Seen::Forgotten, 1);
+                assert!(self.scale.forgets, "nothing is forgotten so soon");
+            }
             Err(error) => assert!(matches!(error, Error::Unknown { .. }), "{error:?}"),
         }
     }

@@ -28,6 +28,7 @@ impl World {
             (Party::Journal, Message::Journal(message)) => self.journal_step(message),
             (Party::Coordinator, Message::Coordinator(message)) => self.coordinator_step(message),
             (Party::Io, Message::Write(group)) => self.write_queued(group),
+            (Party::Io, Message::ForceNow) => self.force_now(),
             (Party::Io, Message::AddSpare(outcome)) => self.add_spare(outcome),
             (Party::Io, Message::ReportSpare) => self.report_spare(),
             (Party::Io, Message::Release(through)) => self.release(through),

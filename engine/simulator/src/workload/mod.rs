@@ -382,6 +382,7 @@ impl World {
         self.clients.waiting.clear();
         for number in 0..self.clients.all.len() {
             let client = &mut self.clients.all[number];
+            client.wake = Time(0);
             match std::mem::replace(&mut client.phase, Phase::Idle) {
                 Phase::Idle => {}
                 Phase::Drafting(draft) => {
