@@ -161,6 +161,9 @@ impl World {
                 CoordinatorEffect::Answer(request, result) => {
                     self.answer_transaction(request.0, result);
                 }
+                CoordinatorEffect::AnswerRepeated(request, lsn) => {
+                    self.answer_transaction(request.0, Ok(lsn));
+                }
                 CoordinatorEffect::ScheduleFlush => {
                     let message = Message::Coordinator(CoordinatorMessage::Flush);
                     self.send(from, from, message);
