@@ -402,6 +402,34 @@ async fn a_panic_of_the_manager_loses_every_lock_and_grants_none_before_the_old_
     Ok(())
 }
 
+/// The simulator's seed 46: the manager panicked right behind an opening, and its next table knew only of the leases that
+/// it had given itself.
+#[tokio::test]
+async fn a_panic_behind_an_opening_does_not_forget_the_leases_of_the_opening_before() -> Result<()>
+{
+    let directory = tempfile::tempdir().unwrap();
+    let longest = Duration::from_millis(700);
+    let db = builder(directory.path()).max_lease(longest).open().await?;
+    // A copy of the directory of a running engine is what a crash leaves.
+    let copy = tempfile::tempdir().unwrap();
+    let crashed = copy.path().join("crashed");
+    common::copy_directory(directory.path(), &crashed);
+    db.shutdown().await?;
+
+    let (trap, begun) = (Trap::new(), Instant::now());
+    let db = builder(&crashed).fault_hook(trap.hook()).open().await?;
+    trap.set("locks", None, "Acquire", false, 0, 1);
+    let error = patiently(db.locks().lock("a").acquire()).await.unwrap_err();
+    assert_eq!(error, Error::LockManagerRestarted);
+    patiently(db.locks().lock("a").acquire()).await?;
+    let took = begun.elapsed();
+    assert!(
+        took >= longest,
+        "granted after {took:?}, while an old lease may run"
+    );
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_manager_over_its_intensity_is_down_and_the_rest_goes_on() -> Result<()> {
     let trap = Trap::new();

@@ -90,6 +90,8 @@ impl World {
             );
             *written = progress.complete.max(*written);
         }
+        self.locks.begin_generation();
+        self.locks.forget_writes_behind(last);
         let keyspaces = self.model.keyspaces(&base_keyspaces(), last);
         assert_eq!(*self.process.sequencer.keyspaces(), keyspaces);
         self.check_all_reads();

@@ -29,6 +29,8 @@ counters! {
         CoordinatorPanics = "coordinator panics",
         /// The checkpointer's handler panics.
         CheckpointerPanics = "checkpointer panics",
+        /// The lock manager's handler panics.
+        LockManagerPanics = "lock manager panics",
         /// The journal's handler panics: a crash of the directory.
         JournalPanics = "journal panics",
         /// An actor does nothing for a long time.
@@ -85,6 +87,7 @@ fn usual(fault: Fault) -> u32 {
         Fault::RestartPanics => 50_000,
         Fault::CoordinatorPanics => 6_000,
         Fault::CheckpointerPanics => 10_000,
+        Fault::LockManagerPanics => 10_000,
         Fault::JournalPanics => 250,
         Fault::ActorStalls => 1_200,
         Fault::TimeJumps => 600,

@@ -168,6 +168,8 @@ impl World {
         }
         let running = process.coordinator.machine.running();
         assert_eq!(running, 0, "the coordinator has not ended everything");
+        let is_idle = process.locks.is_down || process.locks.is_idle();
+        assert!(is_idle, "a lock is held or waited for");
         if process.read_only {
             // Nothing becomes visible any more.
             return;

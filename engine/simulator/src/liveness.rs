@@ -48,6 +48,7 @@ impl World {
         self.reopen(Survivors::Nothing);
         self.reopen(Survivors::Nothing);
         self.read_all_lists();
+        self.locks.check();
         // Where commits may be lost, so may what somebody has read.
         if !self.has_lost
             && let Err(anomaly) = list_append::check(&self.clients.history)
@@ -62,6 +63,7 @@ impl World {
         process.read_only
             || process.is_any_down()
             || process.coordinator.is_dead
+            || process.locks.is_down
             || process.checkpoint_restarts.is_down()
             || self.directory.disk.is_dead()
     }
@@ -108,6 +110,7 @@ impl World {
             && process.coordinator.machine.running() == 0
             && process.coordinator.owes().is_empty()
             && process.checkpoint_requests.is_empty()
+            && (process.locks.is_down || process.locks.is_idle())
             && process.keyspace_requests.is_empty()
             && process.outcome_requests.is_empty()
             && machines().all(|m| m.prepared() == 0 && m.parked() == 0 && !m.is_recovering())

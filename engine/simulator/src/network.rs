@@ -17,6 +17,7 @@ use mailring_engine::{
     ids::{Incarnation, Lsn, NodeId, Time},
     journal::Spare,
     keyspaces::Keyspaces,
+    locks::LockMessage,
     participant::NodeMessage,
     sequencer::{GroupWrite, JournalMessage},
     transaction::Asker,
@@ -31,6 +32,7 @@ pub(crate) enum Party {
     Journal,
     Coordinator,
     Checkpointer,
+    Locks,
     Supervisor,
     /// The thread that writes and forces.
     Io,
@@ -74,6 +76,7 @@ impl Lane {
             Party::Worker => 7,
             Party::Compactor => 8,
             Party::Clock => 9,
+            Party::Locks => 10,
             Party::Client(number) => 100 + u64::from(number),
             Party::Node(number) => 1_000 + u64::from(number),
             Party::Rebuilder(number) => 2_000 + u64::from(number),
@@ -100,6 +103,7 @@ pub(crate) enum Message {
     Job(Job),
     Compact,
     Coordinator(CoordinatorMessage),
+    Locks(LockMessage),
     Panicked(NodeId),
     Broken(NodeId),
 }
@@ -281,6 +285,7 @@ impl Message {
             Self::Node(message) => Some(Self::Node(message.clone())),
             Self::Coordinator(message) => Some(Self::Coordinator(message.clone())),
             Self::Journal(message) => Some(Self::Journal(message.clone())),
+            Self::Locks(message) => Some(Self::Locks(message.clone())),
             _ => None,
         }
     }

@@ -5,7 +5,7 @@ use crate::{
     model::Model,
     network::Network,
     scale::Scale,
-    shell::{CoordinatorShell, NodeShell},
+    shell::{CoordinatorShell, LockShell, NodeShell},
     store::SimulatedStore,
     watch::Watcher,
 };
@@ -32,6 +32,7 @@ use mailring_engine::{
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 const SEGMENT_BYTES: u64 = 48 << 10;
@@ -45,6 +46,7 @@ pub(crate) struct Process {
     pub(crate) restarts: Vec<Restarts>,
     pub(crate) sequencer: Sequencer,
     pub(crate) coordinator: CoordinatorShell,
+    pub(crate) locks: LockShell,
     pub(crate) checkpoint: Checkpoint,
     pub(crate) checkpoint_restarts: Restarts,
     /// Gone once the directory was closed in order, or the journal's thread has panicked.
@@ -130,6 +132,8 @@ struct Recovered {
     journal: Journal,
     records: Vec<Record>,
     last: Lsn,
+    /// How long leases of an earlier opening may go on.
+    old_leases: Duration,
 }
 
 fn recover(disk: &SimulatedDisk, scale: Scale) -> Result<Recovered> {
@@ -137,6 +141,8 @@ fn recover(disk: &SimulatedDisk, scale: Scale) -> Result<Recovered> {
     let mut manifest = Manifest::load(disk)?.expect("a manifest was saved");
     manifest.openings += 1;
     manifest.clean_shutdown = false;
+    let old_leases = manifest.longest_lease;
+    manifest.longest_lease = old_leases.max(scale.locks().max_lease);
     for progress in &mut manifest.progress {
         progress.incarnation = progress.incarnation.next();
     }
@@ -190,6 +196,7 @@ fn recover(disk: &SimulatedDisk, scale: Scale) -> Result<Recovered> {
         journal,
         records,
         last: recovery.last_lsn,
+        old_leases,
     })
 }
 
@@ -222,6 +229,7 @@ impl Process {
             journal,
             records,
             last,
+            old_leases,
         } = recover(&directory.disk, scale)?;
         check_records(&records, model);
         let stores = &directory.stores;
@@ -288,6 +296,12 @@ impl Process {
             restarts: nodes.iter().map(|_| restarts()).collect(),
             nodes,
             sequencer,
+            locks: LockShell::new(
+                scale,
+                manifest.openings,
+                Time(1).after(old_leases),
+                restarts(),
+            ),
             coordinator: CoordinatorShell::new(scale.coordinator(), restarts()),
             checkpoint: Checkpoint::new(3_000, complete),
             checkpoint_restarts: restarts(),

@@ -119,6 +119,14 @@ counters! {
         ListTransaction = "list transactions",
         /// A range was read.
         Scan = "scans",
+        /// A lock was granted.
+        Granted = "locks granted",
+        /// A lease has run out.
+        LeaseLost = "leases lost",
+        /// A deadlock was broken.
+        Deadlock = "deadlocks broken",
+        /// The lock manager went on after a panic.
+        LockManagerRestart = "lock manager restarts",
         /// A watcher has heard of a commit.
         Watched = "commits watched",
     }
@@ -169,7 +177,10 @@ impl Summary {
     /// Restarts of parts and of the whole.
     #[must_use]
     pub fn restarts(&self) -> u64 {
-        self.of(Seen::Restart) + self.of(Seen::CoordinatorRestart) + self.of(Seen::Reopened)
+        self.of(Seen::Restart)
+            + self.of(Seen::CoordinatorRestart)
+            + self.of(Seen::LockManagerRestart)
+            + self.of(Seen::Reopened)
     }
 }
 

@@ -4,7 +4,7 @@
 //! drawn from the seed.
 
 use mailring_engine::{
-    coordinator::CoordinatorOptions, ids::Time, outcomes::OutcomeLimits,
+    coordinator::CoordinatorOptions, ids::Time, locks::LockLimits, outcomes::OutcomeLimits,
     participant::ParticipantOptions, restart::RestartPolicy, transaction::MAX_TRANSACTION_BYTES,
 };
 use std::time::Duration;
@@ -22,6 +22,9 @@ pub(crate) struct Scale {
 }
 
 impl Scale {
+    /// The longest lease of a lock, in steps.
+    pub(crate) const LONGEST_LEASE: u64 = 400;
+
     /// So many usual steps.
     pub(crate) fn steps(self, steps: u64) -> Duration {
         Duration::from_nanos(self.step / 2 * steps)
@@ -61,6 +64,15 @@ impl Scale {
                 ..OutcomeLimits::default()
             },
             false => OutcomeLimits::default(),
+        }
+    }
+
+    pub(crate) fn locks(self) -> LockLimits {
+        LockLimits {
+            waiters_per_lock: 6,
+            max_lease: self.steps(Self::LONGEST_LEASE),
+            ask_again: self.steps(40),
+            ..LockLimits::default()
         }
     }
 

@@ -15,6 +15,7 @@ use crate::{
     process::{Directory, Process},
     report::{Counter, Seen, Summary},
     scale::Scale,
+    shell::LockBooks,
     store::SimulatedStore,
     trace::Trace,
     workload::Clients,
@@ -71,6 +72,7 @@ pub(crate) struct World {
     pub(crate) model: Model,
     pub(crate) keys: Arc<Keys>,
     pub(crate) clients: Clients,
+    pub(crate) locks: LockBooks,
     pub(crate) next_op: u64,
     pub(crate) trace: Trace,
     pub(crate) summary: Summary,
@@ -104,6 +106,7 @@ impl World {
         let process = Process::open(&directory, &mut model, scale);
         let mut world = Self {
             clients: Clients::new(seed),
+            locks: LockBooks::default(),
             faults,
             scale,
             mutation: options.mutation,
@@ -211,7 +214,8 @@ impl World {
             0..690 => {
                 self.deliver();
             }
-            690..860 => self.clients_act(),
+            690..840 => self.clients_act(),
+            840..860 => self.lock_client(),
             860..900 => self.tick_somebody(),
             900..908 => self.ask_for_outcome(),
             908..913 => self.ask_for_checkpoint(),
@@ -267,11 +271,12 @@ impl World {
             return;
         }
         let nodes = self.nodes();
-        match self.schedule.below(usize::from(nodes) + 3) {
+        match self.schedule.below(usize::from(nodes) + 4) {
             0 => self.tick(Party::Journal),
             1 => self.tick(Party::Coordinator),
             2 => self.tick(Party::Checkpointer),
-            node => self.tick(Party::Node(node as u16 - 3)),
+            3 => self.tick(Party::Locks),
+            node => self.tick(Party::Node(node as u16 - 4)),
         }
     }
 
@@ -284,6 +289,7 @@ impl World {
             Party::Journal => self.tick_journal(),
             Party::Coordinator => self.tick_coordinator(),
             Party::Checkpointer => self.tick_checkpointer(),
+            Party::Locks => self.tick_locks(),
             Party::Node(node) => self.tick_node(node),
             other => unreachable!("{other:?} has no clock"),
         }
@@ -297,6 +303,7 @@ impl World {
         self.tick(Party::Journal);
         self.tick(Party::Coordinator);
         self.tick(Party::Checkpointer);
+        self.tick(Party::Locks);
     }
 
     /// Something of the surroundings breaks, if the faults say so. An engine that can't do much any more is opened
@@ -304,7 +311,8 @@ impl World {
     fn break_something(&mut self) {
         let is_lame = self.process.read_only
             || self.process.is_any_down()
-            || self.process.coordinator.is_dead;
+            || self.process.coordinator.is_dead
+            || self.process.locks.is_down;
         if is_lame && self.schedule.chance(12) {
             match self.schedule.chance(2) {
                 true => self.close_well(),
@@ -369,11 +377,12 @@ impl World {
 
     fn any_actor(&mut self) -> Party {
         let nodes = self.nodes();
-        match self.schedule.below(usize::from(nodes) + 3) {
+        match self.schedule.below(usize::from(nodes) + 4) {
             0 => Party::Journal,
             1 => Party::Coordinator,
             2 => Party::Checkpointer,
-            node => Party::Node(node as u16 - 3),
+            3 => Party::Locks,
+            node => Party::Node(node as u16 - 4),
         }
     }
 

@@ -131,9 +131,11 @@ impl LockTable {
     }
 
     /// An empty table in the lock manager's next life, in place of one that broke: its tokens go on. It announces itself to
-    /// the journal, and grants nothing before that knows it and before `grants_from`.
+    /// the journal, and grants nothing before that knows it, before `grants_from`, and before this one would have begun to:
+    /// leases of an earlier opening may run.
     #[must_use]
     pub fn next_life(&self, grants_from: Time) -> Self {
+        let grants_from = grants_from.max(self.grants_from);
         let mut table = Self::new(self.limits, self.last_token.opening(), grants_from);
         table.last_token = self.last_token;
         table.life = self.life.next();

@@ -164,6 +164,12 @@ impl LockHistory {
 
     /// Shared holders don't exclude each other, so only a grant of an exclusive mode ends what came before it.
     fn check_writes(&self) -> Result<(), Violation> {
+        let mut owners: BTreeMap<FencingToken, u64> = BTreeMap::new();
+        for (_, event) in &self.events {
+            if let Event::Held { session, token, .. } = event {
+                owners.entry(*token).or_insert(*session);
+            }
+        }
         let grants = self.events.iter().filter_map(|(_, event)| match *event {
             Event::Held {
                 mode: Mode::Exclusive,
@@ -180,9 +186,12 @@ impl LockHistory {
         }
         for (_, event) in &self.events {
             if let Event::Wrote { token, lsn } = *event {
-                let later = given
-                    .range(token.next()..)
-                    .find(|(_, visible)| lsn > **visible);
+                // Who upgrades his own hold has a higher token, and takes nothing from himself.
+                let owner = owners.get(&token);
+                let is_broken = |(later, visible): &(&FencingToken, &Lsn)| {
+                    owners.get(*later) != owner && lsn > **visible
+                };
+                let later = given.range(FencingToken(token.0 + 1)..).find(is_broken);
                 if let Some((later, visible)) = later {
                     let later = (*later, *visible);
                     return Err(Violation::StaleWrite { token, lsn, later });

@@ -98,6 +98,8 @@ mutations! {
     RunBeforeForce,
     /// The manifest of a checkpoint is saved though the journal could not be forced.
     ManifestBeforeForce,
+    /// The lock manager grants again after a panic though earlier leases may run.
+    IgnoreOldLeases,
     /// A watcher is told of what was written, visible or not.
     WatchUnforced,
 }
@@ -118,6 +120,7 @@ impl Mutation {
             mutation if mutation.is_of_promises() => &[(Fault::MessageTwice, 0)],
             Self::HideNodeDown => &[(Fault::NodePanics, 4), (Fault::RestartPanics, 10)],
             Self::SkipIncarnationCheck => &[(Fault::NodePanics, 3)],
+            Self::IgnoreOldLeases => &[(Fault::LockManagerPanics, 4)],
             Self::BelieveSecondForce | Self::ManifestBeforeForce => &[(Fault::ForceFails, 10)],
             Self::NeverAsk => &[(Fault::CoordinatorPanics, 3), (Fault::MessageLost, 2)],
             _ => &[],

@@ -5,10 +5,12 @@ mod checkpointer;
 mod coordinator;
 mod io;
 mod journal;
+mod locks;
 mod node;
 mod supervisor;
 
 pub(crate) use coordinator::CoordinatorShell;
+pub(crate) use locks::{LockBooks, LockShell};
 pub(crate) use node::NodeShell;
 
 use crate::{
@@ -27,6 +29,7 @@ impl World {
             }
             (Party::Journal, Message::Journal(message)) => self.journal_step(message),
             (Party::Coordinator, Message::Coordinator(message)) => self.coordinator_step(message),
+            (Party::Locks, Message::Locks(message)) => self.lock_step(message),
             (Party::Io, Message::Write(group)) => self.write_queued(group),
             (Party::Io, Message::ForceNow) => self.force_now(),
             (Party::Io, Message::AddSpare(outcome)) => self.add_spare(outcome),
