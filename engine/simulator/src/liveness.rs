@@ -1,8 +1,8 @@
 //! The end of a run: the faults stop, and everything must come to its end within its bounds.
 //!
-//! 1. Nothing goes wrong any more, and clients begin nothing new. An engine that is read-only, or has a part that was
-//!    given up, is opened again: nobody promises that it goes on by itself.
-//! 2. By the last deadline and two retries nothing is prepared, waiting or owed.
+//! 1. Nothing goes wrong any more, and clients begin nothing new.
+//! 2. By the last deadline and two retries nothing is prepared, waiting or owed, also where a part was given up or the
+//!    engine is read-only. That is opened again then: nobody promises that it goes on by itself.
 //! 3. A write on every node, and a transaction over all of them, are acknowledged: faults leave nothing behind.
 //! 4. Everything that was acknowledged survives a crash that keeps only what was forced, and another one.
 //! 5. The history of the lists is judged.
@@ -33,14 +33,13 @@ impl World {
         self.clients.close();
         self.directory.disk.recover();
         self.process.network.release_all();
-        if self.is_lame() {
+        if self.directory.disk.is_dead() {
             self.reopen(Survivors::Nothing);
         }
         self.settle();
         self.check_nothing_is_left();
         self.check_all_reads();
         if self.is_lame() {
-            // A failure was still on its way.
             self.reopen(Survivors::Nothing);
         }
         self.probe();
@@ -58,14 +57,16 @@ impl World {
     }
 
     /// Whether something was given up that only an opening brings back.
-    fn is_lame(&self) -> bool {
+    fn is_lame(&mut self) -> bool {
+        // Where groups are not forced at once, a force may have failed of which nobody but a checkpoint has heard.
+        let is_broken = !self.scale.forces && self.force_before_manifest().is_err();
         let process = &self.process;
         process.read_only
             || process.is_any_down()
             || process.coordinator.is_dead
             || process.locks.is_down
             || process.checkpoint_restarts.is_down()
-            || self.directory.disk.is_dead()
+            || is_broken
     }
 
     /// Lets time pass until nobody waits for anything, or the last bound has passed.
@@ -107,7 +108,7 @@ impl World {
             && self.model.waiting.is_empty()
             && process.network.is_empty()
             && self.next_wake().is_none()
-            && process.coordinator.machine.running() == 0
+            && (process.coordinator.is_dead || process.coordinator.machine.running() == 0)
             && process.coordinator.owes().is_empty()
             && process.checkpoint_requests.is_empty()
             && (process.locks.is_down || process.locks.is_idle())

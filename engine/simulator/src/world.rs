@@ -127,6 +127,9 @@ impl World {
             summary: Summary::default(),
             schedule,
         };
+        if options.mutation.is_some_and(Mutation::is_of_promises) {
+            world.clients.only_mix();
+        }
         if world.schedule.chance(2) {
             let lane = world.any_lane();
             world.process.network.slow_down(lane);

@@ -138,6 +138,11 @@ impl Clients {
         }
     }
 
+    /// Everybody runs transactions that read and write the same few keys.
+    pub(crate) fn only_mix(&mut self) {
+        self.mix = [0, 0, 2, 12, 1];
+    }
+
     /// Nothing new is begun, and what is only being drafted is given up.
     pub(crate) fn close(&mut self) {
         self.is_closing = true;
