@@ -98,8 +98,8 @@ async fn a_manifest_is_not_ahead_of_a_journal_that_could_not_be_forced() -> Resu
             Err(_) => break id,
         }
     };
-    // Whatever the checkpoint was about to do is done.
-    patiently(db.shutdown()).await?;
+    // Whatever the checkpoint was about to do is done. That the journal can't be closed is no news.
+    let _ = patiently(db.shutdown()).await;
     drop((ks, db));
     disk.crash(Survivors::Nothing);
     let db = unforced().open().await?;
