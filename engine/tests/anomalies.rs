@@ -2,7 +2,7 @@
 //! the anomaly needs are refused, or look as they must.
 //!
 //! Isolation is strict serializability: none of these can happen. Each script says which check stands in its way; the
-//! random driver (`tests/cluster`) takes those checks out one by one and finds the anomalies.
+//! simulator (`mailring-simulator`) takes those checks out one by one and finds the anomalies.
 
 #[path = "anomalies/bank.rs"]
 mod bank;

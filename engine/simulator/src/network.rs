@@ -253,7 +253,13 @@ impl Message {
         });
         match self {
             Self::Node(NodeMessage::Prepares(_) | NodeMessage::Aborts(_))
-            | Self::Coordinator(CoordinatorMessage::Votes(_))
+            | Self::Coordinator(CoordinatorMessage::Votes(_) | CoordinatorMessage::FenceVotes(_))
+            | Self::Locks(
+                LockMessage::PrepareFence { .. }
+                | LockMessage::ResolveFence { .. }
+                | LockMessage::LifeKnown { .. },
+            )
+            | Self::Journal(JournalMessage::LockLife { .. })
             | Self::Journal(JournalMessage::Decides(_)) => any,
             // The journal tells once, and forgets an outcome some time behind the deadline.
             Self::Coordinator(CoordinatorMessage::Decided(_)) => Some(Tolerance {

@@ -127,6 +127,12 @@ counters! {
         Deadlock = "deadlocks broken",
         /// The lock manager went on after a panic.
         LockManagerRestart = "lock manager restarts",
+        /// A transaction under a fence got its LSN.
+        Fenced = "commits under fences",
+        /// A token was refused.
+        StaleFence = "stale tokens refused",
+        /// The lock manager asked what became of a transaction.
+        LocksInDoubt = "questions of the lock manager",
         /// A watcher has heard of a commit.
         Watched = "commits watched",
     }

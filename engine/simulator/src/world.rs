@@ -127,7 +127,7 @@ impl World {
             summary: Summary::default(),
             schedule,
         };
-        if options.mutation.is_some_and(Mutation::is_of_promises) {
+        if options.mutation.is_some_and(Mutation::wants_contention) {
             world.clients.only_mix();
         }
         if world.schedule.chance(2) {
@@ -410,6 +410,10 @@ impl World {
             (Party::Checkpointer, Party::Worker),
             (Party::Worker, Party::Checkpointer),
             (Party::Supervisor, node),
+            (coordinator, Party::Locks),
+            (Party::Locks, coordinator),
+            (Party::Locks, journal),
+            (journal, Party::Locks),
             (node, Party::Checkpointer),
         ]);
         Lane::new(from, to)

@@ -5,7 +5,8 @@ use mailring_simulator::{Mutation, Options, run};
 /// Within how many seeds a mutation must be found. `TESTING.md` says at which one it was.
 fn bound(mutation: Mutation) -> u64 {
     match mutation {
-        Mutation::WriteIntoHeldRead => 300,
+        Mutation::WriteIntoHeldRead | Mutation::HandOnAtVote => 300,
+        Mutation::IgnoreLockLife | Mutation::GrantUnannounced => 1_500,
         _ => 150,
     }
 }

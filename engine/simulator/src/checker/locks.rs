@@ -87,7 +87,6 @@ impl fmt::Display for Violation {
 
 struct Hold {
     mode: Mode,
-    token: FencingToken,
     expires: Time,
 }
 
@@ -109,6 +108,14 @@ impl LockHistory {
         self.events.retain(|(_, event)| is_kept(event));
     }
 
+    /// The last events, for who looks for the cause of a violation.
+    #[must_use]
+    pub fn tail(&self) -> String {
+        const SHOWN: usize = 30;
+        let start = self.events.len().saturating_sub(SHOWN);
+        format!("its last events: {:?}", &self.events[start..])
+    }
+
     /// Checks the history.
     ///
     /// # Errors
@@ -122,6 +129,9 @@ impl LockHistory {
     fn check_holders(&self) -> Result<(), Violation> {
         let mut holds: BTreeMap<u64, Hold> = BTreeMap::new();
         let mut highest: Option<FencingToken> = None;
+        // The last token of each session, until it is told that its grant has ended. A lease that has run out is not
+        // told at once, and may be told of with its token meanwhile.
+        let mut tokens: BTreeMap<u64, FencingToken> = BTreeMap::new();
         for (at, event) in &self.events {
             match *event {
                 Event::Held {
@@ -132,8 +142,7 @@ impl LockHistory {
                     ..
                 } => {
                     holds.retain(|_, hold| hold.expires > *at);
-                    let known = holds.get(&session).map(|hold| hold.token);
-                    if known != Some(token) {
+                    if tokens.insert(session, token) != Some(token) {
                         if let Some(before) = highest.filter(|before| *before >= token) {
                             return Err(Violation::TokenFell { before, token });
                         }
@@ -146,15 +155,11 @@ impl LockHistory {
                         let sessions = [*other, session];
                         return Err(Violation::TwoHolders { sessions, at: *at });
                     }
-                    let hold = Hold {
-                        mode,
-                        token,
-                        expires,
-                    };
-                    holds.insert(session, hold);
+                    holds.insert(session, Hold { mode, expires });
                 }
                 Event::Ended { session } => {
                     holds.remove(&session);
+                    tokens.remove(&session);
                 }
                 Event::Wrote { .. } => {}
             }

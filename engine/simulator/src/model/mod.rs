@@ -20,6 +20,7 @@ use mailring_engine::{
     journal::record::{CommitPart, Record, RecordBody, decode_all},
     keyspaces::Keyspaces,
     participant::{Answer, Operation},
+    transaction::Fence,
     value::{Value, Write},
 };
 use std::{
@@ -53,6 +54,8 @@ pub(crate) struct Model {
     pub(crate) settled: BTreeSet<TxnId>,
     /// The first commit under each idempotency key.
     keyed: BTreeMap<Bytes, Lsn>,
+    /// Fences under which something has got its LSN since somebody looked.
+    pub(crate) fenced: Vec<(Fence, Lsn)>,
     /// Operations that wait for their answer.
     pub(crate) waiting: BTreeSet<u64>,
     /// Writes and counters that were acknowledged.
@@ -86,6 +89,7 @@ impl Model {
             txns: BTreeMap::new(),
             settled: BTreeSet::new(),
             keyed: BTreeMap::new(),
+            fenced: Vec::new(),
             waiting: BTreeSet::new(),
             acknowledged: BTreeMap::new(),
         }
@@ -208,15 +212,22 @@ impl Model {
         self.log.range(..=at).any(|(_, body)| created(body))
     }
 
-    /// Checks an answer against the log.
-    pub(crate) fn answered(&mut self, id: u64, result: &Result<Answer, Error>, visible: Lsn) {
+    /// Checks an answer against the log. What has expired by now may count as gone, whatever the caller's clock said when
+    /// the operation was sent: a tree drops it.
+    pub(crate) fn answered(
+        &mut self,
+        id: u64,
+        result: &Result<Answer, Error>,
+        visible: Lsn,
+        now_ms: u64,
+    ) {
         assert!(
             self.waiting.remove(&id),
             "op {id} was answered twice, or never asked: {result:?}"
         );
         let op = &self.ops[&id];
         match result {
-            Ok(Answer::Written(lsn)) => self.check_written(id, *lsn, visible),
+            Ok(Answer::Written(lsn)) => self.check_written(id, *lsn, visible, now_ms),
             Ok(Answer::Counter(lsn, sum)) => {
                 assert!(*lsn <= visible, "op {id}: LSN {lsn} is not visible");
                 assert_eq!(self.applied.get(&id), Some(lsn), "op {id} is elsewhere");
@@ -232,20 +243,27 @@ impl Model {
                 let Operation::CompareAndSet {
                     key,
                     expected,
-                    now_ms,
+                    now_ms: then_ms,
                     ..
                 } = &op.operation
                 else {
                     panic!("op {id} compares nothing")
                 };
                 assert_ne!(current, expected, "op {id}: no mismatch");
-                self.require_seen(id, key, *now_ms, visible, |value| value == current.as_ref());
+                let clocks = [*then_ms, now_ms];
+                self.require_seen(id, key, clocks, visible, |value| value == current.as_ref());
             }
             Err(Error::NotACounter { len }) => {
-                let Operation::Add { key, now_ms, .. } = &op.operation else {
+                let Operation::Add {
+                    key,
+                    now_ms: then_ms,
+                    ..
+                } = &op.operation
+                else {
                     panic!("op {id} is no add")
                 };
-                self.require_seen(id, key, *now_ms, visible, |value| {
+                let clocks = [*then_ms, now_ms];
+                self.require_seen(id, key, clocks, visible, |value| {
                     value.map(Bytes::len) == Some(*len)
                 });
             }
@@ -258,7 +276,7 @@ impl Model {
         }
     }
 
-    fn check_written(&mut self, id: u64, lsn: Lsn, visible: Lsn) {
+    fn check_written(&mut self, id: u64, lsn: Lsn, visible: Lsn, now_ms: u64) {
         assert!(lsn <= visible, "op {id}: LSN {lsn} is not visible");
         let Some(RecordBody::Commit { parts, .. }) = self.log.get(&lsn) else {
             panic!("op {id}: no commit at LSN {lsn}");
@@ -269,13 +287,12 @@ impl Model {
                 key,
                 expected,
                 new,
-                now_ms,
+                now_ms: then_ms,
             } => {
-                let before = self.bytes(key, Lsn(lsn.0 - 1), *now_ms);
-                assert_eq!(
-                    before,
-                    expected.as_ref(),
-                    "op {id} was not linearized at LSN {lsn}"
+                let before = [*then_ms, now_ms].map(|ms| self.bytes(key, Lsn(lsn.0 - 1), ms));
+                assert!(
+                    before.contains(&expected.as_ref()),
+                    "op {id} was not linearized at LSN {lsn}: {before:?}, not {expected:?}"
                 );
                 assert_eq!(parts[0].writes[0].value, *new, "op {id}");
             }
@@ -294,12 +311,13 @@ impl Model {
         &self,
         id: u64,
         key: &Bytes,
-        now_ms: u64,
+        clocks: [u64; 2],
         visible: Lsn,
         is_it: impl Fn(Option<&Bytes>) -> bool,
     ) {
         let since = self.ops[&id].since.0;
-        let seen = (since..=visible.0).any(|at| is_it(self.bytes(key, Lsn(at), now_ms)));
+        let is_seen_by = |ms| (since..=visible.0).any(|at| is_it(self.bytes(key, Lsn(at), ms)));
+        let seen = clocks.into_iter().any(is_seen_by);
         assert!(
             seen,
             "op {id} was answered from a state of {} that was never visible between LSN {since} and {visible}",

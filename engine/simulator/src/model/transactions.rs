@@ -12,7 +12,7 @@ use mailring_engine::{
     Error, Result,
     ids::{Lsn, Time, TxnId},
     journal::record::{CommitPart, TxnTag},
-    transaction::{KeyRange, Settle},
+    transaction::{Fence, KeyRange, Settle},
     value::Value,
 };
 use std::collections::BTreeMap;
@@ -29,6 +29,7 @@ pub(crate) struct Txn {
     pub(crate) ranges: Vec<(KeyRange, Vec<Option<Value>>)>,
     pub(crate) writes: BTreeMap<Bytes, Option<Value>>,
     pub(crate) idempotency: Option<Bytes>,
+    pub(crate) fences: Vec<Fence>,
     /// Somebody was told that nothing was written.
     pub(crate) refused: bool,
 }
@@ -91,6 +92,8 @@ impl Model {
             let earlier = self.keyed.insert(key.clone(), lsn);
             assert_eq!(earlier, None, "txn {number} repeats {key:?} at LSN {lsn}");
         }
+        let fences = txn.fences.iter().cloned();
+        self.fenced.extend(fences.map(|fence| (fence, lsn)));
         self.apply(number, lsn);
     }
 

@@ -98,6 +98,16 @@ mutations! {
     RunBeforeForce,
     /// The manifest of a checkpoint is saved though the journal could not be forced.
     ManifestBeforeForce,
+    /// The lock manager votes Yes on a token that is not, or not any more, the holder's.
+    AcceptStaleToken,
+    /// The lock manager hands a lock on when it has voted.
+    HandOnAtVote,
+    /// The lock manager is told that a transaction has ended when its LSN is given, not when that is visible.
+    HandOnAtLsn,
+    /// The journal does not look at the life of the lock manager that voted.
+    IgnoreLockLife,
+    /// The lock manager goes on after a panic without waiting for the journal.
+    GrantUnannounced,
     /// The lock manager grants again after a panic though earlier leases may run.
     IgnoreOldLeases,
     /// A watcher is told of what was written, visible or not.
@@ -120,11 +130,35 @@ impl Mutation {
             mutation if mutation.is_of_promises() => &[(Fault::MessageTwice, 0)],
             Self::HideNodeDown => &[(Fault::NodePanics, 4), (Fault::RestartPanics, 10)],
             Self::SkipIncarnationCheck => &[(Fault::NodePanics, 3)],
+            Self::GrantUnannounced => &[
+                (Fault::LockManagerPanics, 10),
+                (Fault::MessageLate, 12),
+                (Fault::MessageLost, 12),
+                (Fault::Crash, 0),
+            ],
+            Self::IgnoreLockLife => &[
+                (Fault::LockManagerPanics, 8),
+                (Fault::MessageLate, 3),
+                (Fault::Crash, 0),
+            ],
+            Self::HandOnAtVote | Self::HandOnAtLsn => &[(Fault::MessageLate, 3)],
             Self::IgnoreOldLeases => &[(Fault::LockManagerPanics, 4)],
             Self::BelieveSecondForce | Self::ManifestBeforeForce => &[(Fault::ForceFails, 10)],
             Self::NeverAsk => &[(Fault::CoordinatorPanics, 3), (Fault::MessageLost, 2)],
             _ => &[],
         }
+    }
+
+    /// Whether it shows where many transactions meet.
+    pub(crate) fn wants_contention(self) -> bool {
+        self.is_of_promises()
+            || matches!(
+                self,
+                Self::HandOnAtVote
+                    | Self::HandOnAtLsn
+                    | Self::IgnoreLockLife
+                    | Self::GrantUnannounced
+            )
     }
 
     /// Whether it changes what nodes promise.

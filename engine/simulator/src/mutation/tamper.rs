@@ -5,11 +5,12 @@
 //! whatever comes in or goes out is translated.
 
 use super::Mutation;
-use crate::world::World;
+use crate::{network::Party, world::World};
 use mailring_engine::{
     Error, Rival,
     coordinator::CoordinatorMessage,
     ids::{NodeId, Time, TxnId},
+    locks::LockMessage,
     participant::{NodeEffect, NodeMessage, Operation, Participant},
     sequencer::JournalMessage,
     transaction::{
@@ -238,6 +239,12 @@ impl World {
                 }
                 Some(JournalMessage::Decides(decides))
             }
+            JournalMessage::Decides(mut decides) if self.mutated(Mutation::IgnoreLockLife) => {
+                for life in decides.iter_mut().filter_map(|it| it.lock_life.as_mut()) {
+                    *life = self.process.locks.known_life;
+                }
+                Some(JournalMessage::Decides(decides))
+            }
             JournalMessage::Asks(mut asks) if self.mutated(Mutation::ForgetTombstone) => {
                 let settled = self.model.settled.clone();
                 let (known, unknown): (Vec<_>, Vec<_>) = asks
@@ -271,6 +278,10 @@ impl World {
                     lsn: None,
                 };
                 self.tell_node(node, NodeMessage::Settles(vec![settle]));
+            }
+            Asker::Locks => {
+                let resolve = LockMessage::ResolveFence { txn };
+                self.tell_locks_from(Party::Journal, resolve);
             }
             Asker::Handle(request) => self.outcome(request, &Ok(TxnOutcome::Aborted)),
         }

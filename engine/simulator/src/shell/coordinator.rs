@@ -155,6 +155,11 @@ impl World {
                     let message = Message::Node(NodeMessage::Aborts(aborts));
                     self.send(from, Party::Node(node.0), message);
                 }
+                CoordinatorEffect::Locks(messages) => {
+                    for message in messages {
+                        self.tell_locks_from(from, message);
+                    }
+                }
                 CoordinatorEffect::Journal(message) => {
                     self.send(from, Party::Journal, Message::Journal(message));
                 }

@@ -12,6 +12,7 @@ use mailring_engine::{
     checkpoint::CheckpointMessage,
     coordinator::CoordinatorMessage,
     ids::{Lsn, NodeId},
+    locks::LockMessage,
     participant::NodeMessage,
     sequencer::{Change, GroupWrite, JournalEffect, JournalMessage},
     transaction::TxnOutcome,
@@ -35,6 +36,7 @@ impl World {
                     self.send(Party::Journal, Party::Journal, cut);
                 }
                 JournalMessage::Cut => self.process.cut_scheduled = false,
+                JournalMessage::LockLife { life } => self.process.locks.known_life = *life,
                 JournalMessage::Mark if self.mutated(Mutation::MarkEarly) => {
                     let sequencer = &self.process.sequencer;
                     let reached =
@@ -150,12 +152,24 @@ impl World {
             }
             JournalEffect::Settle(node, settles) => {
                 self.model.settled(&settles);
+                if self.mutated(Mutation::HandOnAtLsn) {
+                    for txn in settles.iter().map(|settle| settle.txn) {
+                        let resolve = LockMessage::ResolveFence { txn };
+                        self.tell_locks_from(Party::Journal, resolve);
+                    }
+                }
                 self.tell_node(node, NodeMessage::Settles(settles));
             }
             JournalEffect::Decided(decided) => {
                 self.count(Seen::Decided, decided.len() as u64);
                 let message = Message::Coordinator(CoordinatorMessage::Decided(decided));
                 self.send(Party::Journal, Party::Coordinator, message);
+            }
+            JournalEffect::ResolveFence(txn) => {
+                self.tell_locks_from(Party::Journal, LockMessage::ResolveFence { txn });
+            }
+            JournalEffect::LockLifeKnown(life) => {
+                self.tell_locks_from(Party::Journal, LockMessage::LifeKnown { life });
             }
             JournalEffect::Outcome(request, outcome) => self.outcome(request, &outcome),
             JournalEffect::Freeze(node, lsn) => self.tell_node(node, NodeMessage::Freeze(lsn)),
@@ -201,6 +215,7 @@ impl World {
     fn write_group(&mut self, group: GroupWrite) -> Option<JournalMessage> {
         let commits = self.model.append(&group.payload);
         self.count(Seen::Commit, commits);
+        self.note_fenced_commits();
         if self.mutated(Mutation::WatchUnforced) && self.process.watcher.is_some() {
             let (lsn, writes) = self.next_commit(Lsn(group.first.0 - 1));
             let writes = writes.into();

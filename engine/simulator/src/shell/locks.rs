@@ -1,8 +1,8 @@
 //! The shell of the lock manager, and those who lock.
 //!
 //! A panic gives the whole table up, as in the real shell: who waits or holds is told, and the next life grants nothing
-//! before the last lease of this one is over. The history of each lock does not count that as an end of its grants: a
-//! holder may be looking elsewhere.
+//! before the last lease of this one is over and the journal has said that it knows of the new life. The history of each
+//! lock does not count that as an end of its grants: a holder may be looking elsewhere.
 
 use crate::{
     checker::locks::{Event, LockHistory},
@@ -15,14 +15,17 @@ use crate::{
 };
 use mailring_engine::{
     Error,
-    ids::{RequestId, Time},
+    coordinator::CoordinatorMessage,
+    ids::{Incarnation, RequestId, Time, TxnId},
     locks::{
-        Acquire, FencingToken, LockEffect, LockMessage, LockTable, Mode, Resource, Session,
-        SessionId, Wait,
+        Acquire, FIRST_LOCK_LIFE, FencingToken, LockEffect, LockMessage, LockTable, Mode, Resource,
+        Session, SessionId, Wait,
     },
     restart::{Restarts, Verdict},
+    sequencer::JournalMessage,
+    transaction::{Ask, Asker, Ballot, Fence, FenceVote},
 };
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
 const SESSIONS: u64 = 5;
@@ -41,6 +44,8 @@ struct Ticket {
 /// The shell of the lock manager.
 pub(crate) struct LockShell {
     pub(crate) table: LockTable,
+    /// The life that the journal has been told of.
+    pub(crate) known_life: Incarnation,
     tickets: BTreeMap<RequestId, Ticket>,
     restarts: Restarts,
     /// When the last lease that was told to anybody runs out, also in an earlier opening.
@@ -52,6 +57,7 @@ impl LockShell {
     pub(crate) fn new(scale: Scale, opening: u64, grants_from: Time, restarts: Restarts) -> Self {
         Self {
             table: LockTable::new(scale.locks(), opening, grants_from),
+            known_life: FIRST_LOCK_LIFE,
             tickets: BTreeMap::new(),
             restarts,
             // The leases of an earlier opening count too.
@@ -60,9 +66,9 @@ impl LockShell {
         }
     }
 
-    /// Whether nobody holds or waits.
+    /// Whether nobody holds or waits, and nothing is kept for a transaction.
     pub(crate) fn is_idle(&self) -> bool {
-        self.tickets.is_empty() && self.table.sizes() == [0; 3]
+        self.tickets.is_empty() && self.table.fenced() == 0 && self.table.sizes() == [0; 3]
     }
 }
 
@@ -70,6 +76,8 @@ impl LockShell {
 #[derive(Debug, Default)]
 pub(crate) struct LockBooks {
     histories: [LockHistory; NAMES.len()],
+    /// Grants in their order, as those who carry fences know them.
+    grants: Vec<Fence>,
     /// Rises when tickets are gone: then sessions of the same number are others.
     generation: u64,
 }
@@ -93,7 +101,7 @@ impl LockBooks {
     pub(crate) fn check(&self) {
         for (name, history) in NAMES.iter().zip(&self.histories) {
             if let Err(violation) = history.check() {
-                panic!("lock {name}: {violation}");
+                panic!("lock {name}: {violation}; {}", history.tail());
             }
         }
     }
@@ -173,7 +181,11 @@ impl World {
             // Who holds it already would only share its own grant.
             return;
         }
-        let (patience, lease) = (dice.within(0..200), dice.within(20..Scale::LONGEST_LEASE));
+        let longest = match dice.chance(3) {
+            true => 40,
+            false => Scale::LONGEST_LEASE,
+        };
+        let (patience, lease) = (dice.within(0..200), dice.within(5..longest));
         let is_patient = !dice.chance(5);
         let mode = self.draw_mode();
         let id = RequestId(self.next_number());
@@ -203,6 +215,39 @@ impl World {
         self.tell_locks_from(Party::Client(u8::MAX), message);
     }
 
+    /// What a transaction carries: now and then the token of a holder, or of one who was.
+    pub(crate) fn draw_fences(&mut self) -> Vec<Fence> {
+        let recent = self.locks.grants.iter().rev().take(4);
+        let recent: Vec<Fence> = recent.cloned().collect();
+        let dice = &mut self.clients.dice;
+        let count = match dice.below(12) {
+            0..4 => 1,
+            4 => 2,
+            _ => 0,
+        };
+        let mut fences: Vec<Fence> = Vec::new();
+        for number in 0..count.min(recent.len()) {
+            // The newest ones are what has a chance.
+            let at = match dice.chance(4) {
+                true => dice.below(recent.len()),
+                false => number,
+            };
+            fences.push(recent[at].clone());
+        }
+        fences
+    }
+
+    /// Transactions under fences have their LSNs.
+    pub(crate) fn note_fenced_commits(&mut self) {
+        for (fence, lsn) in std::mem::take(&mut self.model.fenced) {
+            self.count(Seen::Fenced, 1);
+            let token = fence.token;
+            let wrote = Event::Wrote { token, lsn };
+            let lock = NAMES.iter().position(|name| **name == *fence.lock);
+            self.locks.histories[lock.expect("a known lock")].push(self.since_start(), wrote);
+        }
+    }
+
     pub(crate) fn tell_locks_from(&mut self, from: Party, message: LockMessage) {
         self.send(from, Party::Locks, Message::Locks(message));
     }
@@ -213,17 +258,30 @@ impl World {
                 LockMessage::Acquire(Acquire { id, .. }) | LockMessage::Convert { id, .. } => {
                     self.process.locks.tickets.remove(&id);
                 }
+                LockMessage::PrepareFence { txn, .. } => {
+                    self.vote_on_fences(txn, Ballot::No(Error::LockManagerDown));
+                }
                 _ => {}
             }
             return;
         }
         let dies = self.strikes(Fault::LockManagerPanics);
+        let prepared = match &message {
+            LockMessage::PrepareFence { txn, .. } => Some(*txn),
+            _ => None,
+        };
         let mut out = Vec::new();
         if !dies || self.faults.dice().chance(2) {
             let table = &mut self.process.locks.table;
             table.handle(self.now, message, &mut out);
+            if let (Some(txn), Some(Mutation::HandOnAtVote)) = (prepared, self.mutation) {
+                table.handle(self.now, LockMessage::ResolveFence { txn }, &mut out);
+            }
         }
         if dies {
+            if let Some(txn) = prepared {
+                self.vote_on_fences(txn, Ballot::No(Error::LockLost));
+            }
             self.locks_die();
         } else {
             self.carry_out_locks(out);
@@ -247,7 +305,6 @@ impl World {
         self.count(Seen::LockManagerRestart, 1);
         self.locks.begin_generation();
         let jitter = self.schedule.any();
-        let limits = self.scale.locks();
         let shell = &mut self.process.locks;
         shell.tickets.clear();
         match shell.restarts.handle_panic(self.now, jitter) {
@@ -256,18 +313,26 @@ impl World {
                     Some(Mutation::IgnoreOldLeases) => Time(0),
                     _ => at.max(shell.last_lease),
                 };
-                shell.table = LockTable::after(limits, shell.table.last_token(), grants_from);
+                shell.table = shell.table.next_life(grants_from);
             }
             Verdict::Down => self.locks_go_down(),
         }
     }
 
     fn locks_go_down(&mut self) {
-        let limits = self.scale.locks();
         let shell = &mut self.process.locks;
         shell.is_down = true;
         shell.tickets.clear();
-        shell.table = LockTable::after(limits, shell.table.last_token(), Time::MAX);
+        shell.table = shell.table.next_life(Time::MAX);
+    }
+
+    fn vote_on_fences(&mut self, txn: TxnId, ballot: Ballot) {
+        let votes = CoordinatorMessage::FenceVotes(vec![FenceVote { txn, ballot }]);
+        self.send(
+            Party::Locks,
+            Party::Coordinator,
+            Message::Coordinator(votes),
+        );
     }
 
     fn carry_out_locks(&mut self, effects: Vec<LockEffect>) {
@@ -291,8 +356,37 @@ impl World {
                         self.tell_locks_from(Party::Locks, LockMessage::Renew { id });
                     }
                 }
-                LockEffect::Vote { txn, .. } | LockEffect::Ask { txn } => {
-                    unreachable!("transaction {txn} carries no fence")
+                LockEffect::Vote(FenceVote { txn, mut ballot }) => {
+                    if let Ballot::No(Error::StaleFence { .. }) = ballot {
+                        self.count(Seen::StaleFence, 1);
+                        if self.mutated(Mutation::AcceptStaleToken) {
+                            let incarnation = self.process.locks.table.life();
+                            ballot = Ballot::Yes { incarnation };
+                        }
+                    }
+                    self.vote_on_fences(txn, ballot);
+                }
+                LockEffect::Ask { txn, deadline } => {
+                    self.count(Seen::LocksInDoubt, 1);
+                    let asker = Asker::Locks;
+                    let ask = Ask {
+                        txn,
+                        deadline,
+                        asker,
+                    };
+                    let message = Message::Journal(JournalMessage::Asks(vec![ask]));
+                    self.send(Party::Locks, Party::Journal, message);
+                }
+                LockEffect::Announce { .. } if self.process.read_only => {
+                    self.locks_go_down();
+                    return;
+                }
+                LockEffect::Announce { life } => {
+                    let message = Message::Journal(JournalMessage::LockLife { life });
+                    self.send(Party::Locks, Party::Journal, message);
+                    if self.mutated(Mutation::GrantUnannounced) {
+                        self.tell_locks_from(Party::Journal, LockMessage::LifeKnown { life });
+                    }
                 }
             }
         }
@@ -311,6 +405,8 @@ impl World {
         self.trace.note(token.0);
         if is_new {
             self.count(Seen::Granted, 1);
+            let lock: Arc<str> = NAMES[ticket.lock].into();
+            self.locks.grants.push(Fence { lock, token });
         }
         self.note_hold(ticket);
     }

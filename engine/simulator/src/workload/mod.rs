@@ -268,7 +268,8 @@ impl World {
         }
         self.note_answer(id, result.as_ref().err());
         let visible = self.process.visible.load();
-        self.model.answered(id, &result, visible);
+        let now_ms = self.now_ms();
+        self.model.answered(id, &result, visible, now_ms);
         let heard = match result {
             Ok(_) => Heard::Committed,
             Err(Error::Unknown { .. }) => Heard::Unknown,

@@ -19,7 +19,7 @@ use mailring_engine::{
     participant::{NodeMessage, Operation},
     scan::{Merge, Source},
     store::runs::Direction,
-    transaction::{Commit, KeyRange, ReadSet, TxnPart},
+    transaction::{Commit, Fence, KeyRange, ReadSet, TxnPart},
     value::{Value, Write},
     view::NodeView,
 };
@@ -40,6 +40,8 @@ pub(crate) struct Draft {
     pub(super) number: u64,
     id: TxnId,
     pub(super) snapshot: Lsn,
+    /// The tokens under which it is to commit.
+    fences: Vec<Fence>,
     views: Option<Vec<Arc<NodeView>>>,
     keys: VecDeque<Bytes>,
     ranges: VecDeque<KeyRange>,
@@ -82,10 +84,16 @@ impl World {
             }
             Job::Single => unreachable!("it is no transaction"),
         }
+        let is_mixed = matches!(job, Job::Mixed(_));
         let is_lists = matches!(job, Job::Lists(_));
         let history = is_lists.then(|| self.clients.history.begin());
+        let fences = match is_mixed {
+            true => self.draw_fences(),
+            false => Vec::new(),
+        };
         Draft {
             job,
+            fences,
             attempts,
             deadline,
             number,
@@ -247,6 +255,7 @@ impl World {
                 .collect(),
             writes,
             idempotency: idempotency.clone(),
+            fences: draft.fences.clone(),
             refused: false,
         };
         let number = draft.number;
@@ -263,27 +272,31 @@ impl World {
             history: draft.history,
         };
         self.wait(client, sent);
-        self.send_commit(client, number, draft.id, draft.deadline, parts, idempotency);
+        let commit = Commit {
+            txn: draft.id,
+            request: RequestId(number),
+            deadline: draft.deadline,
+            parts,
+            idempotency,
+            fences: draft.fences,
+        };
+        self.send_commit(client, number, commit);
     }
 
-    fn send_commit(
-        &mut self,
-        client: usize,
-        number: u64,
-        txn: TxnId,
-        deadline: Time,
-        mut parts: Vec<TxnPart>,
-        idempotency: Option<Bytes>,
-    ) {
-        let request = RequestId(number);
-        if let ([_], None) = (&parts[..], &idempotency) {
+    fn send_commit(&mut self, client: usize, number: u64, mut commit: Commit) {
+        let is_plain = commit.idempotency.is_none() && commit.fences.is_empty();
+        if let ([_], true) = (&commit.parts[..], is_plain) {
             self.count(Seen::Alone, 1);
             let TxnPart {
                 node,
                 reads,
                 writes,
-            } = parts.remove(0);
-            let operation = Operation::Transact { txn, reads, writes };
+            } = commit.parts.remove(0);
+            let operation = Operation::Transact {
+                txn: commit.txn,
+                reads,
+                writes,
+            };
             let op = Op {
                 node,
                 operation: operation.clone(),
@@ -292,19 +305,12 @@ impl World {
             };
             self.model.ops.insert(number, op);
             let message = NodeMessage::Request {
-                id: request,
-                deadline,
+                id: commit.request,
+                deadline: commit.deadline,
                 operation,
             };
             return self.request_of_client(client, node, number, message);
         }
-        let commit = Commit {
-            txn,
-            request,
-            deadline,
-            parts,
-            idempotency,
-        };
         self.model.waiting.insert(number);
         let is_full = self.process.network.waiting_for(Party::Coordinator) >= MAILBOX;
         if is_full || self.strikes(Fault::MailboxFull) {

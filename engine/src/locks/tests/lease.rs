@@ -70,3 +70,17 @@ fn a_new_opening_grants_nothing_before_the_old_leases_are_over_and_its_tokens_ri
     assert_eq!(out, [granted(3, next + 1), granted(4, next + 2)]);
     assert!(FencingToken(next + 1) > token(u64::MAX >> 24));
 }
+
+/// The simulator's seed 46: a panic right behind an opening, whose next life knew only of leases of its own opening.
+#[test]
+fn a_panic_behind_an_opening_does_not_forget_the_leases_of_the_opening_before() {
+    let mut b = bench();
+    b.table = LockTable::new(limits(), OPENING + 1, Time(100));
+    b.table = b.table.next_life(Time(12));
+    let life = b.table.life();
+    b.tell(LockMessage::LifeKnown { life });
+    assert_eq!(b.lock(1, 1, "a", Exclusive), []);
+    assert_eq!(b.at(99), []);
+    let out = b.at(100);
+    assert!(matches!(out[..], [LockEffect::Held { .. }]), "{out:?}");
+}
