@@ -106,7 +106,7 @@ mutations! {
     HandOnAtLsn,
     /// The journal does not look at the life of the lock manager that voted.
     IgnoreLockLife,
-    /// The lock manager goes on after a panic without waiting for the journal.
+    /// The lock manager goes on after a panic without waiting for the journal, nor for leases.
     GrantUnannounced,
     /// The lock manager grants again after a panic though earlier leases may run.
     IgnoreOldLeases,
@@ -130,13 +130,7 @@ impl Mutation {
             mutation if mutation.is_of_promises() => &[(Fault::MessageTwice, 0)],
             Self::HideNodeDown => &[(Fault::NodePanics, 4), (Fault::RestartPanics, 10)],
             Self::SkipIncarnationCheck => &[(Fault::NodePanics, 3)],
-            Self::GrantUnannounced => &[
-                (Fault::LockManagerPanics, 10),
-                (Fault::MessageLate, 12),
-                (Fault::MessageLost, 12),
-                (Fault::Crash, 0),
-            ],
-            Self::IgnoreLockLife => &[
+            Self::IgnoreLockLife | Self::GrantUnannounced => &[
                 (Fault::LockManagerPanics, 8),
                 (Fault::MessageLate, 3),
                 (Fault::Crash, 0),

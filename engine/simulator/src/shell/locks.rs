@@ -305,12 +305,17 @@ impl World {
         self.count(Seen::LockManagerRestart, 1);
         self.locks.begin_generation();
         let jitter = self.schedule.any();
+        if self.mutated(Mutation::GrantUnannounced) {
+            // Else waiting for the leases hides it: here every holder hears at once that his is over.
+            let tickets: Vec<_> = self.process.locks.tickets.keys().copied().collect();
+            tickets.into_iter().for_each(|id| self.ended(id));
+        }
         let shell = &mut self.process.locks;
         shell.tickets.clear();
         match shell.restarts.handle_panic(self.now, jitter) {
             Verdict::Restart { at } => {
                 let grants_from = match self.mutation {
-                    Some(Mutation::IgnoreOldLeases) => Time(0),
+                    Some(Mutation::IgnoreOldLeases | Mutation::GrantUnannounced) => Time(0),
                     _ => at.max(shell.last_lease),
                 };
                 shell.table = shell.table.next_life(grants_from);

@@ -154,7 +154,8 @@ impl World {
             false => draft.snapshot,
         };
         let views = draft.views.as_ref().expect("it has views");
-        let found = table.get_in(&views[usize::from(node.0)], &key, at);
+        let view = &views[usize::from(node.0)];
+        let found = table.get_in(view, &self.process.cache, &key, at);
         let now_ms = self.now_ms();
         let found = found.expect("memory reads");
         let is_expired = found.as_ref().is_some_and(|value| value.is_expired(now_ms));
