@@ -13,8 +13,8 @@ fn bound(mutation: Mutation) -> u64 {
         | Mutation::HandOnAtVote
         | Mutation::HandOnAtLsn
         | Mutation::IgnoreLockLife
-        | Mutation::GrantUnannounced => 1_000,
-        _ => 150,
+        | Mutation::GrantUnannounced => 1_500,
+        _ => 500,
     }
 }
 
