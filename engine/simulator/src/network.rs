@@ -149,12 +149,29 @@ impl Network {
     }
 
     pub(crate) fn send(&mut self, lane: Lane, message: Message) {
+        let lane = match lane.from {
+            Party::Checkpointer if self.has_moved(lane.to) => Lane::new(Party::Journal, lane.to),
+            _ => lane,
+        };
         if let Message::Node(NodeMessage::Freeze(_)) = message {
             let before = self.lanes.remove(&Lane::new(Party::Checkpointer, lane.to));
             let queue = self.lanes.entry(lane).or_default();
             queue.extend(before.into_iter().flatten());
         }
         self.lanes.entry(lane).or_default().push_back(message);
+    }
+
+    /// Whether the journal's lane to a node has what the checkpointer had sent before a `Freeze`: what follows must stay
+    /// behind that.
+    fn has_moved(&self, node: Party) -> bool {
+        let lane = self.lanes.get(&Lane::new(Party::Journal, node));
+        let moved = |message: &Message| {
+            matches!(
+                message,
+                Message::Node(NodeMessage::Flushed { .. } | NodeMessage::Rebuilt { .. })
+            )
+        };
+        lane.is_some_and(|queue| queue.iter().any(moved))
     }
 
     /// What is in the lane does not arrive before `until`.
