@@ -421,8 +421,9 @@ async fn a_panic_behind_an_opening_does_not_forget_the_leases_of_the_opening_bef
     trap.set("locks", None, "Acquire", false, 0, 1);
     let error = patiently(db.locks().lock("a").acquire()).await.unwrap_err();
     assert_eq!(error, Error::LockManagerRestarted);
-    patiently(db.locks().lock("a").acquire()).await?;
+    let guard = patiently(db.locks().lock("a").acquire()).await?;
     let took = begun.elapsed();
+    assert!(guard.is_held());
     assert!(
         took >= longest,
         "granted after {took:?}, while an old lease may run"
