@@ -12,7 +12,7 @@ use crate::subject::Kind;
 /// What came out.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Standing {
-    /// See [`Contest::title`].
+    /// What was measured, as the table is headed.
     pub(crate) title: String,
     /// The rounds in order.
     pub(crate) rounds: Vec<Round>,
