@@ -6,7 +6,7 @@
 mod common;
 
 use common::{patiently, quick_restarts, stage::Stage, until, until_idle};
-use mailring::{Error, NodeState, Result, kinds};
+use mailring::{Error, NodeState, Result, Transaction, kinds};
 use std::{
     future::Future,
     sync::Arc,
@@ -271,8 +271,10 @@ async fn a_coordinator_that_panics_too_often_is_given_up_and_not_the_engine() ->
         .trap
         .set("coordinator", None, "Commit", false, 0, usize::MAX);
     do_everything_until_sprung(&stage, 6).await;
-    let refused = stage.transfer(0).await.unwrap_err();
-    assert_eq!(refused, Error::CoordinatorDown);
+    // Its key takes it to the coordinator, whichever nodes it concerns.
+    let keyed = stage.db.transaction().idempotency_key("refused");
+    let body = async |txn: Transaction| txn.put(&stage.ks, "refused", "v").await;
+    assert_eq!(keyed.run(body).await.err(), Some(Error::CoordinatorDown));
     assert!(stage.db.stats().coordinator_down.is_some());
     until(|| stage.db.stats().prepared == 0).await;
     assert_serves_again_without_transactions(&stage).await?;
