@@ -16,25 +16,9 @@
 
 mod common;
 
-use common::{Gate, OpensAtTheEnd, builder, keys_of, patiently, until};
-use mailring::{Committed, Error, FaultSite, Keyspace, Mailring, Result, Rival};
+use common::{Gate, OpensAtTheEnd, builder, keys_of, patiently, text, two_nodes, until};
+use mailring::{Committed, Error, FaultSite, Result, Rival};
 use std::sync::Arc;
-
-/// An engine of two nodes in memory, and a key of each.
-async fn two_nodes() -> Result<(Mailring, Keyspace, [String; 2])> {
-    let db = common::tuned(Mailring::memory()).nodes(2).open().await?;
-    let ks = db.keyspace("ks").await?;
-    let keys = [
-        keys_of(&db, &ks, 0, 1).await.remove(0),
-        keys_of(&db, &ks, 1, 1).await.remove(0),
-    ];
-    Ok((db, ks, keys))
-}
-
-async fn text(ks: &Keyspace, key: &str) -> Result<Option<String>> {
-    let value = ks.get(key).await?;
-    Ok(value.map(|value| String::from_utf8(value.to_vec()).unwrap()))
-}
 
 fn is_conflict(result: &Result<Committed>) -> bool {
     matches!(result, Err(Error::Conflict { .. }))

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Gate, OpensAtTheEnd, builder, keys_of, patiently, until, until_idle};
+use common::{Gate, OpensAtTheEnd, builder, patiently, text, two_nodes, until, until_idle};
 use mailring::{
     Error, FaultSite, Keyspace, Mailring, Once, Result, Transaction, TxnOutcome, WatchEvent,
 };
@@ -14,22 +14,6 @@ use std::{
     },
     time::Duration,
 };
-
-/// An engine of two nodes in memory, and a key of each.
-async fn two_nodes() -> Result<(Mailring, Keyspace, [String; 2])> {
-    let db = common::tuned(Mailring::memory()).nodes(2).open().await?;
-    let ks = db.keyspace("ks").await?;
-    let keys = [
-        keys_of(&db, &ks, 0, 1).await.remove(0),
-        keys_of(&db, &ks, 1, 1).await.remove(0),
-    ];
-    Ok((db, ks, keys))
-}
-
-async fn text(ks: &Keyspace, key: &str) -> Result<Option<String>> {
-    let value = ks.get(key).await?;
-    Ok(value.map(|value| String::from_utf8(value.to_vec()).unwrap()))
-}
 
 #[tokio::test]
 async fn a_commit_over_nodes_is_there_as_a_whole_at_one_lsn_and_nothing_is_before() -> Result<()> {

@@ -16,7 +16,7 @@ pub mod kept;
 pub mod stage;
 pub mod store;
 
-use mailring::{Builder, FaultHook, FaultSite, Keyspace, Mailring, NodeId, RestartPolicy};
+use mailring::{Builder, FaultHook, FaultSite, Keyspace, Mailring, NodeId, RestartPolicy, Result};
 use std::{
     collections::BTreeMap,
     future::Future,
@@ -64,6 +64,22 @@ pub fn quick_restarts(intensity: u32) -> RestartPolicy {
         first_back_off: Duration::from_millis(1),
         longest_back_off: Duration::from_millis(1),
     }
+}
+
+/// An engine of two nodes in memory, and a key of each.
+pub async fn two_nodes() -> Result<(Mailring, Keyspace, [String; 2])> {
+    let db = tuned(Mailring::memory()).nodes(2).open().await?;
+    let ks = db.keyspace("ks").await?;
+    let keys = [
+        keys_of(&db, &ks, 0, 1).await.remove(0),
+        keys_of(&db, &ks, 1, 1).await.remove(0),
+    ];
+    Ok((db, ks, keys))
+}
+
+pub async fn text(ks: &Keyspace, key: &str) -> Result<Option<String>> {
+    let value = ks.get(key).await?;
+    Ok(value.map(|value| String::from_utf8(value.to_vec()).unwrap()))
 }
 
 /// `count` keys that node `node` owns, found by asking which node's reads rise. The other nodes may be down.
@@ -209,7 +225,7 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    pub fn added(&mut self, key: &str, outcome: &mailring::Result<i64>) {
+    pub fn added(&mut self, key: &str, outcome: &Result<i64>) {
         let (acknowledged, unknown) = self.counters.entry(key.to_owned()).or_default();
         match outcome {
             Ok(_) => *acknowledged += 1,
@@ -218,7 +234,7 @@ impl Ledger {
         }
     }
 
-    pub fn put<T>(&mut self, key: &str, outcome: &mailring::Result<T>) {
+    pub fn put<T>(&mut self, key: &str, outcome: &Result<T>) {
         self.puts.insert(key.to_owned(), outcome.is_ok());
     }
 

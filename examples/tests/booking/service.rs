@@ -2,9 +2,11 @@
 
 use serde_json::{Value, json};
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, copy, sink},
     path::Path,
-    process::{Child, Command, ExitStatus, Output, Stdio},
+    process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio},
+    sync::mpsc::channel,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -14,6 +16,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// A running service. It does not outlive the test, however that ends.
 pub(crate) struct Service {
     process: Child,
+    /// Ends when the process does.
+    stdout: Option<BufReader<ChildStdout>>,
     /// `127.0.0.1:PORT`
     pub(crate) address: String,
 }
@@ -27,12 +31,14 @@ impl Service {
             .unwrap();
         let mut line = String::new();
         let stdout = process.stdout.take().unwrap();
-        BufReader::new(stdout).read_line(&mut line).unwrap();
+        let mut stdout = BufReader::new(stdout);
+        stdout.read_line(&mut line).unwrap();
         let address = line.strip_prefix("booking: http://");
         let address = address.and_then(|rest| rest.split_once(','));
         let (address, _) = address.unwrap_or_else(|| panic!("it does not start: {line:?}"));
         Self {
             process,
+            stdout: Some(stdout),
             address: address.to_owned(),
         }
     }
@@ -52,14 +58,16 @@ impl Service {
 
     /// How it ends by itself.
     pub(crate) fn ended(mut self) -> ExitStatus {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.process.try_wait().unwrap() {
-                return status;
-            }
-            assert!(Instant::now() < until, "it does not end");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        let mut stdout = self.stdout.take().expect("only this takes it");
+        let (sender, end) = channel();
+        thread::spawn(move || {
+            // Who has lost his patience does not listen any more.
+            let _ = sender.send(copy(&mut stdout, &mut sink()));
+        });
+        end.recv_timeout(PATIENCE)
+            .expect("it ends")
+            .expect("a pipe can be read");
+        self.process.wait().unwrap()
     }
 
     /// Asked to end, it ends in peace.
@@ -200,7 +208,6 @@ impl Client {
         let until = Instant::now() + PATIENCE;
         while !is_so(self) {
             assert!(Instant::now() < until, "not so: {what}");
-            std::thread::sleep(Duration::from_millis(5));
         }
     }
 
