@@ -204,6 +204,7 @@ async fn commit_over_nodes(
             parts: parts.to_vec(),
             fences: fences.to_vec(),
             idempotency: None,
+            epoch: board.routes.load().ring.epoch(),
         };
         match engine.commit(request, weight).await {
             Ok(_) => return Ok(()),

@@ -33,7 +33,7 @@ use bytes::Bytes;
 use mailring_engine::{
     Error, Result,
     coordinator::{Coordinator, CoordinatorEffect, CoordinatorMessage},
-    ids::{Lsn, RequestId, Time, TxnId},
+    ids::{Epoch, Lsn, RequestId, Time, TxnId},
     participant::NodeMessage,
     restart::{Restarts, Verdict as Restart},
     transaction::{Commit, Decided, Fence, TxnPart, Verdict},
@@ -50,6 +50,7 @@ pub(crate) struct CommitRequest {
     pub(crate) parts: Vec<TxnPart>,
     pub(crate) fences: Vec<Fence>,
     pub(crate) idempotency: Option<Bytes>,
+    pub(crate) epoch: Epoch,
 }
 
 /// How a commit ended.
@@ -299,6 +300,7 @@ impl Handler<Ask<CommitRequest, CommitReply>> for CoordinatorActor {
             parts,
             fences,
             idempotency,
+            epoch,
         } = ask.message;
         if self.is_dead {
             return tell(ask.reply.sender, Err(Error::CoordinatorDown));
@@ -311,6 +313,7 @@ impl Handler<Ask<CommitRequest, CommitReply>> for CoordinatorActor {
             parts,
             fences,
             idempotency,
+            epoch,
         };
         self.step(CoordinatorMessage::Commit(commit), ctx);
     }

@@ -179,6 +179,7 @@ impl Engine {
         let (reply, answer) = oneshot::channel();
         let queue = {
             let routes = switchboard.routes.load();
+            let epoch = routes.ring.epoch();
             let Route { queue, table, .. } = &routes.nodes[usize::from(node.0)];
             table.check_up()?;
             let admission = Admission::new(permit, queue, "the node's mailbox")?;
@@ -186,6 +187,7 @@ impl Engine {
                 message: Request {
                     operation,
                     deadline,
+                    epoch,
                 },
                 reply: Reply::new(reply, admission),
             });

@@ -231,6 +231,15 @@ impl JournalActor {
             JournalEffect::MarkReached(lsn, catalogue) => {
                 switchboard.to_checkpointer(CheckpointMessage::MarkReached(lsn, catalogue));
             }
+            JournalEffect::Owners(node, owners) => {
+                switchboard.to_node(node, NodeMessage::Owners(owners));
+            }
+            // Nobody asks for changes of the ring yet.
+            JournalEffect::PublishRing { state, .. } => {
+                let epoch = state.epoch();
+                return Some(JournalMessage::RingPublished { epoch });
+            }
+            JournalEffect::RingAnswer(..) => {}
             JournalEffect::Answer(request, result) => self.answer(request, result),
             JournalEffect::ReadOnly(error) => self.turn_read_only(error),
         }

@@ -1,7 +1,7 @@
 //! The kinds of messages by name, for the fault hook.
 //!
 //! A kind that is not listed here does not compile, and the tests inject a panic at each one that is listed: a new kind
-//! of message needs a row in their table.
+//! of message needs a row in their table. What no actor sends yet stands behind `unsent`.
 
 use crate::{checkpointer::Job, journal_io::IoRequest};
 use mailring_engine::{
@@ -10,13 +10,14 @@ use mailring_engine::{
 };
 
 macro_rules! kinds {
-    ($(#[$doc:meta])* $list:ident, $name:ident($message:ident) = $($kind:ident)+) => {
+    ($(#[$doc:meta])* $list:ident, $name:ident($message:ident) = $($kind:ident)+ $(; unsent $($unsent:ident)+)?) => {
         $(#[$doc])*
         pub const $list: &[&str] = &[$(stringify!($kind)),+];
 
         pub(crate) fn $name(message: &$message) -> &'static str {
             match message {
                 $($message::$kind { .. } => stringify!($kind),)+
+                $($($message::$unsent { .. } => stringify!($unsent),)+)?
             }
         }
     };
@@ -28,7 +29,8 @@ pub const EFFECT: &str = "Effect";
 kinds! {
     /// What a storage node gets.
     NODE, of_node(NodeMessage) =
-        Request Flush Resolve Visible Freeze Flushed Fenced Rebuilt ReadOnly GoDown Prepares Aborts Settles
+        Request Flush Resolve Visible Freeze Flushed Fenced Rebuilt ReadOnly GoDown Prepares Aborts Settles;
+        unsent HandOver KeepArcs Owners Forget
 }
 
 /// What a storage node's shell gets besides.
@@ -47,7 +49,8 @@ kinds! {
     /// What the journal gets.
     JOURNAL, of_journal(JournalMessage) =
         Append Decides Asks FindKey Cut Persisted Failed Spare Installed Fence Down Mark CreateKeyspace DropKeyspace Watch
-        LockLife
+        LockLife;
+        unsent Ring RingPublished
 }
 
 /// What the journal's shell answers without a message to the journal.
@@ -56,7 +59,8 @@ pub const JOURNAL_SHELL: &[&str] = &["Tick", "Subscribe", "Describe"];
 kinds! {
     /// What the checkpointer gets, but for [`CHECKPOINTER_SHELL`].
     CHECKPOINTER, of_checkpointer(CheckpointMessage) =
-        Tick Request Frozen NodeDown MarkReached Written Saved Maintained
+        Tick Request Frozen NodeDown MarkReached Written Saved Maintained;
+        unsent Hold
 }
 
 /// What the checkpointer's shell gets besides.

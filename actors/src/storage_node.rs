@@ -18,7 +18,7 @@ use mailring_engine::{
     Error, Result,
     coordinator::CoordinatorMessage,
     generation::Generation,
-    ids::{Incarnation, Lsn, NodeId, RequestId, Time},
+    ids::{Epoch, Incarnation, Lsn, NodeId, RequestId, Time},
     journal::JournalReader,
     participant::{Answer, NodeEffect, NodeMessage, Operation, Participant},
     rebuild::rebuild_node,
@@ -32,6 +32,7 @@ use tokio::sync::oneshot;
 pub(crate) struct Request {
     pub(crate) operation: Operation,
     pub(crate) deadline: Time,
+    pub(crate) epoch: Epoch,
 }
 
 /// Where the answer to a request goes, and what the request holds until then.
@@ -176,6 +177,8 @@ impl StorageNode {
                 node: self.node,
                 error,
             }),
+            // Nobody has asked for it yet.
+            NodeEffect::HandedOver { .. } => {}
         }
     }
 
@@ -332,11 +335,13 @@ impl Handler<Ask<Request, Reply>> for StorageNode {
         let Request {
             operation,
             deadline,
+            epoch,
         } = ask.message;
         self.step(
             NodeMessage::Request {
                 id,
                 deadline,
+                epoch,
                 operation,
             },
             ctx,
@@ -385,6 +390,10 @@ fn repeatable(message: &NodeMessage) -> Option<NodeMessage> {
         NodeMessage::Prepares(prepares) => Some(NodeMessage::Prepares(prepares.clone())),
         NodeMessage::Aborts(aborts) => Some(NodeMessage::Aborts(aborts.clone())),
         NodeMessage::Settles(settles) => Some(NodeMessage::Settles(settles.clone())),
+        NodeMessage::Owners(owners) => Some(NodeMessage::Owners(owners.clone())),
+        NodeMessage::HandOver { .. }
+        | NodeMessage::KeepArcs { .. }
+        | NodeMessage::Forget { .. } => Some(message.clone()),
         // The caller of a request is told. A new life has nothing to flush, and asks for its own fence and rebuild.
         NodeMessage::Request { .. }
         | NodeMessage::Flush

@@ -20,6 +20,7 @@ use crate::{
     ids::{Incarnation, Lsn, NodeId, RequestId},
     keyspaces::Keyspaces,
     outcomes::SavedOutcomes,
+    ring_state::RingState,
 };
 
 /// Ticks to wait after a failure before the next attempt: half a second of a clock that ticks every 10 ms.
@@ -34,6 +35,8 @@ pub struct Catalogue {
     pub incarnations: Vec<Incarnation>,
     /// What became of transactions.
     pub outcomes: SavedOutcomes,
+    /// The nodes, the ring, and a change that is under way.
+    pub ring: RingState,
 }
 
 /// What arrives at the checkpointer.
@@ -65,6 +68,8 @@ pub enum CheckpointMessage {
     Saved(Result<()>),
     /// From the worker: compaction is done as far as it was due.
     Maintained(Result<()>),
+    /// From the mover: the journal keeps what is above this LSN, until it says otherwise.
+    Hold(Option<Lsn>),
 }
 
 /// What the checkpointer wants done, in order.
@@ -166,6 +171,8 @@ impl Checkpoint {
     /// Takes one message.
     pub fn handle(&mut self, message: CheckpointMessage, out: &mut Vec<CheckpointEffect>) {
         match message {
+            // Nobody sends it yet.
+            CheckpointMessage::Hold(_) => {}
             CheckpointMessage::Tick { active_bytes } => {
                 // What could not be written is not active any more, but keeps its memory: it is due whatever has come
                 // since, though not at once. A full disk would be written on all the time.

@@ -1,6 +1,7 @@
 //! The checkpointer's machine, message by message.
 
 use super::*;
+use crate::ring::Ring;
 use CheckpointEffect::{Answer, Failed, Flushed, Maintain, Mark, Release, Save};
 use CheckpointMessage::{Frozen, Maintained, MarkReached, NodeDown, Request, Saved, Tick, Written};
 
@@ -23,6 +24,7 @@ fn catalogue() -> Catalogue {
         keyspaces: Keyspaces::new(),
         incarnations: vec![Incarnation(1); 2],
         outcomes: Default::default(),
+        ring: RingState::new(Ring::new(8, &[(A, 1), (B, 1)]).expect("it works")),
     }
 }
 

@@ -35,7 +35,7 @@
 
 use crate::{
     error::{Error, Result},
-    ids::{Incarnation, Lsn, NodeId, RequestId, Time, TxnId},
+    ids::{Epoch, Incarnation, Lsn, NodeId, RequestId, Time, TxnId},
     locks::LockMessage,
     sequencer::JournalMessage,
     transaction::{
@@ -117,7 +117,7 @@ impl Default for CoordinatorOptions {
 enum Phase {
     /// The votes so far, in the order of the parts, and the lock manager's.
     Preparing {
-        votes: Vec<Option<Incarnation>>,
+        votes: Vec<Option<(Incarnation, Epoch)>>,
         lock_life: Option<Incarnation>,
     },
     /// The journal's word is awaited.
@@ -304,6 +304,7 @@ impl Coordinator {
                 deadline,
                 reads: part.reads.clone(),
                 writes: part.writes.clone(),
+                epoch: commit.epoch,
             });
         }
         let has_fences = !commit.fences.is_empty();
@@ -351,8 +352,8 @@ impl Coordinator {
         let Phase::Preparing { votes, lock_life } = &mut running.phase else {
             return;
         };
-        let incarnation = match ballot {
-            Ballot::Yes { incarnation } => incarnation,
+        let (incarnation, epoch) = match ballot {
+            Ballot::Yes { incarnation, epoch } => (incarnation, epoch),
             Ballot::No(error) => return self.roll_back(txn, Some(voter), error, out),
         };
         match voter {
@@ -360,7 +361,7 @@ impl Coordinator {
             Voter::Node(node) => {
                 let mut parts = running.parts.iter();
                 if let Some(at) = parts.position(|part| part.node == node) {
-                    votes[at] = Some(incarnation);
+                    votes[at] = Some((incarnation, epoch));
                 }
             }
         }
@@ -382,10 +383,14 @@ impl Coordinator {
             deadline: running.deadline,
             idempotency: running.idempotency.clone(),
             parts: parts
-                .map(|(part, vote)| DecidePart {
-                    node: part.node,
-                    incarnation: vote.expect("all have voted"),
-                    writes: part.writes.clone(),
+                .map(|(part, vote)| {
+                    let (incarnation, epoch) = vote.expect("all have voted");
+                    DecidePart {
+                        node: part.node,
+                        incarnation,
+                        epoch,
+                        writes: part.writes.clone(),
+                    }
                 })
                 .collect(),
             lock_life: lock_life.filter(|_| running.has_fences),

@@ -11,6 +11,8 @@ use CoordinatorEffect::{Aborts, Answer, AnswerRepeated, Journal, Locks, Prepares
 const A: NodeId = NodeId(0);
 const B: NodeId = NodeId(1);
 const LIFE: Incarnation = Incarnation(3);
+const ROUTED_BY: Epoch = Epoch(5);
+const OWNED_SINCE: Epoch = Epoch(4);
 const LATE: Time = Time(500);
 
 fn coordinator() -> Coordinator {
@@ -58,6 +60,11 @@ fn parts() -> Vec<TxnPart> {
     ]
 }
 
+fn voted(incarnation: Incarnation) -> Ballot {
+    let epoch = OWNED_SINCE;
+    Ballot::Yes { incarnation, epoch }
+}
+
 fn commit_of(number: u64) -> Commit {
     Commit {
         txn: txn(number),
@@ -66,6 +73,7 @@ fn commit_of(number: u64) -> Commit {
         parts: parts(),
         fences: Vec::new(),
         idempotency: None,
+        epoch: ROUTED_BY,
     }
 }
 
@@ -136,6 +144,7 @@ fn prepare_of(number: u64, part: &TxnPart) -> Prepare {
         deadline: LATE,
         reads: part.reads.clone(),
         writes: part.writes.clone(),
+        epoch: ROUTED_BY,
     }
 }
 
@@ -157,7 +166,7 @@ fn vote(number: u64, node: NodeId, ballot: Ballot) -> CoordinatorMessage {
 }
 
 fn yes(number: u64, node: NodeId) -> CoordinatorMessage {
-    vote(number, node, Ballot::Yes { incarnation: LIFE })
+    vote(number, node, voted(LIFE))
 }
 
 fn decided(number: u64, verdict: Verdict) -> CoordinatorMessage {
@@ -171,6 +180,7 @@ fn decide_of(number: u64) -> Decide {
     let parts = parts().into_iter().map(|part| DecidePart {
         node: part.node,
         incarnation: LIFE,
+        epoch: OWNED_SINCE,
         writes: part.writes,
     });
     Decide {
@@ -254,7 +264,7 @@ fn what_a_round_wants_sent_goes_as_one_message_to_each() {
     let votes = [(1, A), (1, B), (2, A), (2, B)].map(|(number, node)| Vote {
         txn: txn(number),
         node,
-        ballot: Ballot::Yes { incarnation: LIFE },
+        ballot: voted(LIFE),
     });
     let out = tell(&mut coordinator, CoordinatorMessage::Votes(votes.into()));
     assert_eq!(out, [ScheduleFlush]);
@@ -488,7 +498,7 @@ const LOCK_LIFE: Incarnation = Incarnation(5);
 
 fn fence_yes(number: u64) -> CoordinatorMessage {
     let incarnation = LOCK_LIFE;
-    fence_vote(number, Ballot::Yes { incarnation })
+    fence_vote(number, voted(incarnation))
 }
 
 #[test]

@@ -116,6 +116,18 @@ pub enum Error {
         /// The node.
         node: NodeId,
     },
+    /// The key's arc has moved to another node, or is about to, and the operation was routed by a ring of before.
+    #[error("routed by an old ring, to node {node}; nothing was written, retry")]
+    Moved {
+        /// The node that was asked.
+        node: NodeId,
+    },
+    /// A change of the ring does not fit the ring as it is.
+    #[error("the ring was not changed: {reason}; look at the nodes again, then plan anew")]
+    RingChangeRefused {
+        /// What does not fit.
+        reason: &'static str,
+    },
     /// The coordinator of transactions panicked more often than the restart intensity allows.
     #[error(
         "the coordinator of transactions is down after repeated failures; nothing was written, and nothing over several nodes can be committed until the engine is reopened"
@@ -361,6 +373,7 @@ impl Error {
             Self::Overloaded { .. }
             | Self::DeadlineExceeded
             | Self::NodeRestarted { .. }
+            | Self::Moved { .. }
             | Self::LockBusy { .. }
             | Self::LockTimeout { .. }
             | Self::Deadlock { .. }
@@ -380,6 +393,7 @@ impl Error {
             | Self::CounterOverflow { .. }
             | Self::Unknown { .. }
             | Self::NodeDown { .. }
+            | Self::RingChangeRefused { .. }
             | Self::CoordinatorDown
             | Self::ReadOnly { .. }
             | Self::CorruptJournal { .. }

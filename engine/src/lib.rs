@@ -6,6 +6,7 @@
 // Beside the methods that `clippy.toml` disallows: `for … in &map` can't be named there.
 #![warn(clippy::iter_over_hash_type)]
 
+mod arc_set;
 pub mod cache;
 pub mod checkpoint;
 pub mod coordinator;
@@ -23,6 +24,7 @@ pub mod participant;
 pub mod rebuild;
 pub mod restart;
 pub mod ring;
+pub mod ring_state;
 pub mod run;
 pub mod scan;
 pub mod sequencer;

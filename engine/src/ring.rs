@@ -25,6 +25,8 @@
 //!
 //! Replicas, and moving the data: the ring says what moves, the hand-over is another machine's work.
 
+pub use crate::arc_set::ArcSet;
+
 use crate::{
     error::{Error, Result},
     ids::{Epoch, NodeId},
@@ -130,8 +132,7 @@ impl Ring {
     #[must_use]
     #[inline]
     pub fn arc_of(&self, key: &[u8]) -> u32 {
-        // A shift by 64 is not defined, and a ring of one arc asks for it: so shift twice.
-        (position(key) >> 1 >> (63 - self.arc_bits)) as u32
+        arc_at(position(key), self.arc_bits)
     }
 
     /// The node that owns an arc.
@@ -264,6 +265,13 @@ pub fn position(key: &[u8]) -> u64 {
     let hash = murmur3::murmur3_x64_128(&mut hashed, 0).expect("a slice can always be read");
     // The crate puts the first of the two 64-bit words of the hash into the low half.
     hash as u64
+}
+
+/// The arc at a position of a ring of 2^`arc_bits` arcs.
+#[inline]
+pub(crate) fn arc_at(position: u64, arc_bits: u32) -> u32 {
+    // A shift by 64 is not defined, and a ring of one arc asks for it: so shift twice.
+    (position >> 1 >> (63 - arc_bits)) as u32
 }
 
 /// The k that suits a number of nodes of equal weight and leaves room for eight times as many.

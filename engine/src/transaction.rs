@@ -37,11 +37,11 @@
 //! - A `Prepare` does not name the life of the node it expects. The vote names the life that voted, and the journal
 //!   checks that one; which life the caller has read from does not matter, since the versions that it read are judged by
 //!   their LSNs.
-//! - A ring epoch for each arc: owners don't move yet. It belongs beside the incarnation, in the vote and in the decision.
+//! - An epoch for each arc: a vote counts for nothing once its node has gained or lost any arc, which is rare.
 
 use crate::{
     error::Error,
-    ids::{Incarnation, Lsn, NodeId, RequestId, Time, TxnId},
+    ids::{Epoch, Incarnation, Lsn, NodeId, RequestId, Time, TxnId},
     locks::FencingToken,
     value::Write,
 };
@@ -142,6 +142,8 @@ pub struct Commit {
     pub fences: Vec<Fence>,
     /// Under which key a repetition gets this one's outcome.
     pub idempotency: Option<Bytes>,
+    /// The version of the ring by which its keys were routed.
+    pub epoch: Epoch,
 }
 
 /// What a transaction did on one node.
@@ -175,6 +177,8 @@ pub struct Prepare {
     pub reads: ReadSet,
     /// What to stage.
     pub writes: Writes,
+    /// The version of the ring by which its keys were routed: refused if the node has lost arcs since.
+    pub epoch: Epoch,
 }
 
 /// From a node to the coordinator.
@@ -204,6 +208,9 @@ pub enum Ballot {
     Yes {
         /// The life that promises this.
         incarnation: Incarnation,
+        /// The node's ownership epoch under which it does ([`crate::ring_state::Slot::owned_since`]). Of the lock
+        /// manager, which owns no arcs, it is 0 and means nothing.
+        epoch: Epoch,
     },
     /// Nothing is staged or held. The error is for the caller.
     No(Error),
@@ -240,6 +247,8 @@ pub struct DecidePart {
     pub node: NodeId,
     /// The life that voted.
     pub incarnation: Incarnation,
+    /// The ownership epoch under which it voted.
+    pub epoch: Epoch,
     /// What it writes there; nothing where it only read.
     pub writes: Writes,
 }

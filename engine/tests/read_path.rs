@@ -8,7 +8,7 @@
 use bytes::Bytes;
 use mailring_engine::{
     cache::RowCache,
-    ids::{Incarnation, KeyspaceId, Lsn, NodeId, RequestId, Time},
+    ids::{Epoch, Incarnation, KeyspaceId, Lsn, NodeId, RequestId, Time},
     keyspaces::Keyspaces,
     participant::{
         NodeEffect, NodeMessage, Operation, Participant, ParticipantOptions, TreeSource,
@@ -62,6 +62,7 @@ fn write(shared: &Shared) {
     let source = Arc::clone(&shared.store);
     let mut machine = Participant::new(
         Incarnation(1),
+        Epoch(1),
         Arc::clone(&shared.table),
         Arc::clone(&shared.cache),
         TreeSource(Box::new(move || source.view())),
@@ -83,6 +84,7 @@ fn write(shared: &Shared) {
         tell(NodeMessage::Request {
             id: RequestId(lsn),
             deadline: Time::MAX,
+            epoch: Epoch(1),
             operation: Operation::Write([write].into()),
         });
         tell(NodeMessage::Flush);

@@ -194,7 +194,9 @@ fn replay(
                 *current = incarnation.next().max(*current);
             }
         }
-        RecordBody::CreateKeyspace { .. } | RecordBody::DropKeyspace { .. } => {}
+        RecordBody::CreateKeyspace { .. }
+        | RecordBody::DropKeyspace { .. }
+        | RecordBody::Ring(_) => {}
     }
     Ok(())
 }

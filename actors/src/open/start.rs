@@ -39,6 +39,7 @@ use mailring_engine::{
     manifest::Manifest,
     participant::{Participant, ParticipantOptions, TreeSource},
     restart::Restarts,
+    ring_state::RingState,
     sequencer::{Sequencer, SequencerOptions, SequencerState},
     value::KEYSPACE_PREFIX_BYTES,
     view::{Frozen, NodeTable, NodeView, Visible},
@@ -79,6 +80,7 @@ pub(super) fn start(
         last_lsn,
         old_leases,
     } = recovered;
+    let ring = RingState::new(ring);
     let clock = Clock::start();
     let opening = manifest.openings;
     let tables: Vec<_> = manifest
@@ -136,7 +138,7 @@ pub(super) fn start(
         node_ticks: tables.iter().map(|_| NodeTicks::default()).collect(),
         budget: Arc::new(budget),
         routes: ArcSwap::from_pointee(Routes {
-            ring: Arc::new(ring),
+            ring: Arc::clone(ring.ring()),
             nodes,
         }),
         tables,
@@ -171,6 +173,7 @@ pub(super) fn start(
             incarnations: incarnations.clone(),
             keyspaces,
             outcomes,
+            ring,
             room: journal.room(),
         },
     );
@@ -201,6 +204,7 @@ pub(super) fn start(
                 let store = Arc::clone(&switchboard.stores[number]);
                 let participant = Participant::new(
                     *incarnation,
+                    switchboard.routes.load().ring.epoch(),
                     Arc::clone(&switchboard.tables[number]),
                     Arc::clone(&switchboard.cache),
                     TreeSource(Box::new(move || store.view())),

@@ -96,6 +96,7 @@ async fn send(shared: &Shared, mut buffer: Buffer) -> Result<Decision> {
         parts,
         fences,
         idempotency: shared.idempotency.clone(),
+        epoch: engine.switchboard.routes.load().ring.epoch(),
     };
     engine.commit(request, bytes).await
 }

@@ -25,6 +25,8 @@ use mailring_engine::{
     outcomes::Outcomes,
     participant::{Participant, TreeSource},
     restart::Restarts,
+    ring::Ring,
+    ring_state::RingState,
     sequencer::{Sequencer, SequencerOptions, SequencerState},
     store::Store,
     view::{Frozen, NodeTable, NodeView, Visible},
@@ -181,7 +183,9 @@ fn recover(disk: &SimulatedDisk, scale: Scale) -> Result<Recovered> {
                 let current = &mut incarnations[usize::from(node.0)];
                 *current = incarnation.next().max(*current);
             }
-            RecordBody::CreateKeyspace { .. } | RecordBody::DropKeyspace { .. } => {}
+            RecordBody::CreateKeyspace { .. }
+            | RecordBody::DropKeyspace { .. }
+            | RecordBody::Ring(_) => {}
         }
         Ok(())
     };
@@ -242,6 +246,8 @@ impl Process {
         }
         model.truncate(last, scale.forces);
         let complete: Vec<_> = manifest.progress.iter().map(|p| p.complete).collect();
+        let members: Vec<_> = manifest.nodes.iter().map(|n| (n.node, n.weight)).collect();
+        let ring = RingState::new(Ring::new(u32::from(manifest.arc_bits), &members)?);
         let visible = Arc::new(Visible::new(last));
         let cache = Arc::new(RowCache::new(4_000, 7));
         let tables = manifest.progress.iter().zip(generations).zip(stores);
@@ -264,6 +270,7 @@ impl Process {
             let store = Arc::clone(store);
             NodeShell::new(Participant::new(
                 *incarnation,
+                ring.epoch(),
                 Arc::clone(table),
                 Arc::clone(&cache),
                 TreeSource(Box::new(move || store.view())),
@@ -286,6 +293,7 @@ impl Process {
                 incarnations,
                 keyspaces,
                 outcomes,
+                ring,
                 room: journal.room(),
             },
         );

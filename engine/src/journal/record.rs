@@ -12,6 +12,7 @@
 //! | 5 | keyspace dropped | id |
 //! | 6 | fence | node, incarnation |
 //! | 7 | transaction with an idempotency key | opening, number, the key, number of parts, parts |
+//! | 8 | ring | see [`crate::ring_state`] |
 //!
 //! A part is node, incarnation, number of writes, writes. A write is `length of the key << 2 | tag`, the key, and
 //! with tag 0 nothing (a removal), with tag 1 the value, with tag 2 its expiry and the value.
@@ -26,6 +27,7 @@
 
 use crate::{
     ids::{Incarnation, KeyspaceId, Lsn, NodeId, TxnId},
+    ring_state::{self, RingRecord},
     value::{Value, Write},
     wire::{Reader, put_bytes, put_varint},
 };
@@ -69,6 +71,8 @@ pub enum RecordBody {
         /// Its new life.
         incarnation: Incarnation,
     },
+    /// The nodes, the ring, or who owns an arc has changed.
+    Ring(RingRecord),
 }
 
 /// What the journal remembers of a transaction beside its writes.
@@ -98,6 +102,7 @@ const CREATE_KEYSPACE: u8 = 4;
 const DROP_KEYSPACE: u8 = 5;
 const FENCE: u8 = 6;
 const TRANSACTION_WITH_KEY: u8 = 7;
+const RING: u8 = 8;
 
 const REMOVED: u8 = 0;
 const VALUE: u8 = 1;
@@ -234,6 +239,9 @@ pub fn encode(record: &Record, out: &mut Vec<u8>) {
             put_varint(out, node.0.into());
             put_varint(out, incarnation.0.into());
         }),
+        RecordBody::Ring(ring) => {
+            frame_record(out, RING, lsn, |out| ring_state::put_record(out, ring));
+        }
     }
 }
 
@@ -318,7 +326,7 @@ fn decode_body(body: &Bytes, offset: usize) -> Result<Record, DecodeError> {
     let malformed = |reason| DecodeError::Malformed { offset, reason };
     let mut reader = Reader::new(body);
     let kind = reader.byte().ok_or(malformed("a record is empty"))?;
-    if !(COMMIT_OF_ONE_NODE..=TRANSACTION_WITH_KEY).contains(&kind) {
+    if !(COMMIT_OF_ONE_NODE..=RING).contains(&kind) {
         return Err(DecodeError::UnknownKind { offset, kind });
     }
     let record = decode_fields(body, kind, &mut reader)
@@ -363,6 +371,7 @@ fn decode_fields(body: &Bytes, kind: u8, reader: &mut Reader<'_>) -> Option<Reco
             node: NodeId(reader.small()?),
             incarnation: Incarnation(reader.small()?),
         },
+        RING => RecordBody::Ring(ring_state::take_record(reader)?),
         _ => return None,
     };
     Some(Record { lsn, body })

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    ids::{Incarnation, Time, TxnId},
+    ids::{Epoch, Incarnation, Time, TxnId},
     transaction::{Ballot, Fence, FenceVote},
 };
 
@@ -50,6 +50,7 @@ impl LockTable {
         let ballot = match self.admit_fences(txn, fences, deadline) {
             Ok(()) => Ballot::Yes {
                 incarnation: self.life,
+                epoch: Epoch(0),
             },
             Err(error) => Ballot::No(error),
         };

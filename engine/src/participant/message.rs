@@ -3,7 +3,8 @@
 use crate::{
     error::{Error, Result},
     generation::Generation,
-    ids::{Incarnation, Lsn, RequestId, Time, TxnId},
+    ids::{Epoch, Incarnation, Lsn, NodeId, RequestId, Time, TxnId},
+    ring::ArcSet,
     sequencer::{JournalMessage, Resolve},
     transaction::{Abort, Prepare, ReadSet, Settle, Vote, Writes},
     value::Value,
@@ -68,6 +69,8 @@ pub enum NodeMessage {
         id: RequestId,
         /// When the caller stops waiting.
         deadline: Time,
+        /// The version of the ring by which it was routed: refused as [`Error::Moved`] if the node has lost arcs since.
+        epoch: Epoch,
         /// What to do.
         operation: Operation,
     },
@@ -114,6 +117,45 @@ pub enum NodeMessage {
     Settles(Vec<Settle>),
     /// From the supervisor: the node died too often.
     GoDown,
+    /// From the mover: admit nothing more on these arcs. Answered by [`NodeEffect::HandedOver`] when what was admitted is
+    /// installed, and what was prepared has ended; never, if the life ends before. May come twice; a later attempt, or
+    /// another change, takes the place of an earlier one.
+    HandOver {
+        /// The change of the ring.
+        change: u64,
+        /// Tells the answers of repeated attempts apart: what was admitted between two of them is behind the first.
+        attempt: u64,
+        /// The arcs of this node that leave.
+        arcs: Arc<ArcSet>,
+    },
+    /// From the mover: the arcs of this change stay for now, go on with them. May come twice, or for what was never asked.
+    KeepArcs {
+        /// The change of the ring.
+        change: u64,
+    },
+    /// From the journal, in line with [`NodeMessage::Resolve`] and [`NodeMessage::Settles`]: the node has lost or gained
+    /// arcs. Answered by [`JournalMessage::Installed`] through its LSN. May come twice.
+    Owners(Owners),
+    /// From the mover: nothing of the arcs that were lost in this change is left in the tree. May come twice.
+    Forget {
+        /// The change of the ring.
+        change: u64,
+    },
+}
+
+/// From the journal: which arcs a node owns has changed at an LSN.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owners {
+    /// The ring's epoch from then on; it is the node's ownership epoch now.
+    pub epoch: Epoch,
+    /// The LSN of the Cut.
+    pub lsn: Lsn,
+    /// The arcs that belong to others from this LSN on.
+    pub lost: Arc<ArcSet>,
+    /// The arcs that belong to this node from this LSN on.
+    pub gained: Arc<ArcSet>,
+    /// The life of the node that the journal knows. A later one takes it in too, but has its fence answer for it.
+    pub incarnation: Incarnation,
 }
 
 /// What a node wants done, in order.
@@ -145,6 +187,19 @@ pub enum NodeEffect {
     },
     /// The node can't serve: its journal can't be read back.
     Broken(Error),
+    /// Tell the mover: nothing that this life has admitted on the arcs is under way any more.
+    HandedOver {
+        /// The node.
+        node: NodeId,
+        /// The change of the ring.
+        change: u64,
+        /// The attempt that is answered.
+        attempt: u64,
+        /// The life. If it ends before the Cut, the next one admits writes again.
+        incarnation: Incarnation,
+        /// The last LSN at which this life has installed something.
+        through: Lsn,
+    },
 }
 
 /// What bounds a node.

@@ -32,13 +32,13 @@ mod prepare;
 mod prepared;
 mod staged;
 
-pub use message::{Answer, NodeEffect, NodeMessage, Operation, ParticipantOptions};
+pub use message::{Answer, NodeEffect, NodeMessage, Operation, Owners, ParticipantOptions};
 pub use staged::add_to_counter;
 
 use crate::{
     cache::RowCache,
     error::{Error, Result},
-    ids::{Incarnation, Lsn, NodeId, RequestId, Time},
+    ids::{Epoch, Incarnation, Lsn, NodeId, RequestId, Time},
     sequencer::{Append, JournalMessage, Resolve, StagedCommit},
     store::StoreView,
     transaction::Writes,
@@ -86,6 +86,8 @@ enum Phase {
 #[derive(Debug)]
 pub struct Participant {
     incarnation: Incarnation,
+    /// The ownership epoch: when the node last gained or lost an arc.
+    owned_since: Epoch,
     table: Arc<NodeTable>,
     cache: Arc<RowCache>,
     tree: TreeSource,
@@ -124,10 +126,11 @@ impl std::fmt::Debug for TreeSource {
 }
 
 impl Participant {
-    /// A node that serves `table`, everything of which is visible at `visible`.
+    /// A node that serves `table`, everything of which is visible at `visible`, and owns its arcs since `owned_since`.
     #[must_use]
     pub fn new(
         incarnation: Incarnation,
+        owned_since: Epoch,
         table: Arc<NodeTable>,
         cache: Arc<RowCache>,
         tree: TreeSource,
@@ -136,6 +139,7 @@ impl Participant {
     ) -> Self {
         Self {
             incarnation,
+            owned_since,
             table,
             cache,
             tree,
@@ -184,6 +188,7 @@ impl Participant {
             NodeMessage::Request {
                 id,
                 deadline,
+                epoch: _,
                 operation,
             } => self.request(now, id, deadline, operation, out),
             NodeMessage::Flush => self.flush(out),
@@ -205,6 +210,24 @@ impl Participant {
             } => self.rebuilt(now, incarnation, through, generation, out),
             NodeMessage::ReadOnly(error) => self.read_only(&error, out),
             NodeMessage::GoDown => self.go_down(out),
+            NodeMessage::Owners(owners) => self.own(&owners, out),
+            // Nobody sends these yet.
+            NodeMessage::HandOver { .. }
+            | NodeMessage::KeepArcs { .. }
+            | NodeMessage::Forget { .. } => {}
+        }
+    }
+
+    /// Takes in which arcs it owns. A life that recovers has its fence answer for it.
+    fn own(&mut self, owners: &Owners, out: &mut Vec<NodeEffect>) {
+        self.owned_since = self.owned_since.max(owners.epoch);
+        if owners.incarnation == self.incarnation && matches!(self.phase, Phase::Serving) {
+            self.last_lsn = self.last_lsn.max(owners.lsn);
+            out.push(NodeEffect::Journal(JournalMessage::Installed {
+                node: self.node(),
+                incarnation: self.incarnation,
+                through: self.last_lsn,
+            }));
         }
     }
 

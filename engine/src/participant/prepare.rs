@@ -100,12 +100,12 @@ impl Participant {
     }
 
     pub(super) fn prepare(&mut self, now: Time, prepares: Vec<Prepare>, out: &mut Vec<NodeEffect>) {
-        let (node, incarnation) = (self.node(), self.incarnation);
+        let (node, incarnation, epoch) = (self.node(), self.incarnation, self.owned_since);
         let votes = prepares.into_iter().map(|prepare| Vote {
             txn: prepare.txn,
             node,
             ballot: match self.try_prepare(now, prepare) {
-                Ok(()) => Ballot::Yes { incarnation },
+                Ok(()) => Ballot::Yes { incarnation, epoch },
                 Err(error) => Ballot::No(error),
             },
         });
@@ -148,6 +148,7 @@ impl Participant {
             deadline,
             reads,
             writes,
+            epoch: _,
         } = prepare;
         if let Some((key, with)) = self.conflict(&reads, &writes, true) {
             return Err(self.turn_away(now, &reads, &writes, key, with));

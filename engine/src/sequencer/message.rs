@@ -3,10 +3,13 @@
 use crate::{
     checkpoint::Catalogue,
     error::{Error, Result},
-    ids::{GroupNo, Incarnation, KeyspaceId, Lsn, NodeId, RequestId, Time, TxnId},
+    ids::{Epoch, GroupNo, Incarnation, KeyspaceId, Lsn, NodeId, RequestId, Time, TxnId},
+    participant::Owners,
+    ring_state::{RingRecord, RingState},
     transaction::{Ask, Decide, Decided, Settle, TxnOutcome, Writes},
 };
 use bytes::Bytes;
+use std::sync::Arc;
 
 /// What arrives at the journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +93,25 @@ pub enum JournalMessage {
         /// Its new life.
         life: Incarnation,
     },
+    /// From the mover: write this about the ring. Answered by [`JournalEffect::RingAnswer`]; if it was refused, nothing
+    /// has changed.
+    Ring(RingRequest),
+    /// From the router: handles are routed by the ring of this epoch. May come twice.
+    RingPublished {
+        /// The epoch of the state that [`JournalEffect::PublishRing`] has brought.
+        epoch: Epoch,
+    },
+}
+
+/// A record about the ring that is to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RingRequest {
+    /// Whom to answer.
+    pub request: RequestId,
+    /// What to write.
+    pub record: RingRecord,
+    /// The lives on which it relies: refused if one of them is over. A [`RingRecord::Cut`] names its source's at least.
+    pub lives: Vec<(NodeId, Incarnation)>,
 }
 
 /// Commits of one node on their way into the journal.
@@ -162,6 +184,18 @@ pub enum JournalEffect {
     Changes(Vec<Change>),
     /// Tell the checkpointer: everything up to the mark is visible and every node was told to freeze.
     MarkReached(Lsn, Catalogue),
+    /// Send to a node, in line with [`JournalEffect::Resolve`]: it has lost or gained arcs.
+    Owners(NodeId, Owners),
+    /// Send to the router: publish this. Everything up to `lsn`, that of the state's last record, is forced and installed;
+    /// of a [`RingRecord::Cut`] it is not visible before [`JournalMessage::RingPublished`] answers, of all others it is.
+    PublishRing {
+        /// The LSN of the record.
+        lsn: Lsn,
+        /// The ring as of this record.
+        state: Arc<RingState>,
+    },
+    /// Answer a [`RingRequest`]: the record is visible at this LSN, and its state was published before.
+    RingAnswer(RequestId, Result<Lsn>),
     /// Answer a request about keyspaces.
     Answer(RequestId, Result<KeyspaceId>),
     /// The engine turned read-only.

@@ -30,7 +30,7 @@ mod progress;
 mod space;
 
 pub use message::{
-    Append, Change, GroupWrite, JournalEffect, JournalMessage, Resolve, StagedCommit,
+    Append, Change, GroupWrite, JournalEffect, JournalMessage, Resolve, RingRequest, StagedCommit,
 };
 
 use crate::{
@@ -40,6 +40,7 @@ use crate::{
     journal::record::{self, Record, RecordBody, TxnTag},
     keyspaces::Keyspaces,
     outcomes::Outcomes,
+    ring_state::RingState,
     transaction::{Decide, Verdict},
 };
 use decide::Waiter;
@@ -63,6 +64,8 @@ pub struct SequencerState {
     pub keyspaces: Keyspaces,
     /// What became of transactions, and which opening this is.
     pub outcomes: Outcomes,
+    /// The nodes and the ring.
+    pub ring: RingState,
     /// Payload bytes that fit into the active segment.
     pub room: u64,
 }
@@ -131,6 +134,7 @@ pub struct Sequencer {
     keyspaces: Keyspaces,
     keyspace_answers: VecDeque<(Lsn, RequestId, KeyspaceId)>,
     outcomes: Outcomes,
+    ring: RingState,
     /// Who waits for an LSN to be visible, to be told that a transaction is committed there.
     waiters: BTreeMap<Lsn, Vec<Waiter>>,
     watched: bool,
@@ -171,6 +175,7 @@ impl Sequencer {
             keyspaces: state.keyspaces,
             keyspace_answers: VecDeque::new(),
             outcomes: state.outcomes,
+            ring: state.ring,
             waiters: BTreeMap::new(),
             watched: false,
             changes: VecDeque::new(),
@@ -196,13 +201,20 @@ impl Sequencer {
         &self.keyspaces
     }
 
-    /// The keyspaces and the lives of the nodes as of the last LSN given.
+    /// The nodes and the ring as of the last LSN given.
+    #[must_use]
+    pub fn ring(&self) -> &RingState {
+        &self.ring
+    }
+
+    /// The keyspaces, the lives of the nodes and the ring as of the last LSN given.
     #[must_use]
     pub fn catalogue(&self) -> Catalogue {
         Catalogue {
             keyspaces: self.keyspaces.clone(),
             incarnations: self.nodes.iter().map(|node| node.incarnation).collect(),
             outcomes: self.outcomes.saved(self.last_lsn),
+            ring: self.ring.clone(),
         }
     }
 
@@ -245,6 +257,12 @@ impl Sequencer {
             }
             JournalMessage::Watch(on) => self.watched = on,
             JournalMessage::LockLife { life } => self.lock_life(life, out),
+            JournalMessage::Ring(RingRequest { request, .. }) => {
+                let reason = "it can't be changed yet";
+                let error = Error::RingChangeRefused { reason };
+                out.push(JournalEffect::RingAnswer(request, Err(error)));
+            }
+            JournalMessage::RingPublished { .. } => {}
         }
     }
 

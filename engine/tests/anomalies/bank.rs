@@ -6,13 +6,15 @@ use mailring_engine::{
     cache::RowCache,
     coordinator::{Coordinator, CoordinatorEffect, CoordinatorMessage, CoordinatorOptions},
     generation::Generation,
-    ids::{GroupNo, Incarnation, KeyspaceId, Lsn, NodeId, RequestId, Time, TxnId},
+    ids::{Epoch, GroupNo, Incarnation, KeyspaceId, Lsn, NodeId, RequestId, Time, TxnId},
     journal::record::{Record, RecordBody, decode_all},
     keyspaces::Keyspaces,
     outcomes::Outcomes,
     participant::{
         Answer, NodeEffect, NodeMessage, Operation, Participant, ParticipantOptions, TreeSource,
     },
+    ring::Ring,
+    ring_state::RingState,
     sequencer::{JournalEffect, JournalMessage, Sequencer, SequencerOptions, SequencerState},
     store::{Store, memory::MemoryStore},
     transaction::{Commit, KeyRange, ReadSet, TxnPart},
@@ -27,6 +29,8 @@ use std::{
 
 const ROOM: u64 = 1 << 30;
 const DEADLINE: Time = Time(1_000);
+/// The version of the ring, and everybody's ownership epoch.
+const EPOCH: Epoch = Epoch(1);
 
 /// A key and the node that owns it.
 pub(crate) type Place = (usize, Bytes);
@@ -157,6 +161,7 @@ impl Bank {
             let store = Arc::clone(&store);
             Participant::new(
                 Incarnation(1),
+                EPOCH,
                 Arc::clone(table),
                 Arc::clone(&cache),
                 TreeSource(Box::new(move || store.view())),
@@ -169,12 +174,14 @@ impl Bank {
             max_group_bytes: 1 << 20,
             segment_bytes: ROOM,
         };
+        let ring = Ring::new(8, &[(NodeId(0), 1), (NodeId(1), 1)]).expect("it works");
         let state = SequencerState {
             last_lsn: Lsn(0),
             last_group: GroupNo(0),
             incarnations: vec![Incarnation(1); 2],
             keyspaces: Keyspaces::new(),
             outcomes: Outcomes::default(),
+            ring: RingState::new(ring),
             room: ROOM,
         };
         Self {
@@ -219,6 +226,7 @@ impl Bank {
             parts: script.parts(),
             fences: Vec::new(),
             idempotency: None,
+            epoch: EPOCH,
         };
         let commit = CoordinatorMessage::Commit(commit);
         self.mail.push_back(Mail::Coordinator(commit));
@@ -239,6 +247,7 @@ impl Bank {
         let request = NodeMessage::Request {
             id: RequestId(id),
             deadline: DEADLINE,
+            epoch: EPOCH,
             operation,
         };
         self.mail.push_back(Mail::Node(node, request));

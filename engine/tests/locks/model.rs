@@ -3,7 +3,7 @@
 
 use mailring_engine::{
     Error,
-    ids::{Incarnation, RequestId, Time, TxnId},
+    ids::{Epoch, Incarnation, RequestId, Time, TxnId},
     locks::{
         FIRST_LOCK_LIFE, FencingToken, LockEffect, LockMessage, LockTable, Mode, Resource, Session,
         SessionId, Wait, WaitsFor,
@@ -409,11 +409,11 @@ impl Model {
             let mut holds = lock.into_iter().flat_map(|lock| &lock.holds);
             holds.any(|hold| hold.token == fence.token && hold.is_live())
         };
-        let incarnation = self.life;
+        let (incarnation, epoch) = (self.life, Epoch(0));
         let ballot = if end <= Time(now) {
             Ballot::No(Error::DeadlineExceeded)
         } else if all.any(|hold| hold.fences.contains_key(&txn)) {
-            Ballot::Yes { incarnation }
+            Ballot::Yes { incarnation, epoch }
         } else if let Some(stale) = fences.iter().find(|fence| !fits(&self.locks, fence)) {
             Ballot::No(Error::StaleFence {
                 lock: stale.lock.to_string(),
@@ -430,7 +430,7 @@ impl Model {
                 }
             }
             self.coverage.kept_for_two += usize::from(kept > 1);
-            Ballot::Yes { incarnation }
+            Ballot::Yes { incarnation, epoch }
         };
         self.expected_vote = Some(FenceVote { txn, ballot });
     }

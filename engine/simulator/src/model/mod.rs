@@ -200,7 +200,7 @@ impl Model {
                 RecordBody::DropKeyspace { id } => {
                     keyspaces.install_drop(*id);
                 }
-                RecordBody::Commit { .. } | RecordBody::Fence { .. } => {}
+                RecordBody::Commit { .. } | RecordBody::Fence { .. } | RecordBody::Ring(_) => {}
             }
         }
         keyspaces

@@ -191,6 +191,7 @@ impl World {
                 NodeMessage::Request {
                     id,
                     deadline,
+                    epoch,
                     operation: Operation::Transact { txn, writes, .. },
                 },
             ) => {
@@ -202,6 +203,7 @@ impl World {
                 let message = NodeMessage::Request {
                     id,
                     deadline,
+                    epoch,
                     operation,
                 };
                 machine.handle(now, message, out);

@@ -60,7 +60,8 @@ impl World {
             for vote in votes {
                 let node = &self.process.nodes[usize::from(vote.node.0)];
                 let incarnation = node.machine.incarnation();
-                vote.ballot = Ballot::Yes { incarnation };
+                let epoch = self.process.sequencer.ring().owned_since(vote.node);
+                vote.ballot = Ballot::Yes { incarnation, epoch };
             }
         }
         let shell = &mut self.process.coordinator;
@@ -139,10 +140,11 @@ impl World {
                         let incarnation = self.process.nodes[usize::from(node.0)]
                             .machine
                             .incarnation();
+                        let epoch = self.process.sequencer.ring().owned_since(node);
                         let vote = Vote {
                             txn: skipped.txn,
                             node,
-                            ballot: Ballot::Yes { incarnation },
+                            ballot: Ballot::Yes { incarnation, epoch },
                         };
                         let votes = CoordinatorMessage::Votes(vec![vote]);
                         let lane = (Party::Node(node.0), from);

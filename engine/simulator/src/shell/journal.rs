@@ -207,6 +207,9 @@ impl World {
                     assert!(self.model.knew_keyspace(id, visible), "{id} is not durable");
                 }
             }
+            JournalEffect::Owners(..)
+            | JournalEffect::PublishRing { .. }
+            | JournalEffect::RingAnswer(..) => unreachable!("nobody changes the ring"),
             JournalEffect::ReadOnly(error) => self.turn_read_only(&error),
         }
         None

@@ -16,7 +16,7 @@ use crate::{
 use mailring_engine::{
     Error,
     coordinator::CoordinatorMessage,
-    ids::{Incarnation, RequestId, Time, TxnId},
+    ids::{Epoch, Incarnation, RequestId, Time, TxnId},
     locks::{
         Acquire, FIRST_LOCK_LIFE, FencingToken, LockEffect, LockMessage, LockTable, Mode, Resource,
         Session, SessionId, Wait,
@@ -366,7 +366,8 @@ impl World {
                         self.count(Seen::StaleFence, 1);
                         if self.mutated(Mutation::AcceptStaleToken) {
                             let incarnation = self.process.locks.table.life();
-                            ballot = Ballot::Yes { incarnation };
+                            let epoch = Epoch(0);
+                            ballot = Ballot::Yes { incarnation, epoch };
                         }
                     }
                     self.vote_on_fences(txn, ballot);

@@ -167,6 +167,7 @@ impl World {
                     assert!(is_io, "node {node} can't be brought back: {error}");
                     self.send(from, Party::Supervisor, Message::Broken(node));
                 }
+                NodeEffect::HandedOver { .. } => unreachable!("nobody asks for it"),
             }
         }
     }
@@ -228,7 +229,11 @@ fn repeatable(message: &NodeMessage) -> Option<NodeMessage> {
         | NodeMessage::GoDown
         | NodeMessage::Prepares(_)
         | NodeMessage::Aborts(_)
-        | NodeMessage::Settles(_) => Some(message.clone()),
+        | NodeMessage::Settles(_)
+        | NodeMessage::Owners(_)
+        | NodeMessage::HandOver { .. }
+        | NodeMessage::KeepArcs { .. }
+        | NodeMessage::Forget { .. } => Some(message.clone()),
         // The caller of a request is told. A new life has nothing to flush, and asks for its own fence and rebuild.
         NodeMessage::Request { .. }
         | NodeMessage::Flush

@@ -68,6 +68,7 @@ impl World {
         let message = NodeMessage::Request {
             id: RequestId(id),
             deadline,
+            epoch: self.process.sequencer.ring().epoch(),
             operation: operation.clone(),
         };
         let op = Op {

@@ -280,6 +280,7 @@ impl World {
             parts,
             idempotency,
             fences: draft.fences,
+            epoch: self.process.sequencer.ring().epoch(),
         };
         self.send_commit(client, number, commit);
     }
@@ -308,6 +309,7 @@ impl World {
             let message = NodeMessage::Request {
                 id: commit.request,
                 deadline: commit.deadline,
+                epoch: commit.epoch,
                 operation,
             };
             return self.request_of_client(client, node, number, message);

@@ -126,10 +126,10 @@ fn after_a_panic_nothing_is_granted_before_the_journal_knows_the_new_life() {
     assert_eq!(b.tell(known(life)), [], "leases of the old life may go on");
     assert_eq!(b.at(12), [held(2, 2, 42)], "and the tokens have gone on");
     assert_eq!(b.prepare(8, "a", 1, 50), [stale(8, "a", 1)]);
-    let incarnation = life;
+    let (incarnation, epoch) = (life, Epoch(0));
     assert_eq!(
         b.prepare(9, "a", 2, 50),
-        [vote(9, Ballot::Yes { incarnation })]
+        [vote(9, Ballot::Yes { incarnation, epoch })]
     );
     assert_eq!(b.tell(known(life)), [], "it may come twice");
     assert_eq!(b.resolve(7), [], "the old life's votes are forgotten");

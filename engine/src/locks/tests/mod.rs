@@ -10,7 +10,7 @@ mod queue;
 use super::*;
 use crate::{
     error::Error,
-    ids::{RequestId, Time, TxnId},
+    ids::{Epoch, RequestId, Time, TxnId},
     transaction::{Ballot, Fence, FenceVote},
 };
 use LockEffect::{Announce, Ask, Converted, Lost, Refused, RenewalDue, Vote};
@@ -126,7 +126,8 @@ fn vote(number: u64, ballot: Ballot) -> LockEffect {
 
 fn yes(number: u64) -> LockEffect {
     let incarnation = FIRST_LOCK_LIFE;
-    vote(number, Ballot::Yes { incarnation })
+    let epoch = Epoch(0);
+    vote(number, Ballot::Yes { incarnation, epoch })
 }
 
 fn stale(number: u64, name: &str, count: u64) -> LockEffect {

@@ -14,6 +14,7 @@ use NodeEffect::{Answer as Reply, Frozen as FrozenAt, Journal, Rebuild, Schedule
 
 const NODE: NodeId = NodeId(4);
 const LIFE: Incarnation = Incarnation(7);
+const OWNED_SINCE: Epoch = Epoch(4);
 const NEXT: Incarnation = Incarnation(8);
 const SOON: Time = Time(100);
 
@@ -39,6 +40,7 @@ fn bench() -> Bench {
     let source = Arc::clone(&store);
     let machine = Participant::new(
         LIFE,
+        OWNED_SINCE,
         Arc::clone(&table),
         Arc::clone(&cache),
         TreeSource(Box::new(move || source.view())),
@@ -110,6 +112,7 @@ fn request(id: u64, operation: Operation) -> NodeMessage {
     NodeMessage::Request {
         id: RequestId(id),
         deadline: SOON,
+        epoch: OWNED_SINCE,
         operation,
     }
 }
@@ -558,6 +561,7 @@ fn a_request_whose_deadline_passes_while_its_node_recovers_is_refused() {
     let patient = NodeMessage::Request {
         id: RequestId(2),
         deadline: Time(200),
+        epoch: OWNED_SINCE,
         operation: Operation::Write([put_of("b", "x")].into()),
     };
     node.tell(patient);

@@ -43,6 +43,7 @@ fn prepare_of(number: u64, part: TxnPart) -> Prepare {
         deadline: LATE,
         reads: part.reads,
         writes: part.writes,
+        epoch: OWNED_SINCE,
     }
 }
 
@@ -58,8 +59,15 @@ fn vote(number: u64, ballot: Ballot) -> NodeEffect {
     }])
 }
 
+fn voted() -> Ballot {
+    Ballot::Yes {
+        incarnation: LIFE,
+        epoch: OWNED_SINCE,
+    }
+}
+
 fn yes(number: u64) -> NodeEffect {
-    vote(number, Ballot::Yes { incarnation: LIFE })
+    vote(number, voted())
 }
 
 fn no(number: u64, name: &str, with: Rival) -> NodeEffect {
@@ -149,7 +157,7 @@ fn votes_and_settlements_of_one_round_are_one_message() {
     let yes = |number| Vote {
         txn: txn(number),
         node: NODE,
-        ballot: Ballot::Yes { incarnation: LIFE },
+        ballot: voted(),
     };
     let out = node.tell(NodeMessage::Prepares(prepares.into()));
     assert_eq!(out, [Votes(vec![yes(1), yes(2)])]);

@@ -3,7 +3,10 @@
 mod transactions;
 
 use super::*;
-use crate::value::{Value, Write};
+use crate::{
+    ring::Ring,
+    value::{Value, Write},
+};
 use JournalEffect::{Answer, Fenced, Freeze, MarkReached, PrepareSpare, ReadOnly, Visible};
 use bytes::Bytes;
 
@@ -16,6 +19,10 @@ const SOON: Time = Time(100);
 
 fn sequencer() -> Sequencer {
     with_room(ROOM)
+}
+
+fn ring() -> RingState {
+    RingState::new(Ring::new(8, &[(A, 1), (B, 1)]).expect("it works"))
 }
 
 fn with_room(room: u64) -> Sequencer {
@@ -31,6 +38,7 @@ fn with_room(room: u64) -> Sequencer {
             incarnations: vec![LIFE; 2],
             keyspaces: Keyspaces::new(),
             outcomes: Outcomes::default(),
+            ring: ring(),
             room,
         },
     )

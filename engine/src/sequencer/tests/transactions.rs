@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    ids::TxnId,
+    ids::{Epoch, TxnId},
     outcomes::OutcomeLimits,
     transaction::{Ask, Asker, Decide, DecidePart, Decided, Settle, TxnOutcome, Verdict},
 };
@@ -19,6 +19,7 @@ fn decide_part(node: NodeId, bytes: Option<usize>) -> DecidePart {
     DecidePart {
         node,
         incarnation: LIFE,
+        epoch: Epoch(1),
         writes: bytes.map_or([].into(), |bytes| commit(bytes).writes),
     }
 }
