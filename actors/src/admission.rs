@@ -3,7 +3,7 @@
 
 use crate::{
     budget::Permit,
-    router::{Place, Queue},
+    member::{Place, Queue},
 };
 use mailring_engine::{Error, Result};
 use std::sync::Arc;

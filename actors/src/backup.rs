@@ -2,8 +2,9 @@
 
 use crate::{
     directory::{lock, tree_folder},
-    engine::{Engine, Pinned},
+    engine::Engine,
     offload::offload,
+    pin::Pinned,
     scan::merge_node,
 };
 use mailring_engine::{
@@ -66,11 +67,11 @@ fn write(engine: &Engine, catalogue: &Catalogue, directory: PathBuf) -> Result<B
     let pinned = engine.pin()?;
     let factory = LsmFactory::new(LsmOptions::new(1 << 20, 16));
     let (mut keys, mut bytes) = (0, 0);
-    for table in &engine.switchboard.tables {
-        let node = table.node();
+    for (member, view) in pinned.owners() {
+        let node = member.node();
         let store = factory.open(node, &tree_folder(&directory, node))?;
         let mut run = NodeRun {
-            merge: merge_node(&pinned, node),
+            merge: merge_node(&pinned, member, view),
             catalogue,
             keys: 0,
             bytes: 0,
@@ -96,10 +97,10 @@ fn write(engine: &Engine, catalogue: &Catalogue, directory: PathBuf) -> Result<B
 }
 
 fn manifest(engine: &Engine, pinned: &Pinned, catalogue: &Catalogue) -> Manifest {
-    let routes = engine.switchboard.routes.load();
-    let nodes = routes.ring.nodes();
+    let ring = pinned.routes.ring();
+    let nodes = ring.nodes();
     let mut manifest = Manifest {
-        arc_bits: u8::try_from(routes.ring.arc_bits()).expect("a ring has few arc bits"),
+        arc_bits: u8::try_from(ring.arc_bits()).expect("a ring has few arc bits"),
         nodes: nodes
             .iter()
             .map(|(node, weight)| NodeSettings {
@@ -115,7 +116,7 @@ fn manifest(engine: &Engine, pinned: &Pinned, catalogue: &Catalogue) -> Manifest
                 incarnation: Incarnation(0),
             })
             .collect(),
-        epoch: routes.ring.epoch(),
+        epoch: ring.epoch(),
         // The tokens of its locks go on behind those of the original.
         openings: engine.switchboard.locks.opening(),
         clean_shutdown: true,

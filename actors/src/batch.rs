@@ -6,16 +6,17 @@ use crate::{
     engine::{Engine, check_value, weight},
     keyspace::expires_at_ms,
     locks::{add_fence, fence},
+    routes::Routes,
     transaction::Pauses,
 };
 use bytes::Bytes;
 use mailring_engine::{
     Error, Result,
-    ids::NodeId,
+    ids::{NodeId, Time},
     locks::FencingToken,
     participant::Operation,
     transaction::{Fence, MAX_TRANSACTION_TIME, ReadSet, TxnPart},
-    value::Write,
+    value::{Write, split_qualified},
 };
 use std::{
     collections::{BTreeMap, HashMap},
@@ -33,7 +34,7 @@ pub const MAX_BATCH_BYTES: usize = 32 << 20;
 #[must_use = "a batch writes nothing until `commit`"]
 pub struct Batch {
     engine: Arc<Engine>,
-    writes: Vec<(u16, Write)>,
+    writes: Vec<Write>,
     places: HashMap<Bytes, usize>,
     bytes: usize,
     fences: Vec<Fence>,
@@ -142,8 +143,8 @@ impl Batch {
         let place = self.places.entry(write.key.clone());
         let next = self.writes.len();
         match *place.or_insert(next) {
-            place if place == next => self.writes.push((self.engine.owner(key).0, write)),
-            place => self.writes[place].1 = write,
+            place if place == next => self.writes.push(write),
+            place => self.writes[place] = write,
         }
         Ok(())
     }
@@ -163,58 +164,78 @@ impl Batch {
         if let Some(error) = self.refused {
             return Err(error);
         }
-        let mut parts: BTreeMap<u16, Vec<Write>> = BTreeMap::new();
-        for (node, write) in self.writes {
-            parts.entry(node).or_default().push(write);
-        }
-        let parts = parts.into_iter().map(|(node, writes)| TxnPart {
-            node: NodeId(node),
-            reads: ReadSet::default(),
-            writes: writes.into(),
-        });
-        let mut parts: Vec<_> = parts.collect();
-        let weight = parts.iter().map(|part| weight(&part.writes)).sum();
-        match parts.len() {
-            0 => Ok(()),
-            1 if self.fences.is_empty() => {
-                let TxnPart { node, writes, .. } = parts.remove(0);
-                let operation = Operation::Write(writes);
-                self.engine.write(node, operation, weight).await.map(drop)
+        let (engine, fences) = (&self.engine, &self.fences);
+        let board = &engine.switchboard;
+        let time = engine.deadline.min(MAX_TRANSACTION_TIME);
+        let deadline = board.clock.in_future(time);
+        let weight = weight(&self.writes);
+        let mut routes = board.routes.load_full();
+        let mut parts = group(&routes, self.writes);
+        let mut pauses = Pauses::new();
+        loop {
+            let attempt = commit_parts(engine, &routes, &parts, fences, weight, deadline);
+            match attempt.await {
+                // One that only writes conflicts only with who has read its keys and is about to commit.
+                Err(error @ (Error::Conflict { .. } | Error::Aborted { .. })) => {
+                    board.alarms.sleep(pauses.next()).await;
+                    if board.clock.now() >= deadline {
+                        return Err(error);
+                    }
+                }
+                Err(Error::Moved { .. }) => {
+                    engine.rerouted(routes.epoch(), deadline).await?;
+                    routes = board.routes.load_full();
+                    let writes = parts.iter().flat_map(|part| part.writes.iter());
+                    parts = group(&routes, writes.cloned());
+                }
+                answer => return answer,
             }
-            _ => commit_over_nodes(&self.engine, &parts, &self.fences, weight).await,
         }
     }
 }
 
-/// A transaction that only writes conflicts only with who has read its keys and is about to commit: it tries again.
-async fn commit_over_nodes(
+/// The writes by node, in the order of the nodes.
+fn group(routes: &Routes, writes: impl IntoIterator<Item = Write>) -> Vec<TxnPart> {
+    let mut parts: BTreeMap<NodeId, Vec<Write>> = BTreeMap::new();
+    for write in writes {
+        let (_, key) = split_qualified(&write.key);
+        let node = routes.owner(key).node();
+        parts.entry(node).or_default().push(write);
+    }
+    let parts = parts.into_iter().map(|(node, writes)| TxnPart {
+        node,
+        reads: ReadSet::default(),
+        writes: writes.into(),
+    });
+    parts.collect()
+}
+
+async fn commit_parts(
     engine: &Engine,
+    routes: &Routes,
     parts: &[TxnPart],
     fences: &[Fence],
     weight: usize,
+    deadline: Time,
 ) -> Result<()> {
-    let board = &engine.switchboard;
-    let time = engine.deadline.min(MAX_TRANSACTION_TIME);
-    let deadline = board.clock.in_future(time);
-    let mut pauses = Pauses::new();
-    loop {
-        let request = CommitRequest {
-            txn: engine.next_txn(),
-            deadline,
-            parts: parts.to_vec(),
-            fences: fences.to_vec(),
-            idempotency: None,
-            epoch: board.routes.load().ring.epoch(),
-        };
-        match engine.commit(request, weight).await {
-            Ok(_) => return Ok(()),
-            Err(error @ (Error::Conflict { .. } | Error::Aborted { .. })) => {
-                board.alarms.sleep(pauses.next()).await;
-                if board.clock.now() >= deadline {
-                    return Err(error);
-                }
-            }
-            Err(error) => return Err(error),
+    match (parts, fences) {
+        ([], _) => Ok(()),
+        ([part], []) => {
+            let operation = Operation::Write(Arc::clone(&part.writes));
+            let by_part = |_: &_| (routes.known(part.node), routes.epoch());
+            let written = engine.write_until(operation, weight, deadline, by_part);
+            written.await.map(drop)
+        }
+        _ => {
+            let request = CommitRequest {
+                txn: engine.next_txn(),
+                epoch: routes.epoch(),
+                deadline,
+                parts: parts.to_vec(),
+                fences: fences.to_vec(),
+                idempotency: None,
+            };
+            engine.commit(request, weight).await.map(drop)
         }
     }
 }

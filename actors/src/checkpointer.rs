@@ -330,10 +330,10 @@ fn write_runs(
     let results = nodes
         .iter()
         .filter_map(|node| {
-            let view = switchboard.tables[usize::from(node.0)].view();
-            let store = &switchboard.stores[usize::from(node.0)];
+            let member = switchboard.member(*node)?;
+            let view = member.table.view();
             let mut run = frozen_run(&view, through, keyspaces)?;
-            let result = guarded(|| store.ingest(&mut run))
+            let result = guarded(|| member.store.ingest(&mut run))
                 .unwrap_or_else(|reason| Err(panicked(WORKER, reason)));
             if result.is_ok() {
                 bytes += run.bytes();
@@ -378,7 +378,9 @@ pub(crate) fn run_compaction(requests: &Receiver<Compact>, switchboard: &Switchb
 
 fn compact(switchboard: &Switchboard) -> Result<()> {
     let mut outcome = Ok(());
-    for store in &switchboard.stores {
+    let routes = switchboard.routes.load_full();
+    for member in routes.nodes() {
+        let store = &member.store;
         let maintained =
             guarded(|| switchboard.between_faults("compaction", "Compact", || store.maintain()));
         if let Err(error) = maintained.unwrap_or_else(|reason| Err(panicked(WORKER, reason))) {

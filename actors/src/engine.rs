@@ -1,24 +1,19 @@
-//! What stands behind every handle: the shared state, the threads, and the way of a write into a mailbox.
+//! What stands behind every handle: the shared state, the threads, the read of a key, and questions to the actors.
 
 use crate::{
-    admission::Admission,
     clock::wall_clock_ms,
-    coordinator::{CommitReply, CommitRequest, Decision},
     journal::{Describe, KeyspaceRequest, OutcomeRequest, Subscribe, Subscription},
     message::Ask,
     open::Threads,
-    router::Route,
-    storage_node::{Reply, Request},
     switchboard::Switchboard,
 };
 use mailring_engine::{
     Error, Result,
     checkpoint::Catalogue,
-    ids::{KeyspaceId, Lsn, NodeId, Time, TxnId},
-    participant::{Answer, Operation},
+    ids::{KeyspaceId, Lsn, Time, TxnId},
     transaction::TxnOutcome,
     value::{KEYSPACE_PREFIX_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES, Value, Write},
-    view::NodeView,
+    view::Look,
 };
 use std::{
     collections::BTreeMap,
@@ -29,7 +24,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::Poll,
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::sync::{
     Notify,
@@ -69,13 +64,6 @@ impl Drop for Engine {
     }
 }
 
-/// All views of all nodes that show the state at one LSN.
-#[derive(Debug)]
-pub(crate) struct Pinned {
-    pub(crate) at: Lsn,
-    pub(crate) views: Vec<Arc<NodeView>>,
-}
-
 impl Engine {
     pub(crate) fn take_threads(&self) -> Option<Threads> {
         self.threads
@@ -94,61 +82,22 @@ impl Engine {
     /// Reads a key at the visible LSN. `key` is the caller's, `qualified` the same with its keyspace.
     pub(crate) fn get(&self, key: &[u8], qualified: &[u8]) -> Result<Option<Value>> {
         self.check_open()?;
-        let switchboard = &self.switchboard;
-        let routes = switchboard.routes.load();
-        let route = routes.owner(key);
-        switchboard.telemetry.node(route.node).read();
-        let value = route
-            .table
-            .get(&switchboard.visible, &switchboard.cache, qualified)?;
-        Ok(value.filter(is_live))
-    }
-
-    /// Pins the state at the visible LSN. The views are loaded after the LSN, so they have everything up to it; where
-    /// a checkpoint has moved a tree past it meanwhile, a newer LSN is taken.
-    pub(crate) fn pin(&self) -> Result<Pinned> {
-        for table in &self.switchboard.tables {
-            table.check_up()?;
-        }
-        let pinned = self.pin_whatever_is_up()?;
-        // Who is down is so for good: whoever is up now was up when the views were loaded.
-        for table in &self.switchboard.tables {
-            table.check_up()?;
-        }
-        Ok(pinned)
-    }
-
-    /// As [`Engine::pin`], but nodes may be down. Whoever reads a node's view checks that the node is up.
-    pub(crate) fn pin_whatever_is_up(&self) -> Result<Pinned> {
-        self.check_open()?;
-        let switchboard = &self.switchboard;
+        let board = &self.switchboard;
+        let mut is_first = true;
         loop {
-            let at = switchboard.visible.load();
-            let views: Vec<_> = switchboard
-                .tables
-                .iter()
-                .map(|table| table.view())
-                .collect();
-            if views.iter().all(|view| view.complete <= at) {
-                return Ok(Pinned { at, views });
+            let at = board.visible.load();
+            let routes = board.routes.load();
+            let Some(routes) = routes.at(at) else {
+                continue;
+            };
+            let member = routes.owner(key);
+            if std::mem::take(&mut is_first) {
+                member.figures.read();
+            }
+            if let Look::Value(value) = member.table.look(at, &board.cache, qualified)? {
+                return Ok(value.filter(is_live));
             }
         }
-    }
-
-    /// The node that owns a key.
-    pub(crate) fn owner(&self, key: &[u8]) -> NodeId {
-        self.switchboard.routes.load().owner(key).node
-    }
-
-    /// Sends an operation to a node and waits for its durable, visible answer.
-    pub(crate) async fn write(
-        &self,
-        node: NodeId,
-        operation: Operation,
-        weight: usize,
-    ) -> Result<Answer> {
-        let deadline = self.switchboard.clock.in_future(self.deadline);
-        self.write_until(node, operation, weight, deadline).await
     }
 
     pub(crate) fn check_writable(&self) -> Result<()> {
@@ -161,80 +110,10 @@ impl Engine {
         }
     }
 
-    /// As [`Engine::write`], with a deadline of the caller's.
-    #[tracing::instrument(level = "debug", name = "write", skip_all, fields(node = node.0, bytes = weight), err(level = "debug"))]
-    pub(crate) async fn write_until(
-        &self,
-        node: NodeId,
-        operation: Operation,
-        weight: usize,
-        deadline: Time,
-    ) -> Result<Answer> {
-        self.check_writable()?;
-        let switchboard = &self.switchboard;
-        let started = Instant::now();
-        let permit = switchboard.budget.admit(weight, deadline).await?;
-        // The wait may have been long, and who has stopped by now would answer nothing.
-        self.check_writable()?;
-        let (reply, answer) = oneshot::channel();
-        let queue = {
-            let routes = switchboard.routes.load();
-            let epoch = routes.ring.epoch();
-            let Route { queue, table, .. } = &routes.nodes[usize::from(node.0)];
-            table.check_up()?;
-            let admission = Admission::new(permit, queue, "the node's mailbox")?;
-            switchboard.node(node).do_send(Ask {
-                message: Request {
-                    operation,
-                    deadline,
-                    epoch,
-                },
-                reply: Reply::new(reply, admission),
-            });
-            Arc::clone(queue)
-        };
-        let answer = match self.in_time(answer, &queue.overdue, deadline).await {
-            Some(Ok(answer)) => answer,
-            Some(Err(_)) => Err(lost(&format!("node {node}"))),
-            None => Err(overdue(&format!("node {node}"))),
-        };
-        switchboard.telemetry.node(node).written(started.elapsed());
-        answer
-    }
-
     /// The next transaction's number.
     pub(crate) fn next_txn(&self) -> TxnId {
         let number = self.transactions.fetch_add(1, Ordering::Relaxed) + 1;
         TxnId::new(self.opening, number).expect("openings are counted from 1")
-    }
-
-    /// Commits over several nodes, by the coordinator, and waits until it is durable and visible.
-    #[tracing::instrument(level = "debug", name = "commit", skip_all, fields(txn = %request.txn, nodes = request.parts.len(), bytes = weight), err(level = "debug"))]
-    pub(crate) async fn commit(&self, request: CommitRequest, weight: usize) -> Result<Decision> {
-        self.check_writable()?;
-        let switchboard = &self.switchboard;
-        let deadline = request.deadline;
-        for part in &request.parts {
-            switchboard.tables[usize::from(part.node.0)].check_up()?;
-        }
-        let permit = switchboard.budget.admit(weight, deadline).await?;
-        // The wait may have been long, and who has stopped by now would answer nothing.
-        self.check_writable()?;
-        let (sender, answer) = oneshot::channel();
-        let queue = &switchboard.coordinator_queue;
-        let admission = Admission::new(permit, queue, "the coordinator's mailbox")?;
-        switchboard.coordinator().do_send(Ask {
-            message: request,
-            reply: CommitReply {
-                sender,
-                _admission: admission,
-            },
-        });
-        match self.in_time(answer, &queue.overdue, deadline).await {
-            Some(Ok(answer)) => answer,
-            Some(Err(_)) => Err(lost("the coordinator")),
-            None => Err(overdue("the coordinator")),
-        }
     }
 
     /// Asks the journal what became of a transaction.
@@ -275,7 +154,7 @@ impl Engine {
 
     /// Waits for an answer until it is overdue. It takes no timer: the clock wakes all who wait from time to time. Whoever
     /// should answer knows more and gets [`GRACE`] to say it.
-    async fn in_time<T>(
+    pub(crate) async fn in_time<T>(
         &self,
         answer: Receiver<T>,
         wake: &Notify,
@@ -350,14 +229,14 @@ impl Engine {
 }
 
 /// Whoever should have answered has stopped, for whatever reason: what was asked of him may have been done.
-fn lost(who: &str) -> Error {
+pub(crate) fn lost(who: &str) -> Error {
     Error::Unknown {
         reason: format!("{who} stopped before it answered"),
     }
 }
 
 /// The deadline has passed long ago, and what was asked may be done or not, as far as can be told.
-fn overdue(who: &str) -> Error {
+pub(crate) fn overdue(who: &str) -> Error {
     Error::Unknown {
         reason: format!("{who} has not answered in time, the disk may hang"),
     }

@@ -58,7 +58,8 @@ impl Keyspace {
     /// has the same owner. A node may go down, so this says where a key is and not whether it can be had.
     #[must_use]
     pub fn node_of(&self, key: impl AsRef<[u8]>) -> NodeId {
-        self.engine.owner(key.as_ref())
+        let routes = self.engine.switchboard.routes.load();
+        routes.owner(key.as_ref()).node()
     }
 
     #[inline]
@@ -159,12 +160,8 @@ impl Keyspace {
         check_value(value.map_or(&[], |(bytes, _)| bytes))?;
         let writes = Writes::from([Write::new(self.state.id, key, value)]);
         let weight = weight(&writes);
-        let node = self.engine.owner(key);
-        match self
-            .engine
-            .write(node, Operation::Write(writes), weight)
-            .await?
-        {
+        let operation = Operation::Write(writes);
+        match self.engine.write(key, operation, weight).await? {
             Answer::Written(lsn) => Ok(lsn),
             other => unreachable!("a write was answered by {other:?}"),
         }
@@ -208,8 +205,7 @@ impl Keyspace {
             now_ms: wall_clock_ms(),
         };
         let weight = key.len() + expected.map_or(0, <[u8]>::len) + new.map_or(0, <[u8]>::len) + 128;
-        let node = self.engine.owner(key);
-        match self.engine.write(node, operation, weight).await? {
+        match self.engine.write(key, operation, weight).await? {
             Answer::Written(lsn) => Ok(CompareAndSet::Swapped(lsn)),
             Answer::Mismatch(current) => Ok(CompareAndSet::Mismatch(current)),
             other @ Answer::Counter(..) => {
@@ -232,8 +228,7 @@ impl Keyspace {
             delta,
             now_ms: wall_clock_ms(),
         };
-        let node = self.engine.owner(key);
-        match self.engine.write(node, operation, key.len() + 128).await? {
+        match self.engine.write(key, operation, key.len() + 128).await? {
             Answer::Counter(_, value) => Ok(value),
             other => unreachable!("an addition was answered by {other:?}"),
         }

@@ -5,6 +5,7 @@ use crate::{
     builder::Place,
     engine::{Engine, KeyspaceState},
     journal::KeyspaceRequest,
+    member::Member,
     offload::offload,
     stats::{NodeState, NodeStats},
 };
@@ -107,8 +108,8 @@ impl Mailring {
         }
         let prefix = id.0.to_be_bytes();
         self.engine.switchboard.cache.remove_prefix(&prefix);
-        for store in &self.engine.switchboard.stores {
-            store.drop_prefix(&prefix)?;
+        for member in self.engine.switchboard.routes.load_full().nodes() {
+            member.store.drop_prefix(&prefix)?;
         }
         Ok(())
     }
@@ -190,31 +191,7 @@ impl Mailring {
         let [commits, aborts, conflicts, retries] = switchboard.telemetry.transaction_totals();
         let checkpoint_failure = switchboard.budget.blocked();
         let routes = switchboard.routes.load();
-        let nodes = routes
-            .nodes
-            .iter()
-            .zip(&switchboard.stores)
-            .map(|(route, store)| {
-                let figures = switchboard.telemetry.node(route.node);
-                let view = route.table.view();
-                NodeStats {
-                    node: route.node,
-                    state: if route.table.is_down() {
-                        NodeState::Down
-                    } else {
-                        route.state
-                    },
-                    last_failure: route.last_failure.clone(),
-                    restarts: route.restarts,
-                    queue_depth: route.queue.depth(),
-                    reads: figures.reads_total(),
-                    writes: figures.writes_total(),
-                    generation_bytes: view.generations().map(|g| g.bytes()).sum(),
-                    complete_lsn: view.complete,
-                    tree: store.stats(),
-                }
-            })
-            .collect();
+        let nodes = routes.nodes().iter().map(|node| node_stats(node)).collect();
         Stats {
             nodes,
             durable_lsn: Lsn(switchboard.forced.load(Ordering::Relaxed)),
@@ -290,5 +267,26 @@ impl Mailring {
             .keyspaces
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn node_stats(member: &Member) -> NodeStats {
+    let (figures, health) = (&member.figures, member.health.load());
+    let view = member.table.view();
+    NodeStats {
+        node: member.node(),
+        state: if member.table.is_down() {
+            NodeState::Down
+        } else {
+            health.state
+        },
+        last_failure: health.last_failure.clone(),
+        restarts: health.restarts,
+        queue_depth: member.queue.depth(),
+        reads: figures.reads_total(),
+        writes: figures.writes_total(),
+        generation_bytes: view.generations().map(|g| g.bytes()).sum(),
+        complete_lsn: view.complete,
+        tree: member.store.stats(),
     }
 }

@@ -1,13 +1,15 @@
 //! Scans over all nodes in key order.
 
-use crate::{KeyRange, Keyspace, clock::wall_clock_ms, engine::Pinned};
+use crate::{KeyRange, Keyspace, clock::wall_clock_ms, member::Member, pin::Pinned};
 use bytes::{Buf, Bytes};
 use mailring_engine::{
     Result,
     ids::{KeyspaceId, NodeId},
-    scan::{Merge, Source},
+    ring::Ring,
+    scan::{Merge, Source, Version},
     store::runs::Direction,
-    value::{KEYSPACE_PREFIX_BYTES, qualify},
+    value::{KEYSPACE_PREFIX_BYTES, qualify, split_qualified},
+    view::NodeView,
 };
 use std::{
     ops::Bound,
@@ -193,20 +195,40 @@ pub(crate) fn merge_all(
     high: &Bound<Bytes>,
     direction: Direction,
 ) -> Merge {
-    let sources: Vec<Box<dyn Source>> = pinned
-        .views
-        .iter()
-        .flat_map(|view| view.sources(low, high, pinned.at, direction))
-        .collect();
+    let sources = pinned.sources(low, high, direction);
     Merge::new(sources, direction, wall_clock_ms())
 }
 
-/// Everything live that one node holds, in key order.
-pub(crate) fn merge_node(pinned: &Pinned, node: NodeId) -> Merge {
-    let view = &pinned.views[usize::from(node.0)];
+/// Everything live of what one node owns, in key order.
+pub(crate) fn merge_node(pinned: &Pinned, member: &Member, view: &NodeView) -> Merge {
     let (low, high) = (Bound::Unbounded, Bound::Unbounded);
-    let sources = view.sources(&low, &high, pinned.at, Direction::Forward);
+    let sources = pinned.sources_of(member, view, &low, &high, Direction::Forward);
     Merge::new(sources, Direction::Forward, wall_clock_ms())
+}
+
+/// What a node owns of a source that may hold other pairs too.
+pub(crate) struct Owned {
+    source: Box<dyn Source>,
+    ring: Arc<Ring>,
+    node: NodeId,
+}
+
+impl Owned {
+    pub(crate) fn new(source: Box<dyn Source>, ring: Arc<Ring>, node: NodeId) -> Self {
+        Self { source, ring, node }
+    }
+}
+
+impl Source for Owned {
+    fn next(&mut self) -> Result<Option<Version>> {
+        while let Some(version) = self.source.next()? {
+            let (_, key) = split_qualified(&version.0);
+            if self.ring.owner(key) == self.node {
+                return Ok(Some(version));
+            }
+        }
+        Ok(None)
+    }
 }
 
 /// The qualified bounds of a range.

@@ -2,7 +2,8 @@
 
 use crate::{
     KeyRange, Keyspace, Scan,
-    engine::{Engine, Pinned, QualifiedKey, is_live},
+    engine::{Engine, QualifiedKey, is_live},
+    pin::Pinned,
 };
 use bytes::Bytes;
 use mailring_engine::{Result, ids::Lsn};
@@ -39,12 +40,9 @@ impl Snapshot {
         let key = key.as_ref();
         keyspace.check(key)?;
         self.engine.check_open()?;
-        let node = self.engine.owner(key);
         let qualified = QualifiedKey::new(keyspace.state.id, key);
-        let number = usize::from(node.0);
-        let board = &self.engine.switchboard;
-        let (table, view) = (&board.tables[number], &self.pinned.views[number]);
-        let value = table.get_in(view, &board.cache, qualified.as_slice(), self.pinned.at)?;
+        let cache = &self.engine.switchboard.cache;
+        let value = self.pinned.get(cache, key, qualified.as_slice())?;
         Ok(value.filter(is_live).map(|value| value.bytes))
     }
 

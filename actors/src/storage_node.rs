@@ -136,7 +136,11 @@ impl StorageNode {
         let is_wanted = self.machine.is_guarded();
         if is_wanted || self.is_ticking {
             self.is_ticking = is_wanted;
-            let ticks = &self.switchboard.node_ticks[usize::from(self.node.0)];
+            let routes = self.switchboard.routes.load();
+            let Some(member) = routes.member(self.node) else {
+                return;
+            };
+            let ticks = &member.ticks;
             ticks.is_wanted.store(is_wanted, Relaxed);
             ticks.prepared.store(self.machine.prepared(), Relaxed);
             ticks.parked.store(self.machine.parked(), Relaxed);
@@ -197,7 +201,9 @@ impl StorageNode {
     ) {
         let node = self.node;
         tracing::error!(%node, reason, "a storage node panicked; it restarts");
-        self.switchboard.telemetry.node(node).restarts.increment(1);
+        if let Some(member) = self.switchboard.member(node) {
+            member.figures.restarts.increment(1);
+        }
         let mut held = Vec::new();
         self.machine.restart(&mut held);
         self.held = Some(held);
@@ -361,8 +367,9 @@ impl Handler<Tick> for StorageNode {
     type Result = ();
 
     fn handle(&mut self, _: Tick, ctx: &mut Self::Context) {
-        let board = Arc::clone(&self.switchboard);
-        board.node_ticks[usize::from(self.node.0)].slot.free();
+        if let Some(member) = self.switchboard.member(self.node) {
+            member.ticks.slot.free();
+        }
         self.look_at_the_time(ctx);
     }
 }

@@ -1,8 +1,6 @@
 //! The supervisor: decides when a storage node may start a new life, and when it has died too often.
 
-use crate::{
-    guard::transacted, router::NodeStatus, storage_node::Resume, switchboard::Switchboard,
-};
+use crate::{guard::transacted, router::NodeStatus, switchboard::Switchboard};
 use actix::{Actor, AsyncContext, Context, Handler, Message};
 use mailring_engine::{
     Error,
@@ -10,10 +8,10 @@ use mailring_engine::{
     coordinator::CoordinatorMessage,
     ids::NodeId,
     participant::NodeMessage,
-    restart::{Restarts, Verdict},
+    restart::{RestartPolicy, Restarts, Verdict},
 };
 use std::{
-    collections::hash_map::RandomState,
+    collections::{BTreeMap, hash_map::RandomState},
     hash::{BuildHasher, Hasher},
     sync::Arc,
     time::Duration,
@@ -36,22 +34,27 @@ pub(crate) struct Broken {
 }
 
 pub(crate) struct Supervisor {
-    restarts: Vec<Restarts>,
+    policy: RestartPolicy,
+    /// Of the nodes that have panicked.
+    restarts: BTreeMap<NodeId, Restarts>,
     switchboard: Arc<Switchboard>,
 }
 
 impl Supervisor {
-    pub(crate) fn new(restarts: Vec<Restarts>, switchboard: Arc<Switchboard>) -> Self {
+    pub(crate) fn new(policy: RestartPolicy, switchboard: Arc<Switchboard>) -> Self {
         Self {
-            restarts,
+            policy,
+            restarts: BTreeMap::new(),
             switchboard,
         }
     }
 
     fn take_down(&self, node: NodeId, reason: String) {
         tracing::error!(%node, reason, "a storage node is down");
-        self.switchboard.tables[usize::from(node.0)].set_down();
-        self.switchboard.to_node(node, NodeMessage::GoDown);
+        if let Some(member) = self.switchboard.member(node) {
+            member.table.set_down();
+            member.tell(NodeMessage::GoDown);
+        }
         let lost = CoordinatorMessage::NodeDown(node);
         self.switchboard.to_coordinator(lost);
         let lost = CheckpointMessage::NodeDown(node);
@@ -80,7 +83,12 @@ impl Handler<Panicked> for Supervisor {
         // A hasher's random keys are all the randomness that a jitter needs.
         let jitter = RandomState::new().build_hasher().finish();
         let board = Arc::clone(&self.switchboard);
-        let verdict = transacted(&mut self.restarts[usize::from(node.0)], |restarts| {
+        let policy = self.policy;
+        let restarts = self
+            .restarts
+            .entry(node)
+            .or_insert_with(|| Restarts::new(policy).expect("the builder has checked the policy"));
+        let verdict = transacted(restarts, |restarts| {
             board.between_faults("supervisor", "Panicked", || {
                 restarts.handle_panic(now, jitter)
             })
@@ -90,7 +98,9 @@ impl Handler<Panicked> for Supervisor {
                 self.report(node, crate::stats::NodeState::Restarted, Some(reason));
                 let back_off = Duration::from_nanos(at.0.saturating_sub(now.0));
                 ctx.run_later(back_off, move |supervisor, _| {
-                    supervisor.switchboard.node(node).do_send(Resume);
+                    if let Some(member) = supervisor.switchboard.member(node) {
+                        member.resume();
+                    }
                 });
             }
             Ok(Verdict::Down) => self.take_down(node, reason),

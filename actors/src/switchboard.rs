@@ -5,29 +5,23 @@ use crate::{
     budget::Budget,
     cache_share::CacheShare,
     checkpointer::Checkpointer,
-    clock::{Clock, NodeTicks, TickSlot, wall_clock_ms},
+    clock::{Clock, TickSlot, wall_clock_ms},
     coordinator::CoordinatorActor,
     journal::JournalActor,
     locks::{LockDesk, LockManager},
+    member::{Member, Queue},
     message::{Deliver, Tick},
-    router::{Queue, Router, Routes},
-    storage_node::StorageNode,
+    router::Router,
+    routes::Routes,
     supervisor::Supervisor,
     telemetry::Telemetry,
 };
 use actix::Addr;
 use arc_swap::ArcSwap;
 use mailring_engine::{
-    Error,
-    cache::RowCache,
-    checkpoint::CheckpointMessage,
-    coordinator::CoordinatorMessage,
-    ids::NodeId,
-    locks::LockMessage,
-    participant::NodeMessage,
-    sequencer::JournalMessage,
-    store::Store,
-    view::{NodeTable, Visible},
+    Error, cache::RowCache, checkpoint::CheckpointMessage, coordinator::CoordinatorMessage,
+    ids::NodeId, locks::LockMessage, participant::NodeMessage, sequencer::JournalMessage,
+    view::Visible,
 };
 use std::sync::{
     Arc, Mutex, OnceLock, PoisonError,
@@ -52,9 +46,9 @@ pub struct FaultSite<'a> {
     pub handled: bool,
 }
 
-/// The addresses of all actors. Each is cloned from one sender: actix grants every sender a slot of its own.
+/// The addresses of all actors but the nodes, whose stand in the routes. Each is cloned from one sender: actix grants every
+/// sender a slot of its own.
 pub(crate) struct Addresses {
-    pub(crate) nodes: Vec<Addr<StorageNode>>,
     pub(crate) coordinator: Addr<CoordinatorActor>,
     pub(crate) journal: Addr<JournalActor>,
     pub(crate) checkpointer: Addr<Checkpointer>,
@@ -69,10 +63,10 @@ pub(crate) struct Switchboard {
     pub(crate) visible: Visible,
     pub(crate) cache: Arc<RowCache>,
     pub(crate) cache_share: CacheShare,
-    pub(crate) tables: Vec<Arc<NodeTable>>,
-    pub(crate) stores: Vec<Arc<dyn Store>>,
     pub(crate) budget: Arc<Budget>,
     pub(crate) routes: ArcSwap<Routes>,
+    /// Wakes who waits for newer routes.
+    pub(crate) rerouted: Notify,
     pub(crate) telemetry: Telemetry,
     pub(crate) fault_hook: Option<FaultHook>,
     pub(crate) read_only: OnceLock<Error>,
@@ -91,7 +85,6 @@ pub(crate) struct Switchboard {
     pub(crate) coordinator_down: OnceLock<String>,
     /// Commits that the coordinator has not answered.
     pub(crate) coordinator_queue: Arc<Queue>,
-    pub(crate) node_ticks: Vec<NodeTicks>,
     pub(crate) alarms: Alarms,
     /// Wakes who waits for the journal, to look at his deadline.
     pub(crate) journal_overdue: Notify,
@@ -102,7 +95,7 @@ pub(crate) struct Switchboard {
 impl std::fmt::Debug for Switchboard {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Switchboard")
-            .field("nodes", &self.tables.len())
+            .field("nodes", &self.routes.load().nodes().len())
             .field("visible", &self.visible)
             .finish_non_exhaustive()
     }
@@ -115,13 +108,22 @@ impl Switchboard {
             .expect("actors send only after all of them have started")
     }
 
+    /// A node that is open.
+    pub(crate) fn member(&self, node: NodeId) -> Option<Arc<Member>> {
+        self.routes.load().member(node).map(Arc::clone)
+    }
+
     pub(crate) fn to_node(&self, node: NodeId, message: NodeMessage) {
-        self.addresses().nodes[usize::from(node.0)].do_send(Deliver(message));
+        match self.routes.load().member(node) {
+            Some(member) => member.tell(message),
+            // What is said behind the back of one that has left is of no use to anybody.
+            None => tracing::debug!(%node, ?message, "a message for a node that has left"),
+        }
     }
 
     pub(crate) fn to_all_nodes(&self, message: impl Fn() -> NodeMessage) {
-        for node in &self.addresses().nodes {
-            node.do_send(Deliver(message()));
+        for member in self.routes.load().nodes() {
+            member.tell(message());
         }
     }
 
@@ -140,10 +142,6 @@ impl Switchboard {
 
     pub(crate) fn to_checkpointer(&self, message: CheckpointMessage) {
         self.addresses().checkpointer.do_send(Deliver(message));
-    }
-
-    pub(crate) fn node(&self, node: NodeId) -> &Addr<StorageNode> {
-        &self.addresses().nodes[usize::from(node.0)]
     }
 
     pub(crate) fn coordinator(&self) -> &Addr<CoordinatorActor> {
@@ -221,9 +219,10 @@ impl Switchboard {
         if self.coordinator_running.load(Ordering::Relaxed) > 0 && self.coordinator_tick.claim() {
             addresses.coordinator.do_send(Tick);
         }
-        for (ticks, node) in self.node_ticks.iter().zip(&addresses.nodes) {
+        for member in self.routes.load().nodes() {
+            let ticks = &member.ticks;
             if ticks.is_wanted.load(Ordering::Relaxed) && ticks.slot.claim() {
-                node.do_send(Tick);
+                member.address().do_send(Tick);
             }
         }
         self.budget.tick();
@@ -232,37 +231,31 @@ impl Switchboard {
     /// Wakes whoever waits for an answer, so that he can look at his deadline. Whoever should answer may be held up by a
     /// disk that hangs, so this is no business of his.
     pub(crate) fn wake_overdue(&self) {
-        for route in &self.routes.load().nodes {
-            if route.queue.depth() > 0 {
-                route.queue.overdue.notify_waiters();
-            }
+        for member in self.routes.load().nodes() {
+            member.queue.wake_overdue();
         }
-        if self.coordinator_queue.depth() > 0 {
-            self.coordinator_queue.overdue.notify_waiters();
-        }
+        self.coordinator_queue.wake_overdue();
         self.journal_overdue.notify_waiters();
     }
 
     /// Parts of transactions that the nodes have prepared now.
     pub(crate) fn prepared(&self) -> usize {
-        let ticks = self.node_ticks.iter();
-        ticks
-            .map(|node| node.prepared.load(Ordering::Relaxed))
-            .sum()
+        self.sum(|member| member.ticks.prepared.load(Ordering::Relaxed))
     }
 
     /// Requests that wait behind transactions.
     pub(crate) fn parked(&self) -> usize {
-        let ticks = self.node_ticks.iter();
-        ticks.map(|node| node.parked.load(Ordering::Relaxed)).sum()
+        self.sum(|member| member.ticks.parked.load(Ordering::Relaxed))
     }
 
     /// Weight of the generations that take writes.
     pub(crate) fn active_bytes(&self) -> u64 {
-        self.tables
-            .iter()
-            .map(|table| table.view().active.bytes() as u64)
-            .sum()
+        self.sum(|member| member.table.view().active.bytes() as u64)
+    }
+
+    /// The sum of a figure over all nodes.
+    fn sum<T: std::iter::Sum>(&self, figure: impl FnMut(&Arc<Member>) -> T) -> T {
+        self.routes.load().nodes().iter().map(figure).sum()
     }
 
     pub(crate) fn publish_gauges(&self) {

@@ -11,8 +11,19 @@ use std::{
 #[derive(Debug)]
 pub(crate) struct ActorSystem {
     system: System,
-    arbiters: Vec<ArbiterHandle>,
+    arbiters: Arbiters,
     join: JoinHandle<()>,
+}
+
+/// The threads on which actors run.
+#[derive(Debug, Clone)]
+pub(crate) struct Arbiters(Vec<ArbiterHandle>);
+
+impl Arbiters {
+    /// The arbiter for the actor of this number: actors go round.
+    pub(crate) fn of(&self, number: usize) -> &ArbiterHandle {
+        &self.0[number % self.0.len()]
+    }
 }
 
 impl ActorSystem {
@@ -43,14 +54,13 @@ impl ActorSystem {
         let (system, arbiters) = started.recv().map_err(|_| Error::Closed)?;
         Ok(Self {
             system,
-            arbiters,
+            arbiters: Arbiters(arbiters),
             join,
         })
     }
 
-    /// The arbiter for the actor of this number: actors go round.
-    pub(crate) fn arbiter(&self, number: usize) -> &ArbiterHandle {
-        &self.arbiters[number % self.arbiters.len()]
+    pub(crate) fn arbiters(&self) -> &Arbiters {
+        &self.arbiters
     }
 
     /// Stops all actors and waits until their threads have ended.

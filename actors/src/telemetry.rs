@@ -200,7 +200,7 @@ fn stripe() -> usize {
 }
 
 impl NodeFigures {
-    fn new(node: usize) -> Self {
+    pub(crate) fn new(node: NodeId) -> Self {
         let label = [("node", node.to_string())];
         Self {
             reads: metrics::counter!(NODE_READS, &label),
@@ -312,7 +312,6 @@ fn reason_of(error: &Error) -> usize {
 
 /// All figures of an engine.
 pub(crate) struct Telemetry {
-    nodes: Vec<NodeFigures>,
     pub(crate) locks: LockFigures,
     group_records: Histogram,
     journal_bytes: Counter,
@@ -340,10 +339,9 @@ pub(crate) struct Telemetry {
 }
 
 impl Telemetry {
-    pub(crate) fn new(nodes: usize) -> Self {
+    pub(crate) fn new() -> Self {
         describe();
         Self {
-            nodes: (0..nodes).map(NodeFigures::new).collect(),
             locks: LockFigures::new(),
             group_records: metrics::histogram!(JOURNAL_GROUP_RECORDS),
             journal_bytes: metrics::counter!(JOURNAL_BYTES),
@@ -369,11 +367,6 @@ impl Telemetry {
             journal_bytes_total: AtomicU64::new(0),
             checkpoints_total: AtomicU64::new(0),
         }
-    }
-
-    #[inline]
-    pub(crate) fn node(&self, node: NodeId) -> &NodeFigures {
-        &self.nodes[usize::from(node.0)]
     }
 
     pub(crate) fn group_written(&self, records: usize, bytes: usize, took: Duration, forced: bool) {
@@ -447,10 +440,11 @@ impl Telemetry {
     /// Publishes what is read off rather than counted. Called by the clock.
     pub(crate) fn publish_gauges(&self, switchboard: &Switchboard) {
         let routes = switchboard.routes.load();
-        for (figures, route) in self.nodes.iter().zip(&routes.nodes) {
+        for member in routes.nodes() {
+            let figures = &member.figures;
             figures.reads.absolute(figures.reads_total());
-            figures.queue.set(route.queue.depth() as f64);
-            let active = route.table.view().active.bytes();
+            figures.queue.set(member.queue.depth() as f64);
+            let active = member.table.view().active.bytes();
             figures.generation_bytes.set(active as f64);
         }
         self.locks.publish_gauges();

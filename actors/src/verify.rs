@@ -45,16 +45,17 @@ pub(crate) async fn verify_online(engine: &Arc<Engine>) -> Result<Verification> 
 
 fn online(engine: &Engine, catalogue: &Catalogue) -> Result<Verification> {
     let mut tree_keys = 0;
-    for store in &engine.switchboard.stores {
-        tree_keys += store.verify()?;
+    for member in engine.switchboard.routes.load_full().nodes() {
+        tree_keys += member.store.verify()?;
     }
     let pinned = engine.pin()?;
-    let routes = engine.switchboard.routes.load_full();
     let mut keys = 0;
-    for table in &engine.switchboard.tables {
-        for pair in merge_node(&pinned, table.node()) {
+    for (member, view) in pinned.owners() {
+        let node = member.node();
+        // What a mixed node holds of others is left out.
+        for pair in merge_node(&pinned, member, view) {
             let (key, _) = pair?;
-            check_owner(&routes.ring, table.node(), &key, Path::new("tree"))?;
+            check_owner(pinned.routes.ring(), node, &key, Path::new("tree"))?;
             // Keys of a dropped keyspace stay in generations until a checkpoint leaves them out.
             let is_live = catalogue.keyspaces.contains(split_qualified(&key).0);
             keys += u64::from(is_live);

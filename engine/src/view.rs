@@ -206,6 +206,15 @@ impl NodeView {
     }
 }
 
+/// What a look for a key at an LSN has found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Look {
+    /// The value at that LSN, if there was one.
+    Value(Option<Value>),
+    /// The tree has passed that LSN: start again with a newer one.
+    Passed,
+}
+
 /// What one node shares with its readers.
 #[derive(Debug)]
 pub struct NodeTable {
@@ -265,39 +274,48 @@ impl NodeTable {
         Ok(())
     }
 
-    /// The newest visible value of a key, expired ones included. Sends no message; a
-    /// miss of the cache shares a generation's lock for one look-up, and a cold read blocks for the tree's I/O.
+    /// The newest visible value of a key, expired ones included, for a node that owns the key for ever: starts again by
+    /// itself where the tree has passed the visible LSN.
+    ///
+    /// # Errors
+    ///
+    /// As [`NodeTable::look`].
+    pub fn get(&self, visible: &Visible, cache: &RowCache, key: &[u8]) -> Result<Option<Value>> {
+        loop {
+            if let Look::Value(value) = self.look(visible.load(), cache, key)? {
+                return Ok(value);
+            }
+        }
+    }
+
+    /// The newest version of a key at most `at`, expired ones included. Sends no message; a miss of the cache shares a
+    /// generation's lock for one look-up, and a cold read blocks for the tree's I/O.
+    ///
+    /// `at` is a visible LSN that was loaded before the caller asked who owns the key: the node may lose the key at a later
+    /// one, and what it shows behind that is nobody's. So who finds that the tree has passed `at` asks for the owner again.
     ///
     /// # Errors
     ///
     /// [`Error::NodeDown`], and what the store reports.
-    pub fn get(&self, visible: &Visible, cache: &RowCache, key: &[u8]) -> Result<Option<Value>> {
-        loop {
-            let at = visible.load();
-            self.check_up()?;
-            match cache.get(key, at) {
-                Lookup::Hit(_, value) => return Ok(value),
-                Lookup::Miss => {}
-                Lookup::TooNew => return self.get_past_cache(at, key),
-            }
-            let view = self.view.load();
-            if view.complete > at {
-                continue;
-            }
-            let (lsn, value) = match view.in_generations(key, at) {
-                Some(found) => found,
-                None => (view.complete, view.in_tree(self.node, key)?),
-            };
-            cache.fill(key, lsn, value.as_ref(), || self.is_newest(&view, key, lsn));
-            return Ok(value);
+    pub fn look(&self, at: Lsn, cache: &RowCache, key: &[u8]) -> Result<Look> {
+        self.check_up()?;
+        let found = cache.get(key, at);
+        if let Lookup::Hit(_, value) = found {
+            return Ok(Look::Value(value));
         }
-    }
-
-    fn get_past_cache(&self, mut at: Lsn, key: &[u8]) -> Result<Option<Value>> {
         let view = self.view.load();
-        // A view whose tree has passed `at` shows a visible state all the same, only a newer one than `at`.
-        at = at.max(view.complete);
-        view.get(self.node, key, at)
+        if view.complete > at {
+            return Ok(Look::Passed);
+        }
+        if let Lookup::TooNew = found {
+            return view.get(self.node, key, at).map(Look::Value);
+        }
+        let (lsn, value) = match view.in_generations(key, at) {
+            Some(found) => found,
+            None => (view.complete, view.in_tree(self.node, key)?),
+        };
+        cache.fill(key, lsn, value.as_ref(), || self.is_newest(&view, key, lsn));
+        Ok(Look::Value(value))
     }
 
     /// Whether nothing newer than `lsn` was installed for the key. Evaluated while the cache holds the key's shard: an

@@ -5,6 +5,7 @@
 //!       ─▶ threads (I/O, segments, runs, compaction) ─▶ actix System with its arbiters ─▶ actors ─▶ clock
 //! ```
 
+mod nodes;
 mod recover;
 mod settings;
 mod start;

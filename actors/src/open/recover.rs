@@ -1,7 +1,10 @@
 //! From a directory to what its engine knew: manifest, trees, and the journal replayed into generations.
 
-use super::settings::{check_settings, new_manifest, ring_of};
-use crate::{Builder, builder::Place, directory::tree_folder};
+use super::{
+    nodes::Stores,
+    settings::{check_settings, new_manifest, ring_of},
+};
+use crate::Builder;
 use mailring_engine::{
     Error, Result,
     disk::Disk,
@@ -15,11 +18,7 @@ use mailring_engine::{
     manifest::Manifest,
     outcomes::{OutcomeLimits, Outcomes},
     ring::Ring,
-    store::{
-        Store, StoreFactory,
-        lsm::{LsmFactory, LsmOptions},
-        memory::MemoryFactory,
-    },
+    store::Store,
 };
 use std::{
     path::Path,
@@ -29,9 +28,6 @@ use std::{
     },
     time::Duration,
 };
-
-/// Descriptors that the trees of an engine keep open together.
-const OPEN_FILES: usize = 256;
 
 /// What was read back from a directory.
 pub(super) struct Recovered {
@@ -94,14 +90,10 @@ pub(super) fn recover(
     };
     manifest.save(&**disk)?;
     let mut keyspaces = manifest.keyspaces(&**disk)?;
-    let factory = factory(builder, now_ms, held_indexes);
+    let opener = Stores::new(builder, directory, now_ms, held_indexes);
     let mut stores = Vec::new();
     for node in &manifest.nodes {
-        let store = factory.open(node.node, &tree_folder(directory, node.node))?;
-        stores.push(match &builder.store_hook {
-            Some(hook) => hook(store),
-            None => store,
-        });
+        stores.push(opener.open(node.node)?);
     }
     let generations: Vec<_> = stores
         .iter()
@@ -199,22 +191,4 @@ fn replay(
         | RecordBody::Ring(_) => {}
     }
     Ok(())
-}
-
-fn factory(
-    builder: &Builder,
-    now_ms: &Arc<AtomicU64>,
-    held_indexes: &Arc<AtomicU64>,
-) -> Box<dyn StoreFactory> {
-    match builder.place {
-        Place::Directory(_) => {
-            let options = LsmOptions::new(builder.block_cache_share() as u64, OPEN_FILES)
-                .now_ms(Arc::clone(now_ms))
-                .hold_indexes(builder.index_share() as u64, Arc::clone(held_indexes));
-            Box::new(LsmFactory::new(options))
-        }
-        Place::Memory => Box::new(MemoryFactory {
-            now_ms: Arc::clone(now_ms),
-        }),
-    }
 }

@@ -1,6 +1,7 @@
 //! From what was recovered to running actors and threads.
 
 use super::{
+    nodes::{Beginning, Life, NodeActors},
     recover::Recovered,
     threads::{Files, Threads},
 };
@@ -11,15 +12,15 @@ use crate::{
     builder::Place,
     cache_share::CacheShare,
     checkpointer::{self, Checkpointer},
-    clock::{self, Clock, NodeTicks},
+    clock::{self, Clock},
     coordinator::CoordinatorActor,
     engine::Engine,
     journal::JournalActor,
     journal_io::{self, JournalFile},
     locks::{LockDesk, LockManager},
-    router::{Queue, Route, Router, Routes},
-    stats::NodeState,
-    storage_node::StorageNode,
+    member::Queue,
+    router::Router,
+    routes::Routes,
     supervisor::Supervisor,
     switchboard::{Addresses, Switchboard},
     system::ActorSystem,
@@ -37,12 +38,12 @@ use mailring_engine::{
     journal::frame_bytes,
     locks::{LockLimits, LockTable},
     manifest::Manifest,
-    participant::{Participant, ParticipantOptions, TreeSource},
+    participant::ParticipantOptions,
     restart::Restarts,
     ring_state::RingState,
     sequencer::{Sequencer, SequencerOptions, SequencerState},
     value::KEYSPACE_PREFIX_BYTES,
-    view::{Frozen, NodeTable, NodeView, Visible},
+    view::Visible,
 };
 use std::{
     collections::{BTreeMap, hash_map::RandomState},
@@ -83,40 +84,20 @@ pub(super) fn start(
     let ring = RingState::new(ring);
     let clock = Clock::start();
     let opening = manifest.openings;
-    let tables: Vec<_> = manifest
+    let nodes = manifest
         .progress
         .iter()
         .zip(generations)
-        .zip(&stores)
+        .zip(stores)
         .map(|((progress, generation), store)| {
-            let generation = Arc::new(generation);
-            let active = Arc::new(generation.successor());
-            let frozen = if generation.is_empty() {
-                Vec::new()
-            } else {
-                vec![Frozen {
-                    through: last_lsn,
-                    generation,
-                }]
-            };
-            let view = NodeView {
-                active,
-                frozen,
-                tree: store.view(),
+            let beginning = Beginning {
+                node: progress.node,
+                store,
+                generation,
                 complete: progress.complete,
+                last_lsn,
             };
-            Arc::new(NodeTable::new(progress.node, view))
-        })
-        .collect();
-    let nodes: Vec<_> = tables
-        .iter()
-        .map(|table| Route {
-            node: table.node(),
-            table: Arc::clone(table),
-            queue: Arc::new(Queue::new(builder.mailbox_capacity)),
-            state: NodeState::Serving,
-            restarts: 0,
-            last_failure: None,
+            beginning.member(builder.mailbox_capacity)
         })
         .collect();
     let budget = Budget::new(
@@ -134,15 +115,16 @@ pub(super) fn start(
             rows: builder.row_cache_share(),
             held_indexes,
         },
-        telemetry: Telemetry::new(tables.len()),
-        node_ticks: tables.iter().map(|_| NodeTicks::default()).collect(),
+        telemetry: Telemetry::new(),
         budget: Arc::new(budget),
-        routes: ArcSwap::from_pointee(Routes {
-            ring: Arc::clone(ring.ring()),
+        routes: ArcSwap::from_pointee(Routes::new(
+            Arc::clone(ring.ring()),
+            ring.since(),
+            None,
             nodes,
-        }),
-        tables,
-        stores,
+            |_| false,
+        )),
+        rerouted: Notify::new(),
         fault_hook: builder.fault_hook.clone(),
         read_only: OnceLock::new(),
         space_error: Mutex::new(None),
@@ -194,30 +176,27 @@ pub(super) fn start(
     let (clock_sender, clock_stop) = crossbeam_channel::bounded(0);
 
     let system = ActorSystem::start(builder.arbiters)?;
-    let home = system.arbiter(0);
+    let arbiters = system.arbiters();
+    let home = arbiters.of(0);
+    let node_actors = NodeActors {
+        arbiters: arbiters.clone(),
+        journal: reader,
+        options: ParticipantOptions {
+            stashed: builder.mailbox_capacity,
+            ..ParticipantOptions::default()
+        },
+    };
+    for (member, incarnation) in switchboard.routes.load().nodes().iter().zip(&incarnations) {
+        let node = member.node();
+        let life = Life {
+            incarnation: *incarnation,
+            owned_since: sequencer.ring().owned_since(node),
+            last_lsn,
+        };
+        node_actors.start(&switchboard, member, life);
+    }
     let complete = manifest.progress.iter().map(|p| p.complete).collect();
     let addresses = Addresses {
-        nodes: incarnations
-            .iter()
-            .enumerate()
-            .map(|(number, incarnation)| {
-                let store = Arc::clone(&switchboard.stores[number]);
-                let participant = Participant::new(
-                    *incarnation,
-                    switchboard.routes.load().ring.epoch(),
-                    Arc::clone(&switchboard.tables[number]),
-                    Arc::clone(&switchboard.cache),
-                    TreeSource(Box::new(move || store.view())),
-                    last_lsn,
-                    ParticipantOptions {
-                        stashed: builder.mailbox_capacity,
-                        ..ParticipantOptions::default()
-                    },
-                );
-                let node = StorageNode::new(participant, Arc::clone(&switchboard), reader.clone());
-                actix::Supervisor::start_in_arbiter(system.arbiter(number), move |_| node)
-            })
-            .collect(),
         coordinator: {
             // Handles bound their transactions; a batch, which only writes, may be larger.
             let options = CoordinatorOptions {
@@ -254,12 +233,7 @@ pub(super) fn start(
             Checkpointer::start_in_arbiter(home, move |_| actor)
         },
         supervisor: {
-            let restarts = switchboard
-                .tables
-                .iter()
-                .map(|_| Restarts::new(builder.restart_policy))
-                .collect::<Result<_>>()?;
-            let actor = Supervisor::new(restarts, Arc::clone(&switchboard));
+            let actor = Supervisor::new(builder.restart_policy, Arc::clone(&switchboard));
             Supervisor::start_in_arbiter(home, move |_| actor)
         },
         router: {
@@ -278,7 +252,7 @@ pub(super) fn start(
                 Arc::clone(&switchboard),
             );
             // Behind the nodes, so that it has a thread of its own where there is one to spare.
-            LockManager::start_in_arbiter(system.arbiter(incarnations.len()), move |_| actor)
+            LockManager::start_in_arbiter(arbiters.of(incarnations.len()), move |_| actor)
         },
     };
     assert!(

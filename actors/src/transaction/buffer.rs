@@ -8,21 +8,22 @@
 
 use crate::{
     budget::{Budget, OpenBytes},
-    engine::{KeyspaceState, Pinned},
+    engine::KeyspaceState,
     locks::KeyLocks,
+    pin::Pinned,
 };
 use bytes::Bytes;
 use mailring_engine::{
     Error, Result,
-    ids::{Lsn, NodeId},
+    ids::Lsn,
     store::runs::Direction,
     transaction::{
         Fence, KeyRange, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_KEYS, MAX_TRANSACTION_RANGES,
     },
-    value::{Value, Write},
+    value::{Value, Write, split_qualified},
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ops::Bound,
     sync::{
         Arc,
@@ -45,7 +46,6 @@ pub struct Savepoint(u64);
 /// A write that is not committed yet.
 #[derive(Debug, Clone)]
 pub(super) struct Buffered {
-    pub(super) node: NodeId,
     pub(super) value: Option<Value>,
     /// How many savepoints there were when it was made.
     level: usize,
@@ -72,7 +72,7 @@ struct Undo {
 pub(super) struct Buffer {
     /// What the transaction reads from; let go when it ends.
     pub(super) pinned: Arc<Pinned>,
-    pub(super) reads: BTreeMap<Bytes, NodeId>,
+    pub(super) reads: BTreeSet<Bytes>,
     ranges: Vec<ReadRange>,
     pub(super) writes: BTreeMap<Bytes, Buffered>,
     pub(super) fences: Vec<Fence>,
@@ -102,7 +102,7 @@ impl Buffer {
     pub(super) fn new(pinned: Arc<Pinned>, fences: Vec<Fence>, budget: &Arc<Budget>) -> Self {
         Self {
             pinned,
-            reads: BTreeMap::new(),
+            reads: BTreeSet::new(),
             ranges: Vec::new(),
             writes: BTreeMap::new(),
             fences,
@@ -153,15 +153,15 @@ impl Buffer {
         }
     }
 
-    pub(super) fn note_read(&mut self, key: &Bytes, node: NodeId) -> Result<()> {
-        if self.reads.contains_key(key) {
+    pub(super) fn note_read(&mut self, key: &Bytes) -> Result<()> {
+        if self.reads.contains(key) {
             return Ok(());
         }
         let bytes = self.bytes + key.len();
         self.check_size(1, bytes, self.kept)?;
         self.charge(1, bytes, self.kept)?;
         self.bytes = bytes;
-        self.reads.insert(key.clone(), node);
+        self.reads.insert(key.clone());
         Ok(())
     }
 
@@ -186,7 +186,7 @@ impl Buffer {
         from: Bound<Bytes>,
     ) -> Result<usize> {
         // Its keys may be on any node.
-        let ranges = (self.ranges.len() + 1) * self.pinned.views.len();
+        let ranges = (self.ranges.len() + 1) * self.pinned.owners().count();
         check(ranges, MAX_TRANSACTION_RANGES, "ranges")?;
         self.ranges.push(ReadRange {
             direction,
@@ -222,16 +222,16 @@ impl Buffer {
 
     /// Fails if something that was read at `since` has changed by `now`.
     pub(super) fn check_unchanged(&self, now: &Pinned, since: Lsn) -> Result<()> {
-        for (key, node) in &self.reads {
-            let view = &now.views[usize::from(node.0)];
+        for key in &self.reads {
+            let (_, view) = now.owner(split_qualified(key).1);
             if let Some(with) = view.key_changed(key, since) {
                 let key = key.clone();
                 return Err(Error::Conflict { key, with });
             }
         }
         for range in self.read_ranges() {
-            let mut views = now.views.iter();
-            let changed = views.find_map(|view| view.range_changed(&range, since));
+            let mut owners = now.owners();
+            let changed = owners.find_map(|(_, view)| view.range_changed(&range, since));
             if let Some((key, with)) = changed {
                 return Err(Error::Conflict { key, with });
             }
@@ -239,7 +239,7 @@ impl Buffer {
         Ok(())
     }
 
-    pub(super) fn write(&mut self, write: Write, node: NodeId) -> Result<()> {
+    pub(super) fn write(&mut self, write: Write) -> Result<()> {
         let Write { key, value } = write;
         let before = self.writes.get(&key);
         let freed = before.map_or(0, |before| weight_of(&key, before.value.as_ref()));
@@ -253,7 +253,7 @@ impl Buffer {
         self.check_size(more, bytes, kept)?;
         self.charge(more, bytes, kept)?;
         (self.bytes, self.kept) = (bytes, kept);
-        let buffered = Buffered { node, value, level };
+        let buffered = Buffered { value, level };
         let before = self.writes.insert(key.clone(), buffered);
         if keeps && let Some(undo) = self.undo.last_mut() {
             undo.replaced.push((key, before));
@@ -314,24 +314,11 @@ impl Buffer {
 mod tests {
     use super::*;
     use crate::clock::Clock;
-    use mailring_engine::{
-        ids::KeyspaceId,
-        store::{Store, memory::MemoryStore},
-        view::NodeView,
-    };
+    use mailring_engine::ids::KeyspaceId;
 
     /// One for an engine of so many nodes.
-    fn buffer_of(nodes: usize) -> Buffer {
-        let view = Arc::new(NodeView {
-            active: Arc::default(),
-            frozen: Vec::new(),
-            tree: MemoryStore::default().view(),
-            complete: Lsn(0),
-        });
-        let pinned = Pinned {
-            at: Lsn(0),
-            views: vec![view; nodes],
-        };
+    fn buffer_of(nodes: u16) -> Buffer {
+        let pinned = Pinned::of_empty_nodes(nodes);
         let budget = Arc::new(Budget::new(Clock::start(), Arc::default(), 1, 1, 1));
         Buffer::new(Arc::new(pinned), Vec::new(), &budget)
     }
@@ -339,7 +326,7 @@ mod tests {
     fn put(buffer: &mut Buffer, key: &str, value: &str) {
         let value = Some((value.as_bytes(), 0));
         let write = Write::new(KeyspaceId(1), key.as_bytes(), value);
-        buffer.write(write, NodeId(0)).expect("it is small");
+        buffer.write(write).expect("it is small");
     }
 
     fn state(buffer: &Buffer) -> Vec<(String, String)> {
@@ -389,7 +376,7 @@ mod tests {
         put(&mut buffer, "a", "1");
         let value = vec![0; MAX_TRANSACTION_BYTES];
         let write = Write::new(KeyspaceId(1), b"a", Some((&value, 0)));
-        let error = buffer.write(write, NodeId(0)).unwrap_err();
+        let error = buffer.write(write).unwrap_err();
         assert!(
             matches!(error, Error::TransactionTooLarge { unit: "bytes", .. }),
             "{error:?}"
@@ -417,7 +404,7 @@ mod tests {
         let first = buffer.savepoint().unwrap();
         let error = loop {
             let write = Write::new(KeyspaceId(1), b"a", Some((value.as_bytes(), 0)));
-            if let Err(error) = buffer.write(write, NodeId(0)) {
+            if let Err(error) = buffer.write(write) {
                 break error;
             }
             buffer.savepoint().unwrap();

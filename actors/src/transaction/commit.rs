@@ -5,6 +5,7 @@ use crate::{
     budget::OpenBytes,
     coordinator::{CommitRequest, Decision},
     engine::{Engine, weight},
+    pin::Pinned,
 };
 use bytes::Bytes;
 use mailring_engine::{
@@ -12,9 +13,9 @@ use mailring_engine::{
     ids::NodeId,
     participant::{Answer, Operation},
     transaction::{ReadSet, TxnPart},
-    value::Write,
+    value::{Write, split_qualified},
 };
-use std::{collections::BTreeMap, time::Instant};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 /// Weight of a key that is only read, beside its bytes.
 const READ_BYTES: usize = 64;
@@ -63,15 +64,15 @@ fn take(shared: &Shared) -> Result<Buffer> {
 
 async fn send(shared: &Shared, mut buffer: Buffer) -> Result<Decision> {
     let engine: &Engine = &shared.engine;
-    let nodes = engine.switchboard.tables.len();
+    let routes = Arc::clone(&buffer.pinned.routes);
     let reads = buffer
         .reads
-        .keys()
+        .iter()
         .map(|key| key.len() + READ_BYTES)
         .sum::<usize>();
     let fences = std::mem::take(&mut buffer.fences);
     // Until the answer: what the nodes and the journal hold meanwhile is the request's.
-    let (mut parts, _memory) = group(buffer, nodes);
+    let (mut parts, _memory) = group(buffer);
     let writes: usize = parts.iter().map(|part| weight(&part.writes)).sum();
     let bytes = reads + writes;
     if let ([_], [], None) = (&parts[..], &fences[..], &shared.idempotency) {
@@ -81,7 +82,9 @@ async fn send(shared: &Shared, mut buffer: Buffer) -> Result<Decision> {
             reads: part.reads,
             writes: part.writes,
         };
-        let answer = engine.write_until(part.node, operation, bytes, shared.deadline);
+        // By the routes that it has read by: what it validates must be there.
+        let by_pin = |_: &_| (routes.known(part.node), routes.epoch());
+        let answer = engine.write_until(operation, bytes, shared.deadline, by_pin);
         return match answer.await? {
             Answer::Written(lsn) => Ok(Decision {
                 lsn,
@@ -96,7 +99,7 @@ async fn send(shared: &Shared, mut buffer: Buffer) -> Result<Decision> {
         parts,
         fences,
         idempotency: shared.idempotency.clone(),
-        epoch: engine.switchboard.routes.load().ring.epoch(),
+        epoch: routes.epoch(),
     };
     engine.commit(request, bytes).await
 }
@@ -107,23 +110,24 @@ struct Part {
     writes: Vec<Write>,
 }
 
-/// One part for each node that was read or is written. A range was read on every node.
-fn group(buffer: Buffer, nodes: usize) -> (Vec<TxnPart>, OpenBytes) {
-    let snapshot = buffer.pinned.at;
+/// One part for each node that was read or is written. A range was read on every node that owns something.
+fn group(buffer: Buffer) -> (Vec<TxnPart>, OpenBytes) {
+    let Pinned { at, routes, .. } = &*buffer.pinned;
+    let snapshot = *at;
+    let owner = |key: &Bytes| routes.owner(split_qualified(key).1).node();
     let mut parts: BTreeMap<NodeId, Part> = BTreeMap::new();
     let ranges = buffer.read_ranges();
     if !ranges.is_empty() {
-        for node in 0..nodes {
-            let node = NodeId(u16::try_from(node).expect("node numbers fit"));
-            parts.entry(node).or_default();
+        for member in routes.owners() {
+            parts.entry(member.node()).or_default();
         }
     }
-    for (key, node) in buffer.reads {
-        parts.entry(node).or_default().keys.push(key);
+    for key in buffer.reads {
+        parts.entry(owner(&key)).or_default().keys.push(key);
     }
     for (key, write) in buffer.writes {
         let value = write.value;
-        let part = parts.entry(write.node).or_default();
+        let part = parts.entry(owner(&key)).or_default();
         part.writes.push(Write { key, value });
     }
     let parts = parts.into_iter();

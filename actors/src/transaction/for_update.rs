@@ -12,8 +12,8 @@
 use super::{Shared, State, Transaction, buffer::Buffer};
 use crate::{
     Keyspace,
-    engine::Pinned,
     locks::{KeyGrant, KeyLocks},
+    pin::Pinned,
 };
 use bytes::Bytes;
 use mailring_engine::{Error, Result, value::qualify};

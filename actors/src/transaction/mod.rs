@@ -302,14 +302,14 @@ impl Transaction {
         shared.check(keyspace)?;
         keyspace.check(key)?;
         let qualified = qualify(keyspace.state.id, key);
-        let node = shared.engine.owner(key);
-        let board = &shared.engine.switchboard;
         let (own, pinned) = shared.with(|buffer| {
             let own = buffer.written(&qualified);
             if own.is_none() {
-                board.tables[usize::from(node.0)].check_up()?;
+                let (owner, _) = buffer.pinned.owner(key);
+                owner.table.check_up()?;
+                owner.figures.read();
                 if !shared.is_read_only {
-                    buffer.note_read(&qualified, node)?;
+                    buffer.note_read(&qualified)?;
                     buffer.enter(&keyspace.state);
                 }
             }
@@ -319,10 +319,8 @@ impl Transaction {
         let value = match own {
             Some(value) => value,
             None => {
-                board.telemetry.node(node).read();
-                let number = usize::from(node.0);
-                let (table, view) = (&board.tables[number], &pinned.views[number]);
-                table.get_in(view, &board.cache, &qualified, pinned.at)?
+                let cache = &shared.engine.switchboard.cache;
+                pinned.get(cache, key, &qualified)?
             }
         };
         Ok(value.filter(is_live))
@@ -340,10 +338,9 @@ impl Transaction {
                 reason: "the transaction writes",
             });
         }
-        let node = shared.engine.owner(key);
         let write = Write::new(keyspace.state.id, key, value);
         shared.with(|buffer| {
-            buffer.write(write, node)?;
+            buffer.write(write)?;
             buffer.enter(&keyspace.state);
             Ok(())
         })

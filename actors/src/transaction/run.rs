@@ -315,6 +315,7 @@ impl TransactionBuilder {
         // A victim of a deadlock does not become younger by that.
         let begun = board.clock.now();
         loop {
+            let routed_by = board.routes.load().epoch();
             let txn = self.begin_until(deadline, begun)?;
             let error = match body(txn.clone()).await {
                 Ok(value) if txn.has_ended() => return Ok((value, None)),
@@ -329,10 +330,15 @@ impl TransactionBuilder {
             };
             // What its snapshot shows is let go before the pause.
             drop(txn);
-            if !is_worth_repeating(&error) || board.clock.now() >= deadline {
+            let is_moved = matches!(error, Error::Moved { .. });
+            if !(is_moved || is_worth_repeating(&error)) || board.clock.now() >= deadline {
                 return Err(error);
             }
             board.telemetry.transaction_repeated();
+            if is_moved {
+                self.engine.rerouted(routed_by, deadline).await?;
+                continue;
+            }
             board.alarms.sleep(pauses.next()).await;
             if board.clock.now() >= deadline {
                 return Err(error);

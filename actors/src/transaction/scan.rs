@@ -127,9 +127,6 @@ impl TransactionScan {
         if self.opened.is_none() {
             shared.check(&self.keyspace)?;
             self.keyspace.check_exists()?;
-            for table in &shared.engine.switchboard.tables {
-                table.check_up()?;
-            }
             let from = match self.direction {
                 Direction::Forward => &self.low,
                 Direction::Backward => &self.high,
@@ -142,6 +139,9 @@ impl TransactionScan {
                 }
                 Ok((range, Arc::clone(&buffer.pinned)))
             })?;
+            for (owner, _) in pinned.owners() {
+                owner.table.check_up()?;
+            }
             self.opened = Some(Opened {
                 merge: merge_all(&pinned, &self.low, &self.high, self.direction),
                 at: pinned.at,

@@ -1,0 +1,150 @@
+//! A storage node as everybody else sees it: what its readers share, where its messages go, how it is.
+//!
+//! Nodes come and go while the engine serves, so everything that belongs to one of them is in its [`Member`], and who has a
+//! member needs no table of nodes. A node that has left goes with the last who holds it: a snapshot, say.
+
+use crate::{
+    clock::NodeTicks,
+    message::Deliver,
+    stats::NodeState,
+    storage_node::{Resume, StorageNode},
+    telemetry::NodeFigures,
+};
+use actix::Addr;
+use arc_swap::ArcSwap;
+use mailring_engine::{ids::NodeId, participant::NodeMessage, store::Store, view::NodeTable};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+use tokio::sync::Notify;
+
+/// A node that is open.
+pub(crate) struct Member {
+    pub(crate) table: Arc<NodeTable>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) ticks: NodeTicks,
+    pub(crate) figures: NodeFigures,
+    /// Written by the router alone.
+    pub(crate) health: ArcSwap<Health>,
+    /// Set before anybody else has the member. The actor must not hold its member: it ends with its last address.
+    address: OnceLock<Addr<StorageNode>>,
+}
+
+impl std::fmt::Debug for Member {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Member")
+            .field("node", &self.node())
+            .field("health", &self.health.load())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Member {
+    pub(crate) fn new(table: Arc<NodeTable>, store: Arc<dyn Store>, queue_capacity: usize) -> Self {
+        Self {
+            figures: NodeFigures::new(table.node()),
+            table,
+            store,
+            queue: Arc::new(Queue::new(queue_capacity)),
+            ticks: NodeTicks::default(),
+            health: ArcSwap::from_pointee(Health::default()),
+            address: OnceLock::new(),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn node(&self) -> NodeId {
+        self.table.node()
+    }
+
+    /// Gives the member its actor.
+    pub(crate) fn started(&self, address: Addr<StorageNode>) {
+        let is_first = self.address.set(address).is_ok();
+        assert!(is_first, "a node has one actor");
+    }
+
+    #[inline]
+    pub(crate) fn address(&self) -> &Addr<StorageNode> {
+        let address = self.address.get();
+        address.expect("a member is listed once its actor has started")
+    }
+
+    pub(crate) fn tell(&self, message: NodeMessage) {
+        self.address().do_send(Deliver(message));
+    }
+
+    pub(crate) fn resume(&self) {
+        self.address().do_send(Resume);
+    }
+}
+
+/// How a node is, and has been since the engine was opened.
+#[derive(Debug, Clone)]
+pub(crate) struct Health {
+    pub(crate) state: NodeState,
+    pub(crate) restarts: u64,
+    pub(crate) last_failure: Option<String>,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self {
+            state: NodeState::Serving,
+            restarts: 0,
+            last_failure: None,
+        }
+    }
+}
+
+/// Counts the requests that a node has not answered, and bounds them.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    waiting: AtomicUsize,
+    capacity: usize,
+    /// Wakes who waits for the node's answers, to look at his deadline.
+    pub(crate) overdue: Notify,
+}
+
+impl Queue {
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self {
+            waiting: AtomicUsize::new(0),
+            capacity,
+            overdue: Notify::new(),
+        }
+    }
+
+    /// A place in the queue, if there is one.
+    pub(crate) fn enter(queue: &Arc<Self>) -> Option<Place> {
+        let waiting = queue.waiting.fetch_add(1, Relaxed);
+        let place = Place {
+            queue: Arc::clone(queue),
+        };
+        (waiting < queue.capacity).then_some(place)
+    }
+
+    pub(crate) fn depth(&self) -> usize {
+        self.waiting.load(Relaxed)
+    }
+
+    /// Lets all who wait look at their deadlines.
+    pub(crate) fn wake_overdue(&self) {
+        if self.depth() > 0 {
+            self.overdue.notify_waiters();
+        }
+    }
+}
+
+/// A place in a node's queue, left when dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    queue: Arc<Queue>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.queue.waiting.fetch_sub(1, Relaxed);
+    }
+}

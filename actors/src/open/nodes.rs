@@ -1,0 +1,144 @@
+//! Opening a node: its store, what it shares, and its actor.
+
+use crate::{
+    builder::{Builder, Place, StoreHook},
+    directory::tree_folder,
+    member::Member,
+    storage_node::StorageNode,
+    switchboard::Switchboard,
+    system::Arbiters,
+};
+use mailring_engine::{
+    Result,
+    generation::Generation,
+    ids::{Epoch, Incarnation, Lsn, NodeId},
+    journal::JournalReader,
+    participant::{Participant, ParticipantOptions, TreeSource},
+    store::{
+        Store, StoreFactory,
+        lsm::{LsmFactory, LsmOptions},
+        memory::MemoryFactory,
+    },
+    view::{Frozen, NodeTable, NodeView},
+};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::AtomicU64},
+};
+
+/// Descriptors that the trees of an engine keep open together.
+const OPEN_FILES: usize = 256;
+
+/// Opens the stores of nodes.
+pub(crate) struct Stores {
+    directory: PathBuf,
+    factory: Box<dyn StoreFactory>,
+    hook: Option<StoreHook>,
+}
+
+impl Stores {
+    pub(super) fn new(
+        builder: &Builder,
+        directory: &Path,
+        now_ms: &Arc<AtomicU64>,
+        held_indexes: &Arc<AtomicU64>,
+    ) -> Self {
+        let factory: Box<dyn StoreFactory> = match builder.place {
+            Place::Directory(_) => {
+                let options = LsmOptions::new(builder.block_cache_share() as u64, OPEN_FILES)
+                    .now_ms(Arc::clone(now_ms))
+                    .hold_indexes(builder.index_share() as u64, Arc::clone(held_indexes));
+                Box::new(LsmFactory::new(options))
+            }
+            Place::Memory => Box::new(MemoryFactory {
+                now_ms: Arc::clone(now_ms),
+            }),
+        };
+        Self {
+            directory: directory.to_owned(),
+            factory,
+            hook: builder.store_hook.clone(),
+        }
+    }
+
+    /// Opens a node's store, and creates it if it is not there.
+    pub(crate) fn open(&self, node: NodeId) -> Result<Arc<dyn Store>> {
+        let folder = tree_folder(&self.directory, node);
+        let store = self.factory.open(node, &folder)?;
+        Ok(match &self.hook {
+            Some(hook) => hook(store),
+            None => store,
+        })
+    }
+}
+
+/// What a node begins with.
+pub(crate) struct Beginning {
+    pub(crate) node: NodeId,
+    pub(crate) store: Arc<dyn Store>,
+    /// What was read back from the journal.
+    pub(crate) generation: Generation,
+    /// The tree is complete up to here.
+    pub(crate) complete: Lsn,
+    /// The last LSN of the journal.
+    pub(crate) last_lsn: Lsn,
+}
+
+impl Beginning {
+    /// What the node shares with everybody. Its actor is still to be started.
+    pub(crate) fn member(self, queue_capacity: usize) -> Arc<Member> {
+        let generation = Arc::new(self.generation);
+        let active = Arc::new(generation.successor());
+        let frozen = if generation.is_empty() {
+            Vec::new()
+        } else {
+            vec![Frozen {
+                through: self.last_lsn,
+                generation,
+            }]
+        };
+        let view = NodeView {
+            active,
+            frozen,
+            tree: self.store.view(),
+            complete: self.complete,
+        };
+        let table = Arc::new(NodeTable::new(self.node, view));
+        Arc::new(Member::new(table, self.store, queue_capacity))
+    }
+}
+
+/// The first life of a node in this opening.
+pub(crate) struct Life {
+    pub(crate) incarnation: Incarnation,
+    /// The node's ownership epoch.
+    pub(crate) owned_since: Epoch,
+    /// Everything of the node up to here is installed.
+    pub(crate) last_lsn: Lsn,
+}
+
+/// Starts the actors of nodes.
+pub(crate) struct NodeActors {
+    pub(super) arbiters: Arbiters,
+    pub(super) journal: JournalReader,
+    pub(super) options: ParticipantOptions,
+}
+
+impl NodeActors {
+    /// Starts the actor of a node, and gives it to its member.
+    pub(crate) fn start(&self, switchboard: &Arc<Switchboard>, member: &Arc<Member>, life: Life) {
+        let store = Arc::clone(&member.store);
+        let participant = Participant::new(
+            life.incarnation,
+            life.owned_since,
+            Arc::clone(&member.table),
+            Arc::clone(&switchboard.cache),
+            TreeSource(Box::new(move || store.view())),
+            life.last_lsn,
+            self.options,
+        );
+        let actor = StorageNode::new(participant, Arc::clone(switchboard), self.journal.clone());
+        let arbiter = self.arbiters.of(usize::from(member.node().0));
+        member.started(actix::Supervisor::start_in_arbiter(arbiter, move |_| actor));
+    }
+}
