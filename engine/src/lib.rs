@@ -19,6 +19,7 @@ pub mod journal;
 pub mod keyspaces;
 pub mod locks;
 pub mod manifest;
+pub mod motion;
 pub mod outcomes;
 pub mod participant;
 pub mod rebuild;
