@@ -122,8 +122,8 @@ fn manifest(engine: &Engine, pinned: &Pinned, catalogue: &Catalogue) -> Manifest
         clean_shutdown: true,
         ..Manifest::default()
     };
-    let complete = vec![pinned.at; nodes.len()];
-    manifest.record_checkpoint(&complete, pinned.at, catalogue);
+    let complete = nodes.iter().map(|(node, _)| (*node, pinned.at));
+    manifest.record_checkpoint(complete, pinned.at, catalogue);
     manifest
 }
 

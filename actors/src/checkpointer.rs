@@ -296,7 +296,8 @@ pub(crate) fn run_worker(
                         // runs may have failed.
                         journal.force(switchboard.clock.now())?;
                         let mut next = manifest.clone();
-                        next.record_checkpoint(&complete, through, &catalogue);
+                        let complete = (0..).map(NodeId).zip(complete.iter().copied());
+                        next.record_checkpoint(complete, through, &catalogue);
                         next.save(disk.as_ref())?;
                         Ok(next)
                     })

@@ -4,12 +4,20 @@ use crate::{
     ring::{arc_at, position},
     value::KEYSPACE_PREFIX_BYTES,
 };
+use std::fmt;
 
 /// A set of arcs of a ring with 2^k arcs, one bit each (128 KiB for the largest ring).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ArcSet {
     arc_bits: u32,
     words: Box<[u64]>,
+}
+
+/// Says how many arcs there are, which may be a million.
+impl fmt::Debug for ArcSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ArcSet({} of 2^{})", self.len(), self.arc_bits)
+    }
 }
 
 impl ArcSet {
@@ -104,15 +112,13 @@ impl ArcSet {
         self.contains(arc_at(position(key), self.arc_bits))
     }
 
-    /// Whether a stored key, which begins with the number of its keyspace, lies on an arc of the set.
-    ///
-    /// # Panics
-    ///
-    /// Panics if the key is shorter than that number.
+    /// Whether a stored key, which begins with the number of its keyspace, lies on an arc of the set; what is shorter than
+    /// that number does not.
     #[must_use]
     #[inline]
     pub fn contains_qualified(&self, key: &[u8]) -> bool {
-        self.contains_key(&key[KEYSPACE_PREFIX_BYTES..])
+        let key = key.get(KEYSPACE_PREFIX_BYTES..);
+        key.is_some_and(|key| self.contains_key(key))
     }
 
     /// The arcs, ascending.

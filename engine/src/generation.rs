@@ -170,6 +170,31 @@ impl Generation {
         })
     }
 
+    /// The same without the versions of some keys. What recovery calls for before anybody reads.
+    #[must_use]
+    pub fn without(&self, is_out: impl Fn(&[u8]) -> bool) -> Self {
+        let (mut bytes, mut last) = (0, Lsn(0));
+        let mut versions = Versions::new();
+        for (StoredKey(version), value) in &*self.read() {
+            let key = version.to_bytes();
+            if is_out(&key) {
+                continue;
+            }
+            last = last.max(version.lsn);
+            let place = VersionKey::new(KeyBytes::Owned(key.clone()), version.lsn);
+            versions.insert(StoredKey(place), value.clone());
+            let value = value.clone();
+            bytes += Write { key, value }.weight();
+        }
+        self.gauge.fetch_add(bytes, Release);
+        Self {
+            versions: RwLock::new(versions),
+            bytes: AtomicUsize::new(bytes),
+            last_lsn: AtomicU64::new(last.0),
+            gauge: Arc::clone(&self.gauge),
+        }
+    }
+
     /// Up to `limit` keys of a range that have a version at or below `at`, each with the newest such version,
     /// tombstones included; in key order, or against it if `reverse`. Fewer than `limit` means that the range has no
     /// more; to go on, call again with the last key as an excluded bound.

@@ -23,6 +23,7 @@ pub mod motion;
 pub mod outcomes;
 pub mod participant;
 pub mod rebuild;
+pub mod replay;
 pub mod restart;
 pub mod ring;
 pub mod ring_state;

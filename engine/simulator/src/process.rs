@@ -14,19 +14,13 @@ use mailring_engine::{
     cache::RowCache,
     checkpoint::Checkpoint,
     disk::{Disk, SimulatedDisk},
-    generation::Generation,
     ids::{Incarnation, KeyspaceId, Lsn, NodeId, RequestId, Time},
-    journal::{
-        Journal, JournalOptions, SpareRequest, frame_bytes,
-        record::{Record, RecordBody},
-    },
+    journal::{Journal, JournalOptions, SpareRequest, frame_bytes, record::Record},
     keyspaces::Keyspaces,
     manifest::{KeyspaceName, Manifest, NodeProgress, NodeSettings},
-    outcomes::Outcomes,
     participant::{Participant, TreeSource},
+    replay::Replay,
     restart::Restarts,
-    ring::Ring,
-    ring_state::RingState,
     sequencer::{Sequencer, SequencerOptions, SequencerState},
     store::Store,
     view::{Frozen, NodeTable, NodeView, Visible},
@@ -127,10 +121,7 @@ impl Directory {
 /// What the journal and the manifest say, before anybody runs.
 struct Recovered {
     manifest: Manifest,
-    keyspaces: Keyspaces,
-    outcomes: Outcomes,
-    incarnations: Vec<Incarnation>,
-    generations: Vec<Generation>,
+    replay: Replay,
     journal: Journal,
     records: Vec<Record>,
     last: Lsn,
@@ -149,54 +140,19 @@ fn recover(disk: &SimulatedDisk, scale: Scale) -> Result<Recovered> {
         progress.incarnation = progress.incarnation.next();
     }
     manifest.save(disk)?;
-    let mut keyspaces = manifest.keyspaces(disk)?;
-    let complete: Vec<Lsn> = manifest.progress.iter().map(|p| p.complete).collect();
-    let mut incarnations: Vec<_> = manifest.progress.iter().map(|p| p.incarnation).collect();
-    let generations: Vec<_> = complete.iter().map(|_| Generation::new()).collect();
-    let catalogue_lsn = manifest.last_lsn;
-    let lowest = complete.iter().min().copied().unwrap_or_default();
     let limits = scale.outcomes();
-    let mut outcomes = Outcomes::restored(manifest.openings, limits, &manifest.outcomes);
+    let mut replay = Replay::new(&manifest, disk, limits, Arc::default())?;
+    let after = replay.after();
     let mut records = Vec::new();
     let mut visit = |record: Record| {
         records.push(record.clone());
-        let lsn = record.lsn;
-        match record.body {
-            RecordBody::Commit { txn, parts } => {
-                if let Some(tag) = txn.filter(|_| lsn > catalogue_lsn) {
-                    outcomes.commit(lsn, tag, Time(0));
-                }
-                for part in &parts {
-                    let node = usize::from(part.node.0);
-                    for write in part.writes.iter().filter(|_| lsn > complete[node]) {
-                        generations[node].insert(lsn, write);
-                    }
-                }
-            }
-            RecordBody::CreateKeyspace { id, name } if lsn > catalogue_lsn => {
-                keyspaces.install_create(id, &name)?;
-            }
-            RecordBody::DropKeyspace { id } if lsn > catalogue_lsn => {
-                keyspaces.install_drop(id);
-            }
-            RecordBody::Fence { node, incarnation } => {
-                let current = &mut incarnations[usize::from(node.0)];
-                *current = incarnation.next().max(*current);
-            }
-            RecordBody::CreateKeyspace { .. }
-            | RecordBody::DropKeyspace { .. }
-            | RecordBody::Ring(_) => {}
-        }
-        Ok(())
+        replay.visit(record)
     };
     let options = journal_options(manifest.openings);
-    let (journal, recovery) = Journal::open(shared, options, lowest, &mut visit)?;
+    let (journal, recovery) = Journal::open(shared, options, after, &mut visit)?;
     Ok(Recovered {
         manifest,
-        keyspaces,
-        outcomes,
-        incarnations,
-        generations,
+        replay,
         journal,
         records,
         last: recovery.last_lsn,
@@ -226,15 +182,19 @@ impl Process {
     pub(crate) fn open(directory: &Directory, model: &mut Model, scale: Scale) -> Result<Self> {
         let Recovered {
             manifest,
-            keyspaces,
-            outcomes,
-            incarnations,
-            generations,
+            replay,
             journal,
             records,
             last,
             old_leases,
         } = recover(&directory.disk, scale)?;
+        let Replay {
+            keyspaces,
+            outcomes,
+            ring,
+            nodes,
+            ..
+        } = replay;
         check_records(&records, model);
         let stores = &directory.stores;
         for id in (1..keyspaces.next_id().0).map(KeyspaceId) {
@@ -246,23 +206,22 @@ impl Process {
         }
         model.truncate(last, scale.forces);
         let complete: Vec<_> = manifest.progress.iter().map(|p| p.complete).collect();
-        let members: Vec<_> = manifest.nodes.iter().map(|n| (n.node, n.weight)).collect();
-        let ring = RingState::new(Ring::new(u32::from(manifest.arc_bits), &members)?);
+        let incarnations: Vec<_> = nodes.iter().map(|node| node.incarnation).collect();
         let visible = Arc::new(Visible::new(last));
         let cache = Arc::new(RowCache::new(4_000, 7));
-        let tables = manifest.progress.iter().zip(generations).zip(stores);
+        let tables = (0..).map(NodeId).zip(nodes).zip(stores);
         let tables: Vec<Arc<NodeTable>> = tables
-            .map(|((progress, generation), store)| {
+            .map(|((number, node), store)| {
                 let view = NodeView {
-                    active: Arc::new(generation.successor()),
+                    active: Arc::new(node.generation.successor()),
                     frozen: vec![Frozen {
                         through: last,
-                        generation: Arc::new(generation),
+                        generation: Arc::new(node.generation),
                     }],
                     tree: store.view(),
-                    complete: progress.complete,
+                    complete: node.complete,
                 };
-                Arc::new(NodeTable::new(progress.node, view))
+                Arc::new(NodeTable::new(number, view))
             })
             .collect();
         let nodes = tables.iter().zip(&incarnations).zip(stores);
@@ -270,7 +229,7 @@ impl Process {
             let store = Arc::clone(store);
             NodeShell::new(Participant::new(
                 *incarnation,
-                ring.epoch(),
+                ring.owned_since(table.node()),
                 Arc::clone(table),
                 Arc::clone(&cache),
                 TreeSource(Box::new(move || store.view())),

@@ -25,6 +25,8 @@ use crate::{
     ids::{Epoch, Incarnation, KeyspaceId, Lsn, NodeId},
     keyspaces::Keyspaces,
     outcomes::SavedOutcomes,
+    ring::Ring,
+    ring_state::{FIRST_LIFE, RingHistory, RingState},
 };
 use sections::Problem;
 use std::{io, path::PathBuf, time::Duration};
@@ -42,7 +44,7 @@ const HEADER_BYTES: usize = 24;
 pub struct Manifest {
     /// The ring has 2 to this power arcs.
     pub arc_bits: u8,
-    /// The nodes and their weights.
+    /// The members of the ring and their weights.
     pub nodes: Vec<NodeSettings>,
     /// The version of the ring.
     pub epoch: Epoch,
@@ -52,7 +54,7 @@ pub struct Manifest {
     pub keyspaces: Vec<KeyspaceName>,
     /// The number of the next keyspace to be created.
     pub next_keyspace: KeyspaceId,
-    /// How far each node is.
+    /// How far each node is, by number; those that were removed too.
     pub progress: Vec<NodeProgress>,
     /// The last LSN when this was written.
     pub last_lsn: Lsn,
@@ -62,6 +64,9 @@ pub struct Manifest {
     pub longest_lease: Duration,
     /// What became of transactions, as far as that is kept.
     pub outcomes: SavedOutcomes,
+    /// What has happened to the ring, and a change that is under way, where there ever was one. Else the nodes are those
+    /// of the settings.
+    pub history: Option<RingHistory>,
     /// Whether the engine was shut down after this was written, and nothing was opened since.
     pub clean_shutdown: bool,
 }
@@ -96,26 +101,33 @@ pub struct NodeProgress {
 }
 
 impl Manifest {
-    /// Takes in a checkpoint: the trees are complete up to `complete` (by node number), and the journal's records up to
-    /// `through` add up to `catalogue`.
-    ///
-    /// # Panics
-    ///
-    /// Panics if the nodes are not those of the manifest.
-    pub fn record_checkpoint(&mut self, complete: &[Lsn], through: Lsn, catalogue: &Catalogue) {
-        assert_eq!(
-            complete.len(),
-            self.progress.len(),
-            "a checkpoint covers every node"
-        );
-        for (progress, (complete, incarnation)) in self
-            .progress
-            .iter_mut()
-            .zip(complete.iter().zip(&catalogue.incarnations))
-        {
-            progress.complete = *complete;
+    /// Takes in a checkpoint: the trees of these nodes are complete up to these LSNs, and the journal's records up to
+    /// `through` add up to `catalogue`. A node that has joined after `through` is left out; one that is not mentioned stays
+    /// where it was.
+    pub fn record_checkpoint(
+        &mut self,
+        complete: impl IntoIterator<Item = (NodeId, Lsn)>,
+        through: Lsn,
+        catalogue: &Catalogue,
+    ) {
+        let slots = (0_u16..).zip(catalogue.ring.slots());
+        for (number, slot) in slots.skip(self.progress.len()) {
+            self.progress.push(NodeProgress {
+                node: NodeId(number),
+                complete: slot.since,
+                incarnation: FIRST_LIFE,
+            });
+        }
+        let lives = catalogue.incarnations.iter();
+        for (progress, incarnation) in self.progress.iter_mut().zip(lives) {
             progress.incarnation = *incarnation;
         }
+        for (node, complete) in complete {
+            if let Some(progress) = self.progress.get_mut(usize::from(node.0)) {
+                progress.complete = complete;
+            }
+        }
+        self.record_ring(&catalogue.ring);
         self.last_lsn = self.last_lsn.max(through);
         self.outcomes = catalogue.outcomes.clone();
         self.next_keyspace = catalogue.keyspaces.next_id();
@@ -127,6 +139,58 @@ impl Manifest {
                 name: name.to_owned(),
             })
             .collect();
+    }
+
+    /// A ring that has never changed follows from the settings, and stays as they say.
+    fn record_ring(&mut self, state: &RingState) {
+        if state.is_original() {
+            return;
+        }
+        let members = state.ring().nodes().iter();
+        self.nodes = members
+            .map(|(node, weight)| NodeSettings {
+                node: *node,
+                weight: *weight,
+            })
+            .collect();
+        self.epoch = state.epoch();
+        self.arcs = Some(state.ring().owners().to_vec());
+        self.history = Some(state.history().clone());
+    }
+
+    /// The ring that was saved, with its nodes and a change that is under way.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::CorruptManifest`] if what was saved contradicts itself.
+    pub fn ring(&self, disk: &dyn Disk) -> Result<RingState> {
+        let corrupt = |reason: String| Error::CorruptManifest {
+            file: disk.path(MANIFEST_FILE),
+            reason,
+        };
+        let members = self.nodes.iter().map(|node| (node.node, node.weight));
+        let members: Vec<_> = members.collect();
+        let ring = match &self.arcs {
+            Some(owners) => Ring::from_table(owners.clone(), &members, self.epoch),
+            None => Ring::new(u32::from(self.arc_bits), &members),
+        };
+        let ring = ring.map_err(|error| corrupt(error.to_string()))?;
+        if ring.arc_bits() != u32::from(self.arc_bits) {
+            return Err(corrupt("its ring has another number of arcs".into()));
+        }
+        let state = match &self.history {
+            Some(history) => RingState::restored(ring, history.clone()),
+            None => Ok(RingState::new(ring)),
+        };
+        let state = state.map_err(|error| match error {
+            Error::RingChangeRefused { reason } => corrupt(reason.into()),
+            error => error,
+        })?;
+        let numbers = (0_u16..).map(NodeId).take(state.slots().len());
+        if !numbers.eq(self.progress.iter().map(|progress| progress.node)) {
+            return Err(corrupt("its nodes are not those of its ring".into()));
+        }
+        Ok(state)
     }
 
     /// The catalogue of keyspaces that was saved.

@@ -9,15 +9,17 @@
 //! | 5 | each node's complete LSN and incarnation |
 //! | 6 | last LSN, openings, whether it was shut down cleanly |
 //! | 7 | outcomes of transactions, where there are any |
+//! | 8 | the nodes that there were, and a change of the ring that is under way, where there ever was one |
 //! | 0x8007 | the longest lease of whose end nobody may have been told |
 //!
-//! A section's contents must fit its length to the byte, and all but 3, 7 and 0x8007 must be there.
+//! A section's contents must fit its length to the byte, and all but 3, 7, 8 and 0x8007 must be there.
 
 use super::{KeyspaceName, Manifest, NodeProgress, NodeSettings};
 use crate::{
     ids::{Epoch, Incarnation, KeyspaceId, Lsn, NodeId, TxnId},
     journal::record::TxnTag,
     outcomes::SavedOutcomes,
+    ring_state::{put_history, take_history},
     wire::{Reader, put_bytes, put_varint},
 };
 use bytes::Bytes;
@@ -36,6 +38,8 @@ const STATE: u16 = 6;
 const LOCKS: u16 = OPTIONAL | 7;
 /// Absent where nothing was ever decided.
 const OUTCOMES: u16 = 7;
+/// Absent where the ring has never changed.
+const HISTORY: u16 = 8;
 
 /// Why sections can't be read.
 pub(super) enum Problem {
@@ -92,6 +96,9 @@ impl Manifest {
                 put_outcomes(out, &self.outcomes);
             });
         }
+        if let Some(history) = &self.history {
+            put_section(&mut sections, HISTORY, |out| put_history(out, history));
+        }
         sections
     }
 
@@ -115,6 +122,7 @@ impl Manifest {
                 STATE => manifest.take_state(&mut contents),
                 LOCKS => manifest.take_locks(&mut contents),
                 OUTCOMES => manifest.take_outcomes(&mut contents),
+                HISTORY => manifest.take_history(&mut contents),
                 _ if kind & OPTIONAL != 0 => continue,
                 _ => return Err(Problem::UnknownSection),
             };
@@ -202,6 +210,11 @@ impl Manifest {
             1 => true,
             _ => return None,
         };
+        Some(())
+    }
+
+    fn take_history(&mut self, reader: &mut Reader<'_>) -> Option<()> {
+        self.history = Some(take_history(reader)?);
         Some(())
     }
 

@@ -8,6 +8,7 @@ use crate::{
     disk::{MemoryDisk, SimulatedDisk, Survivors},
     ids::TxnId,
     journal::record::TxnTag,
+    ring_state::{Change, RingRecord},
     wire::put_varint,
 };
 use bytes::Bytes;
@@ -54,7 +55,112 @@ fn sample() -> Manifest {
                 (Lsn(1 << 41), tag(72, Some("key"))),
             ],
         },
+        history: None,
         clean_shutdown: true,
+    }
+}
+
+/// Two nodes, as a directory begins.
+fn settled() -> Manifest {
+    let nodes = [0, 1].map(NodeId);
+    Manifest {
+        arc_bits: 8,
+        nodes: nodes.map(|node| NodeSettings { node, weight: 1 }).into(),
+        progress: nodes.map(|node| progress(node, 3)).into(),
+        next_keyspace: KeyspaceId(1),
+        last_lsn: Lsn(3),
+        ..Manifest::default()
+    }
+}
+
+fn progress(node: NodeId, complete: u64) -> NodeProgress {
+    NodeProgress {
+        node,
+        complete: Lsn(complete),
+        incarnation: Incarnation(1),
+    }
+}
+
+fn catalogue(ring: RingState) -> Catalogue {
+    Catalogue {
+        keyspaces: Keyspaces::new(),
+        incarnations: vec![Incarnation(1); ring.slots().len()],
+        outcomes: SavedOutcomes::default(),
+        ring,
+    }
+}
+
+/// A change that brings a third node is under way: it began at LSN 5, and the first node's arcs were cut at 6.
+fn in_motion() -> RingState {
+    let mut state = settled().ring(&MemoryDisk::new()).expect("it fits");
+    let (ring, moves) = state
+        .ring()
+        .with_node_added(NodeId(2), 1)
+        .expect("it works");
+    let change = Change {
+        number: 1,
+        members: ring.nodes().to_vec(),
+        moves,
+    };
+    let cut = RingRecord::Cut {
+        change: 1,
+        from: NodeId(0),
+    };
+    let began = RingRecord::Began(change.into());
+    state.apply(Lsn(5), &began).expect("it fits");
+    state.apply(Lsn(6), &cut).expect("it fits");
+    state
+}
+
+#[test]
+fn a_ring_that_has_never_changed_leaves_no_trace_in_a_manifest() {
+    let mut manifest = settled();
+    let state = manifest.ring(&MemoryDisk::new()).expect("it fits");
+    manifest.record_checkpoint([(NodeId(0), Lsn(3))], Lsn(3), &catalogue(state));
+    assert_eq!(manifest.encode(), settled().encode());
+}
+
+#[test]
+fn a_change_that_is_under_way_reads_back_with_the_nodes_that_have_joined() {
+    let disk = MemoryDisk::new();
+    let mut manifest = settled();
+    let complete = [(NodeId(1), Lsn(9)), (NodeId(7), Lsn(9))];
+    manifest.record_checkpoint(complete, Lsn(7), &catalogue(in_motion()));
+    manifest.save(&disk).expect("memory takes it");
+    let read = Manifest::load(&disk)
+        .expect("it reads")
+        .expect("it is there");
+    assert_eq!(read, manifest);
+    assert_eq!(read.ring(&disk), Ok(in_motion()));
+    let expected = [(0, 3), (1, 9), (2, 5)].map(|(node, lsn)| progress(NodeId(node), lsn));
+    assert_eq!(read.progress, expected, "who joined has nothing older");
+}
+
+#[test]
+fn a_ring_that_its_nodes_or_its_history_contradict_is_corrupt() {
+    let disk = MemoryDisk::new();
+    let mut moving = settled();
+    moving.record_checkpoint([], Lsn(7), &catalogue(in_motion()));
+    let spoil = |spoil: &dyn Fn(&mut Manifest)| {
+        let mut manifest = moving.clone();
+        spoil(&mut manifest);
+        manifest
+    };
+    let spoiled = [
+        spoil(&|manifest| manifest.history = Some(RingHistory::default())),
+        spoil(&|manifest| manifest.arcs = None),
+        spoil(&|manifest| manifest.nodes.truncate(2)),
+        spoil(&|manifest| manifest.epoch = Epoch(1)),
+        spoil(&|manifest| manifest.epoch = Epoch(u64::MAX)),
+        spoil(&|manifest| manifest.progress.truncate(2)),
+        spoil(&|manifest| manifest.progress.swap(0, 1)),
+        spoil(&|manifest| manifest.nodes.clear()),
+        spoil(&|manifest| manifest.arc_bits = 9),
+    ];
+    for (number, manifest) in spoiled.iter().enumerate() {
+        let ring = manifest.ring(&disk);
+        let is_found = matches!(ring, Err(Error::CorruptManifest { .. }));
+        assert!(is_found, "{number}: {ring:?}");
     }
 }
 
@@ -80,6 +186,10 @@ fn a_manifest_reads_back() {
         Manifest::default(),
         Manifest {
             arcs: None,
+            ..sample()
+        },
+        Manifest {
+            history: Some(in_motion().history().clone()),
             ..sample()
         },
     ] {

@@ -30,20 +30,29 @@
 //!
 //! Whether shares are even: that is the plan's business ([`Ring`]).
 
+mod history;
 mod record;
 
+pub use history::RingHistory;
+pub(crate) use history::{put_history, take_history};
+#[cfg(test)]
+pub(crate) use record::any_record;
 pub use record::{Change, RingRecord};
-pub(crate) use record::{put_record, take_record};
+pub(crate) use record::{bytes_bound, put_record, take_record};
 
 use crate::{
     error::{Error, Result},
-    ids::{Epoch, Lsn, NodeId},
-    ring::{ArcSet, Ring},
+    ids::{Epoch, Incarnation, Lsn, NodeId},
+    ring::{ArcMove, ArcSet, Ring},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     sync::Arc,
 };
+
+/// The first life of a node that joins.
+pub const FIRST_LIFE: Incarnation = Incarnation(1);
 
 /// Whether a node takes part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +97,31 @@ pub struct Running {
 }
 
 impl Running {
+    /// Whether it leads back to the members of before, which a change that was turned round does.
+    #[must_use]
+    pub fn is_turned_round(&self) -> bool {
+        self.change.members == self.before
+    }
+
+    /// The change that leads back to where this one began: what was cut moves back, to the members of before. It can begin
+    /// when each source that was cut is cleaned; one that was turned round already can't be turned round again.
+    #[must_use]
+    pub fn turned_round(&self) -> Change {
+        let is_cut = |from| self.sources[&from] != SourceState::Waiting;
+        let cut = self.change.moves.iter().filter(|one| is_cut(one.from));
+        Change {
+            number: self.change.number + 1,
+            members: self.before.clone(),
+            moves: cut
+                .map(|one| ArcMove {
+                    arc: one.arc,
+                    from: one.to,
+                    to: one.from,
+                })
+                .collect(),
+        }
+    }
+
     /// Whether every source was cut and cleaned.
     #[must_use]
     pub fn is_done(&self) -> bool {
@@ -112,39 +146,69 @@ impl Running {
 }
 
 /// What a directory knows of its ring.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct RingState {
     ring: Arc<Ring>,
-    since: Lsn,
-    slots: Vec<Slot>,
-    last_change: u64,
-    running: Option<Running>,
+    history: RingHistory,
+}
+
+/// Says who the members are, and not who owns each arc.
+impl fmt::Debug for RingState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RingState")
+            .field("epoch", &self.epoch())
+            .field("members", &self.ring.nodes())
+            .field("history", &self.history)
+            .finish()
+    }
 }
 
 impl RingState {
-    /// The state of a directory whose ring has never changed.
-    ///
-    /// # Panics
-    ///
-    /// Panics if the members are not numbered from 0 without a gap.
+    /// The state of a directory with this ring, in which no change is under way. Numbers below the highest that are no
+    /// member's are those of nodes that were removed.
     #[must_use]
     pub fn new(ring: Ring) -> Self {
-        let slot = Slot {
-            role: Role::Member,
+        let last = ring.nodes().last().expect("a ring has a node").0;
+        let slot = |number| Slot {
+            role: match is_member(&ring, NodeId(number)) {
+                true => Role::Member,
+                false => Role::Retired,
+            },
             since: Lsn(0),
             owned_since: ring.epoch(),
         };
-        let slots = vec![slot; ring.nodes().len()];
-        for (number, (node, _)) in ring.nodes().iter().enumerate() {
-            assert_eq!(usize::from(node.0), number, "nodes are numbered in order");
-        }
+        let slots = (0..=last.0).map(slot).collect();
         Self {
+            history: RingHistory {
+                slots,
+                ..RingHistory::default()
+            },
             ring: Arc::new(ring),
-            since: Lsn(0),
-            slots,
-            last_change: 0,
-            running: None,
         }
+    }
+
+    /// The state that was written down.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::RingChangeRefused`] if the ring and its history contradict each other.
+    pub fn restored(ring: Ring, history: RingHistory) -> Result<Self> {
+        history.check(&ring)?;
+        let ring = Arc::new(ring);
+        Ok(Self { ring, history })
+    }
+
+    /// Whether nothing has ever changed: such a ring follows from the settings of its directory.
+    #[must_use]
+    pub fn is_original(&self) -> bool {
+        let is_first = self.epoch() == Epoch(1) && self.history.last_change == 0;
+        is_first && self.live().count() == self.slots().len()
+    }
+
+    /// What has happened to the ring, to be written down beside it.
+    #[must_use]
+    pub fn history(&self) -> &RingHistory {
+        &self.history
     }
 
     /// The ring as of the last record.
@@ -162,18 +226,18 @@ impl RingState {
     /// The LSN of the last Cut, from which on this ring says who owns an arc; 0 if there was none.
     #[must_use]
     pub fn since(&self) -> Lsn {
-        self.since
+        self.history.since
     }
 
     /// The nodes by number, retired ones included.
     #[must_use]
     pub fn slots(&self) -> &[Slot] {
-        &self.slots
+        &self.history.slots
     }
 
     /// The nodes that take part, ascending.
     pub fn live(&self) -> impl Iterator<Item = NodeId> + '_ {
-        let slots = (0_u16..).zip(&self.slots);
+        let slots = (0_u16..).zip(self.slots());
         slots
             .filter(|(_, slot)| slot.role == Role::Member)
             .map(|(number, _)| NodeId(number))
@@ -182,7 +246,7 @@ impl RingState {
     /// Whether the node takes part.
     #[must_use]
     pub fn is_live(&self, node: NodeId) -> bool {
-        let slot = self.slots.get(usize::from(node.0));
+        let slot = self.slots().get(usize::from(node.0));
         slot.is_some_and(|slot| slot.role == Role::Member)
     }
 
@@ -193,19 +257,19 @@ impl RingState {
     /// Panics if there never was such a node.
     #[must_use]
     pub fn owned_since(&self, node: NodeId) -> Epoch {
-        self.slots[usize::from(node.0)].owned_since
+        self.slots()[usize::from(node.0)].owned_since
     }
 
     /// The change that is under way.
     #[must_use]
     pub fn running(&self) -> Option<&Running> {
-        self.running.as_ref()
+        self.history.running.as_ref()
     }
 
     /// The number that the next change will have.
     #[must_use]
     pub fn next_change(&self) -> u64 {
-        self.last_change + 1
+        self.history.last_change + 1
     }
 
     /// The arcs of the change under way that `from` loses or has lost, and the LSN of its Cut.
@@ -215,7 +279,7 @@ impl RingState {
     /// Never: the moves were checked against the ring.
     #[must_use]
     pub fn lost_by(&self, from: NodeId) -> Option<(ArcSet, Option<Lsn>)> {
-        let running = self.running.as_ref()?;
+        let running = self.running()?;
         let cut = match running.sources.get(&from)? {
             SourceState::Waiting => None,
             SourceState::Cut(lsn) | SourceState::Cleaned(lsn) => Some(*lsn),
@@ -252,7 +316,7 @@ impl RingState {
         if change.number != self.next_change() {
             return refuse("another change came first");
         }
-        if self.running.as_ref().is_some_and(Running::is_unclean) {
+        if self.running().is_some_and(Running::is_unclean) {
             return refuse("a change is under way that can't be turned round at this moment");
         }
         let slots = self.slots_with(&change.members)?;
@@ -275,7 +339,7 @@ impl RingState {
         if owners.iter().any(|owner| !will_be.contains_key(owner)) {
             return refuse("an arc would be owned by a node that is no member");
         }
-        let before = match &self.running {
+        let before = match self.running() {
             Some(replaced) => replaced.before.clone(),
             None => self.ring.nodes().to_vec(),
         };
@@ -284,16 +348,17 @@ impl RingState {
         let members: Vec<_> = members.into_iter().collect();
         self.advance(self.ring.owners().to_vec(), &members)?;
         let epoch = self.epoch();
-        let added = slots - self.slots.len();
+        let added = slots - self.slots().len();
         let slot = Slot {
             role: Role::Member,
             since: lsn,
             owned_since: epoch,
         };
-        self.slots.extend(std::iter::repeat_n(slot, added));
-        self.last_change = change.number;
+        let history = &mut self.history;
+        history.slots.extend(std::iter::repeat_n(slot, added));
+        history.last_change = change.number;
         let waiting = |node| (node, SourceState::Waiting);
-        self.running = Some(Running {
+        history.running = Some(Running {
             change: Arc::clone(change),
             before,
             sources: change.sources().into_iter().map(waiting).collect(),
@@ -303,7 +368,7 @@ impl RingState {
 
     fn cut(&mut self, lsn: Lsn, change: u64, from: NodeId) -> Result<()> {
         let is_waiting = |state| state == SourceState::Waiting;
-        let running = running(&mut self.running, change)?;
+        let running = running(&mut self.history.running, change)?;
         let Some(state) = running.source(from, is_waiting) else {
             return refuse("the node has no arcs to hand over in this change");
         };
@@ -315,16 +380,16 @@ impl RingState {
         }
         let members = self.ring.nodes().to_vec();
         self.advance(owners, &members)?;
-        self.since = lsn;
+        self.history.since = lsn;
         let epoch = self.epoch();
         for node in change.targets_of(from).into_iter().chain([from]) {
-            self.slots[usize::from(node.0)].owned_since = epoch;
+            self.history.slots[usize::from(node.0)].owned_since = epoch;
         }
         Ok(())
     }
 
     fn clean(&mut self, change: u64, from: NodeId) -> Result<()> {
-        let running = running(&mut self.running, change)?;
+        let running = running(&mut self.history.running, change)?;
         let is_cut = |state| matches!(state, SourceState::Cut(_));
         match running.source(from, is_cut) {
             Some(state) => {
@@ -339,20 +404,20 @@ impl RingState {
     }
 
     fn end(&mut self, change: u64, members: &[(NodeId, u32)]) -> Result<()> {
-        if running(&mut self.running, change)?.is_unclean() {
+        if running(&mut self.history.running, change)?.is_unclean() {
             return refuse("something of arcs that have moved may be left where they were");
         }
-        if self.slots_with(members)? != self.slots.len() {
+        if self.slots_with(members)? != self.slots().len() {
             return refuse("a node can't join at the end of a change");
         }
         self.advance(self.ring.owners().to_vec(), members)?;
         let members: BTreeSet<_> = members.iter().map(|(node, _)| *node).collect();
-        for (number, slot) in (0_u16..).zip(&mut self.slots) {
+        for (number, slot) in (0_u16..).zip(&mut self.history.slots) {
             if !members.contains(&NodeId(number)) {
                 slot.role = Role::Retired;
             }
         }
-        self.running = None;
+        self.history.running = None;
         Ok(())
     }
 
@@ -361,9 +426,12 @@ impl RingState {
         if !members.is_sorted_by(|one, other| one.0 < other.0) {
             return refuse("the members are not in order");
         }
-        let mut slots = self.slots.len();
+        let mut slots = self.slots().len();
         for (node, _) in members {
             let number = usize::from(node.0);
+            if *node == NodeId(u16::MAX) {
+                return refuse("there are no numbers left for new nodes");
+            }
             if number == slots {
                 slots += 1;
             } else if !self.is_live(*node) && number < slots {
@@ -387,6 +455,11 @@ impl RingState {
     }
 }
 
+fn is_member(ring: &Ring, node: NodeId) -> bool {
+    let nodes = ring.nodes();
+    nodes.binary_search_by_key(&node, |member| member.0).is_ok()
+}
+
 /// The change under way, if it has this number.
 fn running(running: &mut Option<Running>, change: u64) -> Result<&mut Running> {
     match running {
@@ -398,3 +471,6 @@ fn running(running: &mut Option<Running>, change: u64) -> Result<&mut Running> {
 fn refuse<T>(reason: &'static str) -> Result<T> {
     Err(Error::RingChangeRefused { reason })
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

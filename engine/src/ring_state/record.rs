@@ -17,10 +17,10 @@ use crate::{
     ring::{ArcMove, ArcSet},
     wire::{Reader, put_varint},
 };
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 /// A change of the ring: who will be a member, and which arcs move.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Change {
     /// Its number; changes are numbered from 1 in the order of their records.
     pub number: u64,
@@ -67,6 +67,17 @@ impl Change {
     pub fn arcs_between(&self, arc_bits: u32, from: NodeId, to: NodeId) -> ArcSet {
         let moves = self.moves_from(from).filter(|one| one.to == to);
         ArcSet::of(arc_bits, moves.map(|one| one.arc))
+    }
+}
+
+/// Says how many arcs move, which may be a million.
+impl fmt::Debug for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Change")
+            .field("number", &self.number)
+            .field("members", &self.members)
+            .field("moves", &self.moves.len())
+            .finish()
     }
 }
 
@@ -117,6 +128,22 @@ const CUT: u8 = 2;
 const CLEANED: u8 = 3;
 const ENDED: u8 = 4;
 
+/// At least as many bytes as the whole record of the journal takes.
+pub(crate) fn bytes_bound(record: &RingRecord) -> usize {
+    /// Length, kind, LSN, tag, change and counts, each at its longest.
+    const AROUND_BYTES: usize = 64;
+    /// Node and weight.
+    const MEMBER_BYTES: usize = 8;
+    /// Distance, from and to.
+    const MOVE_BYTES: usize = 11;
+    let (members, moves) = match record {
+        RingRecord::Began(change) => (change.members.len(), change.moves.len()),
+        RingRecord::Ended { members, .. } => (members.len(), 0),
+        RingRecord::Cut { .. } | RingRecord::Cleaned { .. } => (0, 0),
+    };
+    AROUND_BYTES + members * MEMBER_BYTES + moves * MOVE_BYTES
+}
+
 /// Appends the record's fields.
 pub(crate) fn put_record(out: &mut Vec<u8>, record: &RingRecord) {
     let (tag, change) = match record {
@@ -163,7 +190,7 @@ pub(crate) fn take_record(reader: &mut Reader<'_>) -> Option<RingRecord> {
     })
 }
 
-pub(crate) fn put_change(out: &mut Vec<u8>, change: &Change) {
+pub(super) fn put_change(out: &mut Vec<u8>, change: &Change) {
     put_varint(out, change.number);
     put_members(out, &change.members);
     put_varint(out, change.moves.len() as u64);
@@ -176,7 +203,7 @@ pub(crate) fn put_change(out: &mut Vec<u8>, change: &Change) {
     }
 }
 
-pub(crate) fn take_change(reader: &mut Reader<'_>) -> Option<Change> {
+pub(super) fn take_change(reader: &mut Reader<'_>) -> Option<Change> {
     let number = reader.varint()?;
     let members = take_members(reader)?;
     let count: usize = reader.small()?;
@@ -202,7 +229,7 @@ pub(crate) fn take_change(reader: &mut Reader<'_>) -> Option<Change> {
     })
 }
 
-pub(crate) fn put_members(out: &mut Vec<u8>, members: &[(NodeId, u32)]) {
+pub(super) fn put_members(out: &mut Vec<u8>, members: &[(NodeId, u32)]) {
     put_varint(out, members.len() as u64);
     for (node, weight) in members {
         put_varint(out, node.0.into());
@@ -210,11 +237,48 @@ pub(crate) fn put_members(out: &mut Vec<u8>, members: &[(NodeId, u32)]) {
     }
 }
 
-pub(crate) fn take_members(reader: &mut Reader<'_>) -> Option<Vec<(NodeId, u32)>> {
+pub(super) fn take_members(reader: &mut Reader<'_>) -> Option<Vec<(NodeId, u32)>> {
     let count: usize = reader.small()?;
     if count > reader.remaining() / 2 {
         return None;
     }
     let member = |_| Some((NodeId(reader.small()?), reader.small()?));
     (0..count).map(member).collect()
+}
+
+/// Any record that could be written, whether or not it fits a ring.
+#[cfg(test)]
+pub(crate) fn any_record() -> impl proptest::strategy::Strategy<Value = RingRecord> {
+    use proptest::prelude::*;
+    let members = || {
+        let member = any::<(u16, u32)>().prop_map(|(node, weight)| (NodeId(node), weight));
+        prop::collection::vec(member, 0..4)
+    };
+    let moves = prop::collection::btree_map(any::<u32>(), any::<(u16, u16)>(), 0..6);
+    let moves = moves.prop_map(|moves| {
+        let moves = moves.into_iter();
+        let moves = moves.map(|(arc, (from, to))| ArcMove {
+            arc,
+            from: NodeId(from),
+            to: NodeId(to),
+        });
+        moves.collect()
+    });
+    let began = (any::<u64>(), members(), moves).prop_map(|(number, members, moves)| {
+        RingRecord::Began(Arc::new(Change {
+            number,
+            members,
+            moves,
+        }))
+    });
+    let ended = (any::<u64>(), members())
+        .prop_map(|(change, members)| RingRecord::Ended { change, members });
+    let step = any::<(u64, u16, bool)>().prop_map(|(change, from, is_cut)| {
+        let from = NodeId(from);
+        match is_cut {
+            true => RingRecord::Cut { change, from },
+            false => RingRecord::Cleaned { change, from },
+        }
+    });
+    prop_oneof![began, ended, step]
 }

@@ -12,7 +12,8 @@
 //! participants are told at once, also where nothing is written: what they do next comes behind.
 //!
 //! A decision is refused past its deadline, after somebody was told that there is none, if a participant's life is over
-//! (then what it had staged and held is gone), or if the engine is read-only. A refusal is for ever, so a tombstone is laid
+//! (then what it had staged and held is gone), if a participant has lost or gained arcs since it voted (then what it has
+//! read or writes may be somebody else's), or if the engine is read-only. A refusal is for ever, so a tombstone is laid
 //! before it is answered; see [`crate::outcomes`] for how long. The same holds for the life of the lock manager that has
 //! voted on fences, see `locks.rs`. A decision that finds no room waits for it in line with
 //! the batches, until its deadline.
@@ -156,6 +157,9 @@ impl Sequencer {
             }
             if node.incarnation != part.incarnation {
                 return Err(Error::NodeRestarted { node: part.node });
+            }
+            if node.retired || self.ring.state.owned_since(part.node) != part.epoch {
+                return Err(Error::Moved { node: part.node });
             }
         }
         self.locks.check(decide.lock_life)?;

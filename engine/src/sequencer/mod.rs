@@ -20,13 +20,14 @@
 //! - After a failed write or force nothing is accepted any more, and nothing becomes visible any more.
 //!
 //! A transaction of several nodes is one more thing that ends in the open group: one record with a part for each node;
-//! see `decide.rs`.
+//! see `decide.rs`. So is a change of the ring, which moves arcs from one node to another at its LSN; see `ring.rs`.
 
 mod catalogue;
 mod decide;
 mod locks;
 mod message;
 mod progress;
+mod ring;
 mod space;
 
 pub use message::{
@@ -45,6 +46,7 @@ use crate::{
 };
 use decide::Waiter;
 use locks::LockLives;
+use ring::RingInMotion;
 use space::{Space, SpareWanted};
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -58,7 +60,7 @@ pub struct SequencerState {
     pub last_lsn: Lsn,
     /// The last group of the journal.
     pub last_group: GroupNo,
-    /// The lives of the nodes, by node number.
+    /// The lives of the nodes by number, of those that were removed too.
     pub incarnations: Vec<Incarnation>,
     /// The catalogue of keyspaces.
     pub keyspaces: Keyspaces,
@@ -90,6 +92,8 @@ struct NodeProgress {
     /// Everything of this node up to here is installed.
     installed: Lsn,
     down: bool,
+    /// It is no member of the ring any more.
+    retired: bool,
 }
 
 #[derive(Debug, Default)]
@@ -110,6 +114,7 @@ struct InFlight {
 enum Waiting {
     Append(Append),
     Decide(Decide),
+    Ring(RingRequest),
 }
 
 /// The journal's state machine.
@@ -134,7 +139,7 @@ pub struct Sequencer {
     keyspaces: Keyspaces,
     keyspace_answers: VecDeque<(Lsn, RequestId, KeyspaceId)>,
     outcomes: Outcomes,
-    ring: RingState,
+    ring: RingInMotion,
     /// Who waits for an LSN to be visible, to be told that a transaction is committed there.
     waiters: BTreeMap<Lsn, Vec<Waiter>>,
     watched: bool,
@@ -145,23 +150,29 @@ pub struct Sequencer {
 impl Sequencer {
     /// A sequencer that goes on from `state`, everything of which is durable and installed.
     /// The first spare segment is asked for with the first message.
+    ///
+    /// # Panics
+    ///
+    /// Panics if there is not one life for each node.
     #[must_use]
     pub fn new(options: SequencerOptions, state: SequencerState) -> Self {
+        let (lives, nodes) = (state.incarnations.len(), state.ring.slots().len());
+        assert_eq!(lives, nodes, "a life for each node");
         Self {
             options,
             last_lsn: state.last_lsn,
             last_group: state.last_group,
             persisted: state.last_lsn,
             visible: state.last_lsn,
-            nodes: state
-                .incarnations
-                .into_iter()
-                .map(|incarnation| NodeProgress {
+            nodes: (0_u16..)
+                .zip(state.incarnations)
+                .map(|(number, incarnation)| NodeProgress {
                     incarnation,
                     refused_chain: None,
                     assigned: state.last_lsn,
                     installed: state.last_lsn,
                     down: false,
+                    retired: !state.ring.is_live(NodeId(number)),
                 })
                 .collect(),
             open: OpenGroup::default(),
@@ -175,7 +186,7 @@ impl Sequencer {
             keyspaces: state.keyspaces,
             keyspace_answers: VecDeque::new(),
             outcomes: state.outcomes,
-            ring: state.ring,
+            ring: RingInMotion::new(state.ring),
             waiters: BTreeMap::new(),
             watched: false,
             changes: VecDeque::new(),
@@ -204,7 +215,7 @@ impl Sequencer {
     /// The nodes and the ring as of the last LSN given.
     #[must_use]
     pub fn ring(&self) -> &RingState {
-        &self.ring
+        &self.ring.state
     }
 
     /// The keyspaces, the lives of the nodes and the ring as of the last LSN given.
@@ -214,7 +225,7 @@ impl Sequencer {
             keyspaces: self.keyspaces.clone(),
             incarnations: self.nodes.iter().map(|node| node.incarnation).collect(),
             outcomes: self.outcomes.saved(self.last_lsn),
-            ring: self.ring.clone(),
+            ring: self.ring.state.clone(),
         }
     }
 
@@ -257,12 +268,8 @@ impl Sequencer {
             }
             JournalMessage::Watch(on) => self.watched = on,
             JournalMessage::LockLife { life } => self.lock_life(life, out),
-            JournalMessage::Ring(RingRequest { request, .. }) => {
-                let reason = "it can't be changed yet";
-                let error = Error::RingChangeRefused { reason };
-                out.push(JournalEffect::RingAnswer(request, Err(error)));
-            }
-            JournalMessage::RingPublished { .. } => {}
+            JournalMessage::Ring(request) => self.change_ring(now, request, out),
+            JournalMessage::RingPublished { epoch } => self.ring_published(epoch, out),
         }
     }
 
@@ -321,6 +328,7 @@ impl Sequencer {
         match waiting {
             Waiting::Append(append) => self.try_append(now, append, out).map(Waiting::Append),
             Waiting::Decide(decide) => self.try_decide(now, decide, out).map(Waiting::Decide),
+            Waiting::Ring(request) => self.try_ring(request, out).map(Waiting::Ring),
         }
     }
 
@@ -340,6 +348,11 @@ impl Sequencer {
         }
         if append.commits.iter().any(|commit| commit.deadline <= now) {
             self.refuse(&append, Error::DeadlineExceeded, out);
+            return None;
+        }
+        if self.nodes[usize::from(append.node.0)].retired {
+            let node = append.node;
+            self.refuse(&append, Error::Moved { node }, out);
             return None;
         }
         if self.outcomes.has_tombstones() && self.is_any_entombed(&append) {
@@ -453,6 +466,7 @@ impl Sequencer {
             None => 0,
             Some(Waiting::Append(append)) => append_bytes(append),
             Some(Waiting::Decide(decide)) => decide::record_bytes(decide),
+            Some(Waiting::Ring(request)) => ring::record_bytes(request),
         };
         (first as u64).max(self.open.payload.len() as u64)
     }
@@ -535,9 +549,13 @@ impl Sequencer {
                 }
                 Waiting::Append(_) => {}
                 Waiting::Decide(decide) => decide::answer(decide.txn, Verdict::Refused(error), out),
+                Waiting::Ring(RingRequest { request, .. }) => {
+                    out.push(JournalEffect::RingAnswer(request, Err(error)));
+                }
             }
         }
         self.tell_waiters_unknown(error, out);
+        self.tell_ring_unknown(error, out);
         for (_, request, id) in std::mem::take(&mut self.keyspace_answers) {
             // A creation that may not last must not be found by who asks again.
             self.keyspaces.install_drop(id);

@@ -52,8 +52,7 @@ impl Sequencer {
     }
 
     pub(super) fn mark(&mut self, out: &mut Vec<JournalEffect>) {
-        for node in 0..self.nodes.len() {
-            let node = NodeId(u16::try_from(node).expect("node numbers fit"));
+        for node in self.ring.state.live() {
             out.push(JournalEffect::Freeze(node, self.last_lsn));
         }
         self.marks.push_back((self.last_lsn, self.catalogue()));
@@ -74,10 +73,11 @@ impl Sequencer {
             out.push(JournalEffect::Fenced(node, incarnation, lsn));
         }
         for node in &self.nodes {
-            if !node.down && node.installed < node.assigned {
+            if !node.down && !node.retired && node.installed < node.assigned {
                 reached = reached.min(node.installed);
             }
         }
+        let reached = self.before_unpublished(reached, out);
         if reached > self.visible {
             let before = self.visible;
             self.visible = reached;
@@ -85,12 +85,13 @@ impl Sequencer {
                 .nodes
                 .iter()
                 .enumerate()
-                .filter(|(_, node)| node.assigned > before)
+                .filter(|(_, node)| node.assigned > before && !node.retired)
                 .map(|(number, _)| NodeId(u16::try_from(number).expect("node numbers fit")))
                 .collect();
             out.push(JournalEffect::Visible(reached, concerned));
             self.tell_of_visible(out);
             self.tell_lock_life(out);
+            self.tell_ring(out);
         }
         while self
             .marks

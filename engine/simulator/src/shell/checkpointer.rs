@@ -159,7 +159,8 @@ impl World {
                     }
                 }
                 let mut next = self.process.manifest.clone();
-                next.record_checkpoint(&complete, through, &catalogue);
+                let complete = (0..).map(NodeId).zip(complete);
+                next.record_checkpoint(complete, through, &catalogue);
                 let saved = match self.force_before_manifest() {
                     Ok(()) => next.save(&self.directory.disk),
                     Err(error) => Err(error),

@@ -1,5 +1,6 @@
 //! The journal's machine, message by message: each test asserts everything that it wants done.
 
+mod ring;
 mod transactions;
 
 use super::*;

@@ -11,7 +11,7 @@ use JournalEffect::Outcome;
 const LATE: Time = Time(50);
 const IN_DOUBT: &str = "somebody in doubt asked for the outcome before it was decided";
 
-fn txn(number: u64) -> TxnId {
+pub(super) fn txn(number: u64) -> TxnId {
     TxnId::new(1, number).expect("not 0")
 }
 
@@ -25,7 +25,7 @@ fn decide_part(node: NodeId, bytes: Option<usize>) -> DecidePart {
 }
 
 /// A transaction that has written on A and read on B.
-fn decide_of(number: u64, bytes: usize) -> Decide {
+pub(super) fn decide_of(number: u64, bytes: usize) -> Decide {
     Decide {
         txn: txn(number),
         deadline: LATE,
@@ -63,7 +63,7 @@ fn told(node: NodeId, number: u64, lsn: Option<u64>) -> JournalEffect {
     JournalEffect::Settle(node, vec![settle])
 }
 
-fn decided(number: u64, verdict: Verdict) -> JournalEffect {
+pub(super) fn decided(number: u64, verdict: Verdict) -> JournalEffect {
     JournalEffect::Decided(vec![Decided {
         txn: txn(number),
         verdict,

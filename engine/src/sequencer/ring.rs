@@ -1,0 +1,277 @@
+//! Changes of the ring: records like any other, whose LSN says from when on they hold.
+//!
+//! ```text
+//!  mover ── Ring(Cut) ──▶ refused: RingAnswer(error) ───────────────────────────────────────────────▶ mover
+//!                         else LSN C, record in the open group ── Owners(C) ──▶ source and targets
+//!                           … everything up to C forced and installed ── PublishRing ──▶ router
+//!                           RingPublished: the visible LSN passes C ── RingAnswer(C) ──▶ mover
+//! ```
+//!
+//! # Invariants
+//!
+//! - The state moves when a record gets its LSN. A decision on votes of another ownership epoch is refused from then on, see
+//!   `decide.rs`: so each commit is on the side of a Cut on which its LSN is.
+//! - No LSN from a Cut on is visible before handles are routed by its ring: whoever is routed by an older one reads below
+//!   it, where the old owner's word holds. A target is told before, and says so (`Installed`): whoever is routed by the new
+//!   ring finds a node that knows.
+//! - What does not move an arc is published once it is visible, and holds nothing back.
+//! - Publications come in the order of LSNs; a request is answered once, behind its publication.
+//! - A node that is no longer a member holds nothing back, freezes nothing and writes nothing.
+//!
+//! The mover's part, that the source of a Cut has nothing of the arcs on its way any more, is under the life that it names:
+//! that life admits nothing more on them, and if it is over the Cut is refused.
+
+use super::{JournalEffect, NodeProgress, RingRequest, Sequencer, Waiting, ask_for};
+use crate::{
+    error::{Error, Result},
+    ids::{Epoch, Lsn, NodeId, RequestId, Time},
+    journal::record::RecordBody,
+    participant::Owners,
+    ring::ArcSet,
+    ring_state::{Change, FIRST_LIFE, RingRecord, RingState, bytes_bound},
+};
+use std::{collections::VecDeque, sync::Arc};
+
+/// Whether handles are routed by the ring of a Cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Publication {
+    /// It moves no arc: published once it is visible.
+    Later,
+    /// Not everything up to it is forced and installed.
+    Due,
+    /// The router was told.
+    Asked,
+    Done,
+}
+
+/// A record that is not visible yet.
+#[derive(Debug)]
+struct Pending {
+    lsn: Lsn,
+    request: RequestId,
+    state: Arc<RingState>,
+    publication: Publication,
+}
+
+/// The ring as of the last LSN given, and what of it is not visible yet.
+#[derive(Debug)]
+pub(super) struct RingInMotion {
+    pub(super) state: RingState,
+    pending: VecDeque<Pending>,
+}
+
+impl RingInMotion {
+    pub(super) fn new(state: RingState) -> Self {
+        Self {
+            state,
+            pending: VecDeque::new(),
+        }
+    }
+}
+
+/// At least as many bytes as the record will take.
+pub(super) fn record_bytes(request: &RingRequest) -> usize {
+    bytes_bound(&request.record)
+}
+
+impl Sequencer {
+    /// Takes a request, in line with everything else that needs room.
+    pub(super) fn change_ring(
+        &mut self,
+        now: Time,
+        request: RingRequest,
+        out: &mut Vec<JournalEffect>,
+    ) {
+        self.admit_in_line(now, Waiting::Ring(request), out);
+        self.cut(out);
+    }
+
+    /// Writes a record, or gives the request back if it has to wait for room.
+    pub(super) fn try_ring(
+        &mut self,
+        asked: RingRequest,
+        out: &mut Vec<JournalEffect>,
+    ) -> Option<RingRequest> {
+        let next = match self.ring_after(&asked) {
+            Ok(next) => next,
+            Err(error) => {
+                out.push(JournalEffect::RingAnswer(asked.request, Err(error)));
+                return None;
+            }
+        };
+        let bytes = record_bytes(&asked);
+        if !self.has_room_for(bytes) {
+            let is_idle = self.open.records == 0 && self.in_flight.is_empty();
+            match self.space.make_room(bytes as u64, is_idle) {
+                Ok(wanted) => ask_for(wanted, out),
+                Err(error) => {
+                    out.push(JournalEffect::RingAnswer(asked.request, Err(error)));
+                    return None;
+                }
+            }
+            return Some(asked);
+        }
+        self.write_ring(asked, next, out);
+        None
+    }
+
+    /// The ring as the record will make it.
+    fn ring_after(&self, asked: &RingRequest) -> Result<RingState> {
+        if let Some(error) = self.read_only() {
+            return Err(error);
+        }
+        let mut next = self.ring.state.clone();
+        next.apply(self.last_lsn.next(), &asked.record)?;
+        for (node, life) in &asked.lives {
+            let Some(progress) = self.nodes.get(usize::from(node.0)) else {
+                let reason = "it relies on a node that there never was";
+                return Err(Error::RingChangeRefused { reason });
+            };
+            if progress.incarnation != *life {
+                return Err(Error::NodeRestarted { node: *node });
+            }
+        }
+        if let RingRecord::Cut { from, .. } = asked.record {
+            if !asked.lives.iter().any(|(node, _)| *node == from) {
+                let reason = "it does not say which life has handed its arcs over";
+                return Err(Error::RingChangeRefused { reason });
+            }
+            let targets = self.running_change().targets_of(from);
+            for node in targets.into_iter().chain([from]) {
+                if self.nodes[usize::from(node.0)].down {
+                    return Err(Error::NodeDown { node });
+                }
+            }
+        }
+        Ok(next)
+    }
+
+    fn running_change(&self) -> Arc<Change> {
+        let running = self.ring.state.running().expect("the record has fitted");
+        Arc::clone(&running.change)
+    }
+
+    fn write_ring(&mut self, asked: RingRequest, next: RingState, out: &mut Vec<JournalEffect>) {
+        let RingRequest {
+            request, record, ..
+        } = asked;
+        let lsn = self.append_record(RecordBody::Ring(record.clone()));
+        self.ring.state = next;
+        let publication = match record {
+            RingRecord::Began(_) => {
+                let added = self.ring.state.slots().len() - self.nodes.len();
+                let joined = || NodeProgress {
+                    incarnation: FIRST_LIFE,
+                    refused_chain: None,
+                    assigned: Lsn(0),
+                    installed: Lsn(0),
+                    down: false,
+                    retired: false,
+                };
+                self.nodes
+                    .extend(std::iter::repeat_with(joined).take(added));
+                Publication::Later
+            }
+            RingRecord::Cut { from, .. } => {
+                self.tell_owners(lsn, from, out);
+                Publication::Due
+            }
+            RingRecord::Cleaned { .. } => Publication::Later,
+            RingRecord::Ended { .. } => {
+                for (number, node) in (0_u16..).zip(&mut self.nodes) {
+                    node.retired = !self.ring.state.is_live(NodeId(number));
+                }
+                Publication::Later
+            }
+        };
+        self.ring.pending.push_back(Pending {
+            lsn,
+            request,
+            state: Arc::new(self.ring.state.clone()),
+            publication,
+        });
+    }
+
+    /// Tells the source and the targets of a Cut; nothing from it on is visible before they have taken it in.
+    fn tell_owners(&mut self, lsn: Lsn, from: NodeId, out: &mut Vec<JournalEffect>) {
+        let (change, state) = (self.running_change(), &self.ring.state);
+        let (epoch, arc_bits) = (state.epoch(), state.ring().arc_bits());
+        let none = Arc::new(ArcSet::new(arc_bits));
+        let mut tell = |node: NodeId, lost: Arc<ArcSet>, gained: Arc<ArcSet>| {
+            let progress = &mut self.nodes[usize::from(node.0)];
+            progress.assigned = lsn;
+            let owners = Owners {
+                epoch,
+                lsn,
+                lost,
+                gained,
+                incarnation: progress.incarnation,
+            };
+            out.push(JournalEffect::Owners(node, owners));
+        };
+        let lost = Arc::new(change.arcs_from(arc_bits, from));
+        tell(from, lost, Arc::clone(&none));
+        for to in change.targets_of(from) {
+            let gained = Arc::new(change.arcs_between(arc_bits, from, to));
+            tell(to, Arc::clone(&none), gained);
+        }
+    }
+
+    /// Up to where the visible LSN may go of what is forced and installed up to `reached`: to before the first Cut whose
+    /// ring is not published. Has the router publish it.
+    pub(super) fn before_unpublished(&mut self, reached: Lsn, out: &mut Vec<JournalEffect>) -> Lsn {
+        let mut pending = self.ring.pending.iter_mut();
+        let unpublished = pending
+            .find(|pending| matches!(pending.publication, Publication::Due | Publication::Asked));
+        match unpublished {
+            Some(cut) if cut.lsn <= reached => {
+                if cut.publication == Publication::Due {
+                    cut.publication = Publication::Asked;
+                    out.push(JournalEffect::PublishRing {
+                        lsn: cut.lsn,
+                        state: Arc::clone(&cut.state),
+                    });
+                }
+                Lsn(cut.lsn.0 - 1)
+            }
+            _ => reached,
+        }
+    }
+
+    pub(super) fn ring_published(&mut self, epoch: Epoch, out: &mut Vec<JournalEffect>) {
+        let mut pending = self.ring.pending.iter_mut();
+        let asked = pending.find(|pending| pending.publication == Publication::Asked);
+        if let Some(cut) = asked.filter(|cut| cut.state.epoch() == epoch) {
+            cut.publication = Publication::Done;
+            self.advance(out);
+        }
+    }
+
+    /// Publishes what is visible now and was not published before, and answers for it.
+    pub(super) fn tell_ring(&mut self, out: &mut Vec<JournalEffect>) {
+        let visible = self.visible;
+        let pending = &mut self.ring.pending;
+        while let Some(seen) = pending.pop_front_if(|pending| pending.lsn <= visible) {
+            let Pending {
+                lsn,
+                request,
+                state,
+                publication,
+            } = seen;
+            if publication == Publication::Later {
+                out.push(JournalEffect::PublishRing { lsn, state });
+            }
+            out.push(JournalEffect::RingAnswer(request, Ok(lsn)));
+        }
+    }
+
+    /// The engine is read-only: whether a record lasts is known when it is opened again.
+    pub(super) fn tell_ring_unknown(&mut self, error: &Error, out: &mut Vec<JournalEffect>) {
+        for pending in std::mem::take(&mut self.ring.pending) {
+            let error = Error::Unknown {
+                reason: error.to_string(),
+            };
+            out.push(JournalEffect::RingAnswer(pending.request, Err(error)));
+        }
+    }
+}
