@@ -10,6 +10,15 @@
 //! - A run is written only when everything in it is visible: the tree never holds what a crash could take back.
 //! - The journal releases an LSN only after a forced manifest says that every node's tree is complete past it.
 //! - One checkpoint at a time; requests that arrive meanwhile share the next one.
+//! - The nodes of a checkpoint are those that take part in the ring as of its mark, whoever has joined or left since.
+//!
+//! Nodes come and go between checkpoints. A node that has joined has nothing older than the LSN at which it came, so up to
+//! there its tree is complete; one that is retired will never be read again, and keeps no journal. Which ones those are is
+//! part of the catalogue of the mark, and so of the manifest that is saved before anything is released.
+//!
+//! Whoever copies arcs from node to node follows them in the journal, and holds it at the LSN that he has come to: nothing
+//! above is released, however often a checkpoint ends or fails meanwhile, until he lets go. His copies go into trees
+//! beside the runs of checkpoints, but it is one worker that ingests both, one after the other.
 //!
 //! A node that is recovering sits a checkpoint out: its complete LSN stays, and with it the journal it still needs. So
 //! does one that was given up, whose answer nobody waits for.
@@ -22,6 +31,7 @@ use crate::{
     outcomes::SavedOutcomes,
     ring_state::RingState,
 };
+use std::collections::BTreeMap;
 
 /// Ticks to wait after a failure before the next attempt: half a second of a clock that ticks every 10 ms.
 const RETRY_TICKS: u32 = 50;
@@ -58,7 +68,8 @@ pub enum CheckpointMessage {
         /// Whether it has frozen.
         ready: bool,
     },
-    /// From the supervisor: the node will not freeze any more. Whether it was told to, and died of it, it can't say.
+    /// From the supervisor: the node will not freeze any more. Whether it was told to, and died of it, it can't say. So too
+    /// of a node that is retired, whose actor may have gone before it was told.
     NodeDown(NodeId),
     /// From the journal: everything up to the mark is visible.
     MarkReached(Lsn, Catalogue),
@@ -68,7 +79,8 @@ pub enum CheckpointMessage {
     Saved(Result<()>),
     /// From the worker: compaction is done as far as it was due.
     Maintained(Result<()>),
-    /// From the mover: the journal keeps what is above this LSN, until it says otherwise.
+    /// From the mover: the journal keeps what is above this LSN, until it says otherwise; `None` lets go. What was
+    /// released before can't be had back: whoever begins to copy holds first, and then chooses where to begin.
     Hold(Option<Lsn>),
 }
 
@@ -90,7 +102,7 @@ pub enum CheckpointEffect {
     Flushed(NodeId, Lsn),
     /// Have the worker save the manifest: the trees' complete LSNs by node number, and the catalogue at the mark.
     Save {
-        /// By node number.
+        /// By node number, one for every slot of the catalogue's ring. That of a retired node means nothing.
         complete: Vec<Lsn>,
         /// The mark.
         through: Lsn,
@@ -111,18 +123,19 @@ pub enum CheckpointEffect {
 enum Phase {
     Idle,
     Marked {
-        frozen: Vec<Option<bool>>,
+        frozen: BTreeMap<NodeId, bool>,
         reached: Option<(Lsn, Catalogue)>,
     },
     Writing {
         through: Lsn,
         catalogue: Catalogue,
     },
+    /// The manifest will say that the trees are complete up to `lowest`.
     Saving {
-        through: Lsn,
+        lowest: Lsn,
     },
     Maintaining {
-        through: Lsn,
+        lowest: Lsn,
         outcome: Result<()>,
     },
 }
@@ -142,6 +155,11 @@ pub struct Checkpoint {
     compacting: usize,
     /// Ticks until a checkpoint that failed is tried again; 0 after one that did not.
     retry_in: u32,
+    /// What the last manifest that was saved lets go, and what was released of it.
+    releasable: Lsn,
+    released: Lsn,
+    /// Nothing above is released.
+    hold: Option<Lsn>,
 }
 
 impl Checkpoint {
@@ -159,10 +177,13 @@ impl Checkpoint {
             due: false,
             compacting: 0,
             retry_in: 0,
+            releasable: Lsn(0),
+            released: Lsn(0),
+            hold: None,
         }
     }
 
-    /// The trees' complete LSNs, by node number.
+    /// The trees' complete LSNs, by node number; of nodes that have joined, from their first mark on.
     #[must_use]
     pub fn complete(&self) -> &[Lsn] {
         &self.complete
@@ -171,8 +192,6 @@ impl Checkpoint {
     /// Takes one message.
     pub fn handle(&mut self, message: CheckpointMessage, out: &mut Vec<CheckpointEffect>) {
         match message {
-            // Nobody sends it yet.
-            CheckpointMessage::Hold(_) => {}
             CheckpointMessage::Tick { active_bytes } => {
                 // What could not be written is not active any more, but keeps its memory: it is due whatever has come
                 // since, though not at once. A full disk would be written on all the time.
@@ -191,13 +210,13 @@ impl Checkpoint {
             }
             CheckpointMessage::Frozen { node, ready, .. } => {
                 if let Phase::Marked { frozen, .. } = &mut self.phase {
-                    frozen[usize::from(node.0)] = Some(ready);
+                    frozen.insert(node, ready);
                 }
                 self.write(out);
             }
             CheckpointMessage::NodeDown(node) => {
                 if let Phase::Marked { frozen, .. } = &mut self.phase {
-                    frozen[usize::from(node.0)].get_or_insert(false);
+                    frozen.entry(node).or_insert(false);
                 }
                 self.write(out);
             }
@@ -210,6 +229,12 @@ impl Checkpoint {
             CheckpointMessage::Written(results) => self.written(results, out),
             CheckpointMessage::Saved(result) => self.saved(result, out),
             CheckpointMessage::Maintained(result) => self.maintained(result, out),
+            CheckpointMessage::Hold(hold) => {
+                self.hold = hold;
+                if self.bounded() > self.released {
+                    self.release(out);
+                }
+            }
         }
     }
 
@@ -238,7 +263,7 @@ impl Checkpoint {
         self.due = false;
         self.serving = std::mem::take(&mut self.queued);
         self.phase = Phase::Marked {
-            frozen: vec![None; self.complete.len()],
+            frozen: BTreeMap::new(),
             reached: None,
         };
         out.push(CheckpointEffect::Mark);
@@ -252,15 +277,21 @@ impl Checkpoint {
         else {
             return;
         };
-        if frozen.iter().any(Option::is_none) {
-            return;
-        }
-        let (through, catalogue) = (*through, catalogue.clone());
-        let nodes = (0u16..)
-            .zip(frozen)
-            .filter(|(_, ready)| **ready == Some(true))
-            .map(|(node, _)| NodeId(node))
+        let answers: Option<Vec<_>> = catalogue
+            .ring
+            .live()
+            .map(|node| Some((node, *frozen.get(&node)?)))
             .collect();
+        let Some(answers) = answers else {
+            return;
+        };
+        let nodes = answers
+            .into_iter()
+            .filter_map(|(node, ready)| ready.then_some(node))
+            .collect();
+        let (through, catalogue) = (*through, catalogue.clone());
+        let joined = catalogue.ring.slots().iter().skip(self.complete.len());
+        self.complete.extend(joined.map(|slot| slot.since));
         out.push(CheckpointEffect::Write {
             through,
             nodes,
@@ -295,7 +326,10 @@ impl Checkpoint {
                 out.push(CheckpointEffect::Answer(request, Err(error.clone())));
             }
         }
-        self.phase = Phase::Saving { through };
+        let live = catalogue.ring.live();
+        let lowest = live.map(|node| self.complete[usize::from(node.0)]).min();
+        let lowest = lowest.unwrap_or(through);
+        self.phase = Phase::Saving { lowest };
         out.push(CheckpointEffect::Save {
             complete: self.complete.clone(),
             through,
@@ -304,12 +338,12 @@ impl Checkpoint {
     }
 
     fn saved(&mut self, result: Result<()>, out: &mut Vec<CheckpointEffect>) {
-        let Phase::Saving { through } = self.phase else {
+        let Phase::Saving { lowest } = self.phase else {
             panic!("the worker saved a manifest that nobody asked for");
         };
         if result.is_ok() {
-            let lowest = self.complete.iter().min().copied().unwrap_or(through);
-            out.push(CheckpointEffect::Release(lowest));
+            self.releasable = lowest;
+            self.release(out);
         } else {
             self.retry_in = RETRY_TICKS;
         }
@@ -321,10 +355,24 @@ impl Checkpoint {
             self.begin(out);
         } else {
             self.phase = Phase::Maintaining {
-                through,
+                lowest,
                 outcome: result,
             };
             out.push(CheckpointEffect::Maintain);
+        }
+    }
+
+    /// What the saved manifest and the hold let go.
+    fn bounded(&self) -> Lsn {
+        let hold = self.hold.unwrap_or(self.releasable);
+        self.releasable.min(hold)
+    }
+
+    fn release(&mut self, out: &mut Vec<CheckpointEffect>) {
+        let through = self.bounded();
+        if through >= self.released {
+            self.released = through;
+            out.push(CheckpointEffect::Release(through));
         }
     }
 
@@ -333,12 +381,11 @@ impl Checkpoint {
         if self.compacting > 0 {
             return;
         }
-        let Phase::Maintaining { through, outcome } = &self.phase else {
+        let Phase::Maintaining { lowest, outcome } = &self.phase else {
             return;
         };
         // A node that sat out is behind the mark.
-        let lowest = self.complete.iter().min().copied().unwrap_or(*through);
-        let answer = outcome.clone().and(result).map(|()| lowest);
+        let answer = outcome.clone().and(result).map(|()| *lowest);
         for request in self.serving.drain(..) {
             out.push(CheckpointEffect::Answer(request, answer.clone()));
         }

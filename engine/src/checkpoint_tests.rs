@@ -3,7 +3,9 @@
 use super::*;
 use crate::ring::Ring;
 use CheckpointEffect::{Answer, Failed, Flushed, Maintain, Mark, Release, Save};
-use CheckpointMessage::{Frozen, Maintained, MarkReached, NodeDown, Request, Saved, Tick, Written};
+use CheckpointMessage::{
+    Frozen, Hold, Maintained, MarkReached, NodeDown, Request, Saved, Tick, Written,
+};
 
 const A: NodeId = NodeId(0);
 const B: NodeId = NodeId(1);
@@ -253,4 +255,162 @@ fn a_manifest_that_could_not_be_saved_is_saved_by_the_next_attempt() {
         assert_eq!(tell(&mut machine, Tick { active_bytes: 0 }), []);
     }
     assert_eq!(tell(&mut machine, Tick { active_bytes: 0 }), [Mark]);
+}
+
+const C: NodeId = NodeId(2);
+
+/// The ring state after a change that brings these members, at these LSNs.
+fn ring_with(members: &[(NodeId, u32)], began: u64, ended: Option<u64>) -> RingState {
+    use crate::ring_state::{Change, RingRecord};
+    let mut state = catalogue().ring;
+    let keeps = |node: &NodeId| members.iter().any(|member| member.0 == *node);
+    let moves = (0u32..)
+        .zip(state.ring().owners())
+        .filter(|(_, owner)| !keeps(owner))
+        .map(|(arc, owner)| crate::ring::ArcMove {
+            arc,
+            from: *owner,
+            to: members[0].0,
+        })
+        .collect();
+    let change = Change {
+        number: 1,
+        members: members.to_vec(),
+        moves,
+    };
+    let mut records = Vec::new();
+    if let Some(ended) = ended {
+        for from in change.sources() {
+            records.push((ended, RingRecord::Cut { change: 1, from }));
+            records.push((ended, RingRecord::Cleaned { change: 1, from }));
+        }
+        let members = members.to_vec();
+        records.push((ended, RingRecord::Ended { change: 1, members }));
+    }
+    records.insert(0, (began, RingRecord::Began(change.into())));
+    for (lsn, record) in records {
+        state.apply(Lsn(lsn), &record).expect("it fits");
+    }
+    state
+}
+
+fn reached(ring: RingState) -> CheckpointMessage {
+    MarkReached(
+        MARK,
+        Catalogue {
+            ring,
+            ..catalogue()
+        },
+    )
+}
+
+fn saved_complete(out: &[CheckpointEffect]) -> &[Lsn] {
+    match out {
+        [.., Save { complete, .. }] => complete,
+        other => panic!("nothing is saved: {other:?}"),
+    }
+}
+
+#[test]
+fn a_node_that_has_joined_belongs_to_the_marks_since_and_is_complete_up_to_there() {
+    let joined = || ring_with(&[(A, 1), (B, 1), (C, 1)], 6, None);
+    let mut machine = checkpoint();
+    tell(&mut machine, Request(RequestId(1)));
+    tell(&mut machine, frozen(C, true));
+    tell(&mut machine, frozen(A, true));
+    assert_eq!(tell(&mut machine, reached(joined())), []);
+    assert_eq!(tell(&mut machine, frozen(B, true)), [write(&[A, B, C])]);
+    // It was written, and has restarted since.
+    let out = tell(&mut machine, Written(vec![(A, Ok(())), (B, Ok(()))]));
+    assert_eq!(saved_complete(&out), [MARK, MARK, Lsn(6)]);
+    let out = tell(&mut machine, Saved(Ok(())));
+    assert_eq!(out, [Release(Lsn(6)), Maintain], "it needs the journal");
+    let out = tell(&mut machine, Maintained(Ok(())));
+    assert_eq!(out, [Answer(RequestId(1), Ok(Lsn(6)))]);
+    // A mark of before it came does not wait for it.
+    let mut machine = checkpoint();
+    tell(&mut machine, Request(RequestId(1)));
+    tell(&mut machine, frozen(A, true));
+    tell(&mut machine, frozen(B, true));
+    assert_eq!(
+        tell(&mut machine, reached(catalogue().ring)),
+        [write(&[A, B])]
+    );
+}
+
+#[test]
+fn a_node_that_is_retired_is_not_waited_for_and_keeps_no_journal() {
+    let left = || ring_with(&[(A, 1)], 5, Some(7));
+    let mut machine = checkpoint();
+    tell(&mut machine, Request(RequestId(1)));
+    assert_eq!(tell(&mut machine, frozen(A, true)), []);
+    assert_eq!(tell(&mut machine, reached(left())), [write(&[A])]);
+    let out = tell(&mut machine, Written(vec![(A, Ok(()))]));
+    assert_eq!(saved_complete(&out), [MARK, Lsn(4)]);
+    assert_eq!(tell(&mut machine, Saved(Ok(()))), [Release(MARK), Maintain]);
+    let out = tell(&mut machine, Maintained(Ok(())));
+    assert_eq!(out, [Answer(RequestId(1), Ok(MARK))]);
+    // It was still there at the mark, and its actor has gone since.
+    let mut machine = checkpoint();
+    tell(&mut machine, Request(RequestId(1)));
+    tell(&mut machine, frozen(A, true));
+    assert_eq!(tell(&mut machine, reached(catalogue().ring)), []);
+    assert_eq!(tell(&mut machine, NodeDown(B)), [write(&[A])]);
+}
+
+/// Runs a checkpoint through, and says what it released.
+fn released(machine: &mut Checkpoint, saved: Result<()>) -> Vec<CheckpointEffect> {
+    tell(machine, Tick { active_bytes: 100 });
+    until_written(machine, [true, true]);
+    tell(machine, Written(vec![(A, Ok(())), (B, Ok(()))]));
+    let mut out = tell(machine, Saved(saved));
+    assert_eq!(out.pop(), Some(Maintain));
+    out
+}
+
+#[test]
+fn a_hold_bounds_what_is_released_until_it_is_let_go() {
+    let mut machine = checkpoint();
+    assert_eq!(
+        tell(&mut machine, Hold(Some(Lsn(5)))),
+        [],
+        "nothing is saved"
+    );
+    assert_eq!(released(&mut machine, Ok(())), [Release(Lsn(5))]);
+    assert_eq!(tell(&mut machine, Hold(Some(Lsn(5)))), []);
+    assert_eq!(
+        tell(&mut machine, Hold(Some(Lsn(7)))),
+        [Release(Lsn(7))],
+        "also while no checkpoint runs"
+    );
+    assert_eq!(released(&mut machine, Err(error())), []);
+    assert_eq!(tell(&mut machine, Hold(Some(Lsn(6)))), [], "too late");
+    for _ in 1..RETRY_TICKS {
+        tell(&mut machine, Tick { active_bytes: 0 });
+    }
+    assert_eq!(
+        released(&mut machine, Ok(())),
+        [],
+        "nothing more than before"
+    );
+    assert_eq!(tell(&mut machine, Hold(None)), [Release(MARK)]);
+    assert_eq!(tell(&mut machine, Hold(None)), []);
+    // What no manifest says is not released, whoever lets go.
+    let mut machine = checkpoint();
+    tell(&mut machine, Hold(Some(Lsn(5))));
+    assert_eq!(released(&mut machine, Err(error())), []);
+    assert_eq!(tell(&mut machine, Hold(None)), []);
+    // And a read-only engine holds on.
+    let mut machine = checkpoint();
+    tell(&mut machine, Hold(Some(Lsn(5))));
+    tell(&mut machine, Tick { active_bytes: 100 });
+    until_written(&mut machine, [true, true]);
+    tell(&mut machine, Written(vec![(A, Ok(())), (B, Ok(()))]));
+    let mut out = Vec::new();
+    machine.fail(&error(), &mut out);
+    assert_eq!(out, []);
+    assert_eq!(
+        tell(&mut machine, Saved(Ok(()))),
+        [Release(Lsn(5)), Maintain]
+    );
 }
