@@ -143,6 +143,8 @@ impl Pinned {
                 frozen: Vec::new(),
                 tree: store.view(),
                 complete: Lsn(0),
+                floor: Lsn(0),
+                leaving: None,
             };
             let table = Arc::new(NodeTable::new(node, view));
             Arc::new(Member::new(table, store, 1))

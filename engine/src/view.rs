@@ -12,6 +12,20 @@
 //! past `S`, and then the reader starts again with a newer `S` (`complete` never passes the visible LSN).
 //!
 //! A reader that needs `S` for long (a snapshot, a scan) keeps the view: nothing is freed under it, and nothing waits.
+//!
+//! # Arcs that come and go
+//!
+//! A node's arcs change while it serves, from one LSN on (the *cut*). Three things tell it in the view:
+//!
+//! - `tree` has the keys of arcs that have come, as of the cut ([`GainedView`](crate::store::gained::GainedView)).
+//! - `floor` is the cut of the last arcs that came. What the tree holds of them is newer than `complete`, but not newer than
+//!   `floor`: so a read below it can't be validated, and a row that was found in the tree is taken to be that new.
+//! - `leaving` are arcs that go. Their rows are not filled any more: the next version is installed by another node, which
+//!   this one's generations can't tell of. The arcs leave the view when its tree has passed the cut, so that whoever comes
+//!   with an old `S` starts again; a view that is older than that fills nothing, being not the present one.
+//!
+//! Nothing else asks for the floor. Above all a reader may have an `S` below it: he was routed by the ring of before, and
+//! reads other keys here.
 
 use crate::{
     cache::{Lookup, RowCache},
@@ -19,6 +33,7 @@ use crate::{
     generation::Generation,
     generation_source::GenerationSource,
     ids::{Lsn, NodeId},
+    ring::ArcSet,
     scan::{Source, StoreSource},
     store::{StoreView, runs::Direction},
     transaction::KeyRange,
@@ -85,6 +100,11 @@ pub struct NodeView {
     pub tree: Arc<dyn StoreView>,
     /// The tree holds the newest version up to this LSN of every key.
     pub complete: Lsn,
+    /// The LSN from which on the node owns the arcs that it gained last; 0 if it never did. The tree may hold versions up to
+    /// here.
+    pub floor: Lsn,
+    /// Arcs that another node is about to own, or owns: see the module.
+    pub leaving: Option<Arc<ArcSet>>,
 }
 
 impl std::fmt::Debug for NodeView {
@@ -93,11 +113,25 @@ impl std::fmt::Debug for NodeView {
             .field("active", &self.active.len())
             .field("frozen", &self.frozen.len())
             .field("complete", &self.complete)
+            .field("floor", &self.floor)
             .finish_non_exhaustive()
     }
 }
 
 impl NodeView {
+    /// What is in no generation is not newer than this.
+    #[must_use]
+    pub fn tree_is_below(&self) -> Lsn {
+        self.complete.max(self.floor)
+    }
+
+    /// Whether the key lies on an arc that another node is about to own, or owns.
+    #[must_use]
+    pub fn is_leaving(&self, key: &[u8]) -> bool {
+        let mut leaving = self.leaving.iter();
+        leaving.any(|arcs| arcs.contains_qualified(key))
+    }
+
     /// The generations, newest first.
     pub fn generations(&self) -> impl Iterator<Item = &Arc<Generation>> {
         std::iter::once(&self.active).chain(self.frozen.iter().map(|frozen| &frozen.generation))
@@ -123,7 +157,7 @@ impl NodeView {
     pub fn key_changed(&self, key: &[u8], since: Lsn) -> Option<Rival> {
         match self.in_generations(key, Lsn(u64::MAX)) {
             Some((lsn, _)) => (lsn > since).then_some(Rival::Version(lsn)),
-            None => (self.complete > since).then_some(Rival::Floor(self.complete)),
+            None => self.floor_above(since),
         }
     }
 
@@ -140,7 +174,13 @@ impl NodeView {
             Bound::Unbounded => Bytes::new(),
             Bound::Included(low) | Bound::Excluded(low) => low.clone(),
         };
-        (self.complete > since).then_some((low, Rival::Floor(self.complete)))
+        self.floor_above(since).map(|rival| (low, rival))
+    }
+
+    /// What is in the tree may be newer than `since`.
+    fn floor_above(&self, since: Lsn) -> Option<Rival> {
+        let newest = self.tree_is_below();
+        (newest > since).then_some(Rival::Floor(newest))
     }
 
     /// The value that the tree holds.
@@ -310,19 +350,40 @@ impl NodeTable {
         if let Lookup::TooNew = found {
             return view.get(self.node, key, at).map(Look::Value);
         }
-        let (lsn, value) = match view.in_generations(key, at) {
-            Some(found) => found,
-            None => (view.complete, view.in_tree(self.node, key)?),
-        };
-        cache.fill(key, lsn, value.as_ref(), || self.is_newest(&view, key, lsn));
-        Ok(Look::Value(value))
+        self.read_and_fill(&view, cache, key, at).map(Look::Value)
     }
 
-    /// Whether nothing newer than `lsn` was installed for the key. Evaluated while the cache holds the key's shard: an
-    /// install that this does not see yet updates the cache after us.
+    /// Reads past the cache, and leaves there what was found.
+    fn read_and_fill(
+        &self,
+        view: &Arc<NodeView>,
+        cache: &RowCache,
+        key: &[u8],
+        at: Lsn,
+    ) -> Result<Option<Value>> {
+        let found = view.in_generations(key, at);
+        // The row's LSN is one that the version is surely not newer than. For the question below that would not do: a
+        // version that this reader must not see yet may lie under the floor.
+        let (row, newest, value) = match found {
+            Some((lsn, value)) => (lsn, lsn, value),
+            None => {
+                let value = view.in_tree(self.node, key)?;
+                (view.tree_is_below(), view.complete, value)
+            }
+        };
+        cache.fill(key, row, value.as_ref(), || {
+            self.is_newest(view, key, newest)
+        });
+        Ok(value)
+    }
+
+    /// Whether nothing newer than `lsn` was installed for the key, here or elsewhere. Evaluated while the cache holds the
+    /// key's shard: an install that this does not see yet updates the cache after us. That of another node can only come
+    /// when this one shows the key's arc as leaving.
     fn is_newest(&self, view: &Arc<NodeView>, key: &[u8], lsn: Lsn) -> bool {
         let current = self.view.load();
         Arc::ptr_eq(&current, view)
+            && !current.is_leaving(key)
             && current
                 .in_generations(key, Lsn(u64::MAX))
                 .is_none_or(|(newest, _)| newest <= lsn)
@@ -361,12 +422,7 @@ impl NodeTable {
             Lookup::Miss => {}
             Lookup::TooNew => return view.get(self.node, key, at),
         }
-        let (lsn, value) = match view.in_generations(key, at) {
-            Some(found) => found,
-            None => (view.complete, view.in_tree(self.node, key)?),
-        };
-        cache.fill(key, lsn, value.as_ref(), || self.is_newest(view, key, lsn));
-        Ok(value)
+        self.read_and_fill(view, cache, key, at)
     }
 
     /// As [`NodeView::key_changed`] for what is installed now, asking the cache first. For the node itself: it installs.

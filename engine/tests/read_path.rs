@@ -47,6 +47,8 @@ fn shared(cache_bytes: usize) -> Shared {
         frozen: Vec::new(),
         tree: store.view(),
         complete: Lsn(0),
+        floor: Lsn(0),
+        leaving: None,
     };
     Shared {
         table: Arc::new(NodeTable::new(NodeId(0), view)),

@@ -102,6 +102,8 @@ impl Beginning {
             frozen,
             tree: self.store.view(),
             complete: self.complete,
+            floor: Lsn(0),
+            leaving: None,
         };
         let table = Arc::new(NodeTable::new(self.node, view));
         Arc::new(Member::new(table, self.store, queue_capacity))

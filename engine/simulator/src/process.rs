@@ -220,6 +220,8 @@ impl Process {
                     }],
                     tree: store.view(),
                     complete: node.complete,
+                    floor: Lsn(0),
+                    leaving: None,
                 };
                 Arc::new(NodeTable::new(number, view))
             })

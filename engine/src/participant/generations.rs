@@ -26,8 +26,7 @@ impl Participant {
             self.table.publish(NodeView {
                 active: Arc::new(view.active.successor()),
                 frozen,
-                tree: Arc::clone(&view.tree),
-                complete: view.complete,
+                ..NodeView::clone(&view)
             });
         }
         out.push(NodeEffect::Frozen { through, ready });
@@ -36,7 +35,6 @@ impl Participant {
     pub(super) fn flushed(&mut self, through: Lsn) {
         let view = self.table.view();
         self.table.publish(NodeView {
-            active: Arc::clone(&view.active),
             frozen: view
                 .frozen
                 .iter()
@@ -45,6 +43,8 @@ impl Participant {
                 .collect(),
             tree: (self.tree.0)(),
             complete: view.complete.max(through),
+            ..NodeView::clone(&view)
         });
+        self.forget_if_passed();
     }
 }

@@ -1,6 +1,6 @@
 //! How a node's life ends and the next one begins: restart, fence, rebuild, read-only, down.
 
-use super::{NodeEffect, Participant, Phase};
+use super::{NodeEffect, Participant, Phase, parked::Request};
 use crate::{
     error::{Error, Result},
     generation::Generation,
@@ -33,6 +33,7 @@ impl Participant {
         self.staged = None;
         self.staged_commits = 0;
         self.installed_commits = 0;
+        self.ownership.restart();
         let parked = self.give_up_transactions();
         let stash = match std::mem::replace(&mut self.phase, Phase::Serving) {
             Phase::Recovering { stash } => stash,
@@ -107,24 +108,26 @@ impl Participant {
                 generation: Arc::clone(&generation),
             }],
             // The store may be ahead of `complete`, by a run whose `Flushed` is still on its way.
-            tree: Arc::clone(&view.tree),
-            complete: view.complete,
+            ..NodeView::clone(&view)
         });
         // The old life may have died between the generation and the cache.
         for (key, lsn, value) in generation.newest_versions() {
             self.cache.update(&key, lsn, value.as_ref());
         }
+        // Arcs that it has gained or lost since the fence are all that this life was told of.
         self.last_lsn = self.last_lsn.max(through);
+        self.show_gained();
         out.push(NodeEffect::Journal(JournalMessage::Installed {
             node: self.node(),
             incarnation,
-            through,
+            through: self.last_lsn,
         }));
         let Phase::Recovering { stash } = std::mem::replace(&mut self.phase, Phase::Serving) else {
             unreachable!("checked above");
         };
-        for (id, deadline, operation) in stash {
-            self.request(now, id, deadline, operation, out);
+        self.drain(now, out);
+        for request in stash {
+            self.request(now, request, out);
         }
     }
 
@@ -142,7 +145,7 @@ impl Participant {
             };
             out.push(NodeEffect::Answer(entry.id, Err(error)));
         }
-        for (id, ..) in self.give_up_transactions() {
+        for Request { id, .. } in self.give_up_transactions() {
             let error = Error::ReadOnly {
                 reason: error.to_string(),
             };
@@ -150,7 +153,7 @@ impl Participant {
         }
         match std::mem::replace(&mut self.phase, Phase::ReadOnly(error.clone())) {
             Phase::Recovering { stash } => {
-                for (id, ..) in stash {
+                for Request { id, .. } in stash {
                     let error = Error::ReadOnly {
                         reason: error.to_string(),
                     };
@@ -168,11 +171,11 @@ impl Participant {
         self.sent.clear();
         self.staged = None;
         let node = self.node();
-        for (id, ..) in self.give_up_transactions() {
+        for Request { id, .. } in self.give_up_transactions() {
             out.push(NodeEffect::Answer(id, Err(Error::NodeDown { node })));
         }
         if let Phase::Recovering { stash } = std::mem::replace(&mut self.phase, Phase::Down) {
-            for (id, ..) in stash {
+            for Request { id, .. } in stash {
                 out.push(NodeEffect::Answer(id, Err(Error::NodeDown { node })));
             }
         }
@@ -190,10 +193,10 @@ impl Participant {
     /// Refuses what waits for the end of a recovery and is past its deadline.
     pub(super) fn refuse_late_stash(&mut self, now: Time, out: &mut Vec<NodeEffect>) {
         if let Phase::Recovering { stash } = &mut self.phase {
-            stash.retain(|(id, deadline, _)| {
-                let in_time = *deadline > now;
+            stash.retain(|request| {
+                let in_time = request.deadline > now;
                 if !in_time {
-                    out.push(NodeEffect::Answer(*id, Err(Error::DeadlineExceeded)));
+                    out.push(NodeEffect::Answer(request.id, Err(Error::DeadlineExceeded)));
                 }
                 in_time
             });
@@ -205,6 +208,6 @@ impl Participant {
         let Phase::Recovering { stash } = &self.phase else {
             return None;
         };
-        stash.iter().map(|(_, deadline, _)| *deadline).min()
+        stash.iter().map(|request| request.deadline).min()
     }
 }

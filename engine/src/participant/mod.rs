@@ -23,8 +23,11 @@
 //! - What a prepared transaction has read gets no new write, and what it has staged is nothing to chain on, until it is
 //!   settled. While nothing is prepared, reserved or parked, a request pays one branch for all of this.
 //! - A node that recovers touches no generation: its table is rebuilt from the tree and the journal.
+//!
+//! Arcs leave a node and come to it while it serves; see `hand_over.rs`.
 
 mod generations;
+mod hand_over;
 mod life;
 mod message;
 mod parked;
@@ -46,7 +49,8 @@ use crate::{
     view::NodeTable,
 };
 use bytes::Bytes;
-use parked::Parked;
+use hand_over::Ownership;
+use parked::{Parked, Request};
 use prepared::Prepared;
 use staged::StagedKeys;
 use std::{collections::VecDeque, sync::Arc};
@@ -76,7 +80,7 @@ enum Phase {
     Serving,
     /// Waiting for `Fenced` and `Rebuilt`; requests wait in line.
     Recovering {
-        stash: VecDeque<(RequestId, Time, Operation)>,
+        stash: VecDeque<Request>,
     },
     ReadOnly(Error),
     Down,
@@ -86,8 +90,6 @@ enum Phase {
 #[derive(Debug)]
 pub struct Participant {
     incarnation: Incarnation,
-    /// The ownership epoch: when the node last gained or lost an arc.
-    owned_since: Epoch,
     table: Arc<NodeTable>,
     cache: Arc<RowCache>,
     tree: TreeSource,
@@ -113,6 +115,8 @@ pub struct Participant {
     parked: Parked,
     /// Whether anything is prepared, reserved or parked: all that a request has to look at while nothing is.
     guarded: bool,
+    /// Which arcs come and go.
+    ownership: Ownership,
     options: ParticipantOptions,
 }
 
@@ -139,7 +143,6 @@ impl Participant {
     ) -> Self {
         Self {
             incarnation,
-            owned_since,
             table,
             cache,
             tree,
@@ -158,6 +161,7 @@ impl Participant {
             prepared: Prepared::default(),
             parked: Parked::default(),
             guarded: false,
+            ownership: Ownership::new(owned_since),
             options,
         }
     }
@@ -178,8 +182,8 @@ impl Participant {
     #[must_use]
     pub fn owes(&self, id: RequestId) -> bool {
         self.in_flight.iter().any(|entry| entry.id == id)
-            || self.parked.requests().any(|(parked, ..)| *parked == id)
-            || matches!(&self.phase, Phase::Recovering { stash } if stash.iter().any(|(stashed, ..)| *stashed == id))
+            || self.parked.requests().any(|parked| parked.id == id)
+            || matches!(&self.phase, Phase::Recovering { stash } if stash.iter().any(|stashed| stashed.id == id))
     }
 
     /// Takes one message.
@@ -188,14 +192,31 @@ impl Participant {
             NodeMessage::Request {
                 id,
                 deadline,
-                epoch: _,
+                epoch,
                 operation,
-            } => self.request(now, id, deadline, operation, out),
+            } => {
+                let request = Request {
+                    id,
+                    deadline,
+                    epoch,
+                    operation,
+                };
+                self.request(now, request, out);
+            }
             NodeMessage::Flush => self.flush(out),
             NodeMessage::Prepares(prepares) => self.prepare(now, prepares, out),
-            NodeMessage::Aborts(aborts) => self.abort(now, &aborts, out),
-            NodeMessage::Settles(settles) => self.settle(now, &settles, out),
-            NodeMessage::Resolve(resolve) => self.resolve(resolve, out),
+            NodeMessage::Aborts(aborts) => {
+                self.abort(now, &aborts, out);
+                self.look_whether_drained(out);
+            }
+            NodeMessage::Settles(settles) => {
+                self.settle(now, &settles, out);
+                self.look_whether_drained(out);
+            }
+            NodeMessage::Resolve(resolve) => {
+                self.resolve(resolve, out);
+                self.look_whether_drained(out);
+            }
             NodeMessage::Visible(lsn) => self.answer_through(lsn, out),
             NodeMessage::Freeze(lsn) => self.freeze(lsn, out),
             NodeMessage::Flushed { through } => self.flushed(through),
@@ -210,48 +231,35 @@ impl Participant {
             } => self.rebuilt(now, incarnation, through, generation, out),
             NodeMessage::ReadOnly(error) => self.read_only(&error, out),
             NodeMessage::GoDown => self.go_down(out),
-            NodeMessage::Owners(owners) => self.own(&owners, out),
-            // Nobody sends these yet.
-            NodeMessage::HandOver { .. }
-            | NodeMessage::KeepArcs { .. }
-            | NodeMessage::Forget { .. } => {}
+            NodeMessage::HandOver {
+                change,
+                attempt,
+                arcs,
+            } => self.hand_over(now, (change, attempt), arcs, out),
+            NodeMessage::KeepArcs { change } => self.keep_arcs(change),
+            NodeMessage::Owners(owners) => self.own(owners, out),
+            NodeMessage::Forget { change } => self.forget(change),
         }
     }
 
-    /// Takes in which arcs it owns. A life that recovers has its fence answer for it.
-    fn own(&mut self, owners: &Owners, out: &mut Vec<NodeEffect>) {
-        self.owned_since = self.owned_since.max(owners.epoch);
-        if owners.incarnation == self.incarnation && matches!(self.phase, Phase::Serving) {
-            self.last_lsn = self.last_lsn.max(owners.lsn);
-            out.push(NodeEffect::Journal(JournalMessage::Installed {
-                node: self.node(),
-                incarnation: self.incarnation,
-                through: self.last_lsn,
-            }));
-        }
-    }
-
-    fn request(
-        &mut self,
-        now: Time,
-        id: RequestId,
-        deadline: Time,
-        operation: Operation,
-        out: &mut Vec<NodeEffect>,
-    ) {
+    fn request(&mut self, now: Time, request: Request, out: &mut Vec<NodeEffect>) {
+        let id = request.id;
+        let is_moved = self.ownership.suspects(request.epoch)
+            && self.is_moved(request.epoch, &request.operation);
         let refusal = match &mut self.phase {
-            Phase::Serving if deadline <= now => Error::DeadlineExceeded,
+            Phase::Serving if request.deadline <= now => Error::DeadlineExceeded,
+            Phase::Serving if is_moved => Error::Moved { node: self.node() },
             Phase::Serving => {
-                if self.guarded && self.has_to_wait(&operation) {
-                    return self.park(id, deadline, operation, out);
+                if self.guarded && self.has_to_wait(&request.operation) {
+                    return self.park(request, out);
                 }
-                match self.stage(now, id, deadline, operation, out) {
+                match self.stage(now, id, request.deadline, request.operation, out) {
                     Ok(()) => return,
                     Err(error) => error,
                 }
             }
             Phase::Recovering { stash } if stash.len() < self.options.stashed => {
-                stash.push_back((id, deadline, operation));
+                stash.push_back(request);
                 return;
             }
             Phase::Recovering { .. } => Error::Overloaded {

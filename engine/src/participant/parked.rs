@@ -11,7 +11,7 @@
 
 use super::Operation;
 use crate::{
-    ids::{RequestId, Time},
+    ids::{Epoch, RequestId, Time},
     transaction::ReadSet,
 };
 use bytes::Bytes;
@@ -20,8 +20,15 @@ use std::{
     ops::Bound,
 };
 
-/// A request with its deadline.
-pub(super) type Request = (RequestId, Time, Operation);
+/// A request on its way to be staged.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) id: RequestId,
+    pub(super) deadline: Time,
+    /// The version of the ring by which it was routed.
+    pub(super) epoch: Epoch,
+    pub(super) operation: Operation,
+}
 
 /// The keys that an operation writes.
 pub(super) fn keys_of(operation: &Operation) -> impl Iterator<Item = &Bytes> {
@@ -60,7 +67,7 @@ impl Parked {
     }
 
     pub(super) fn park(&mut self, request: Request) {
-        for key in keys_of(&request.2) {
+        for key in keys_of(&request.operation) {
             *self.keys.entry(key.clone()).or_default() += 1;
         }
         self.queue.push_back(request);
@@ -109,7 +116,7 @@ impl Parked {
     pub(super) fn expire(&mut self, now: Time) -> bool {
         let before = self.reserved.len();
         self.reserved.retain(|_, until| *until > now);
-        let is_late = self.queue.iter().any(|(_, deadline, _)| *deadline <= now);
+        let is_late = self.queue.iter().any(|request| request.deadline <= now);
         is_late || self.reserved.len() < before
     }
 
@@ -118,7 +125,7 @@ impl Parked {
     }
 
     pub(super) fn next_timeout(&self) -> Option<Time> {
-        let deadlines = self.queue.iter().map(|(_, deadline, _)| *deadline);
+        let deadlines = self.queue.iter().map(|request| request.deadline);
         deadlines.chain(self.reserved.values().copied()).min()
     }
 }

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result, Rival},
-    ids::{RequestId, Time, TxnId},
+    ids::{Epoch, Time, TxnId},
     participant::Operation,
     sequencer::JournalMessage,
     transaction::{Abort, Ask, Asker, Ballot, Prepare, ReadSet, Settle, Vote},
@@ -100,12 +100,12 @@ impl Participant {
     }
 
     pub(super) fn prepare(&mut self, now: Time, prepares: Vec<Prepare>, out: &mut Vec<NodeEffect>) {
-        let (node, incarnation, epoch) = (self.node(), self.incarnation, self.owned_since);
+        let (node, incarnation) = (self.node(), self.incarnation);
         let votes = prepares.into_iter().map(|prepare| Vote {
             txn: prepare.txn,
             node,
             ballot: match self.try_prepare(now, prepare) {
-                Ok(()) => Ballot::Yes { incarnation, epoch },
+                Ok(epoch) => Ballot::Yes { incarnation, epoch },
                 Err(error) => Ballot::No(error),
             },
         });
@@ -113,7 +113,8 @@ impl Participant {
         out.push(NodeEffect::Votes(votes));
     }
 
-    fn try_prepare(&mut self, now: Time, prepare: Prepare) -> Result<()> {
+    /// Prepares, unless it has already. Returns the ownership epoch under which the transaction was validated.
+    fn try_prepare(&mut self, now: Time, prepare: Prepare) -> Result<Epoch> {
         let node = self.node();
         match &self.phase {
             Phase::Serving => {}
@@ -131,8 +132,11 @@ impl Participant {
             let reason = "a node knew already that it had ended";
             return Err(Error::Aborted { reason });
         }
-        if self.prepared.contains(prepare.txn) {
-            return Ok(());
+        if let Some(epoch) = self.prepared.epoch_of(prepare.txn) {
+            return Ok(epoch);
+        }
+        if self.ownership.suspects(prepare.epoch) && self.is_prepare_moved(&prepare) {
+            return Err(Error::Moved { node });
         }
         let options = &self.options;
         if self.prepared.len() >= options.prepared
@@ -159,12 +163,13 @@ impl Participant {
             return Err(Error::Conflict { key, with });
         }
         self.unreserve(&reads, &writes);
-        let mut entry = Entry::new(deadline, reads, writes);
+        let owned_since = self.ownership.since;
+        let mut entry = Entry::new(deadline, owned_since, reads, writes);
         // It may stand now where a reservation stood, in the way of whoever is parked there.
         entry.is_in_the_way = self.parked.requests().next().is_some();
         self.prepared.insert(txn, entry);
         self.guarded = true;
-        Ok(())
+        Ok(owned_since)
     }
 
     /// Reserves what a transaction has touched that meets single-node commits in flight: their chain never ends on a hot
@@ -331,16 +336,11 @@ impl Participant {
         })
     }
 
-    pub(super) fn park(
-        &mut self,
-        id: RequestId,
-        deadline: Time,
-        operation: Operation,
-        out: &mut Vec<NodeEffect>,
-    ) {
+    pub(super) fn park(&mut self, request: Request, out: &mut Vec<NodeEffect>) {
         if self.parked.len() < self.options.parked {
-            self.parked.park((id, deadline, operation));
+            self.parked.park(request);
         } else {
+            let id = request.id;
             let error = Error::Overloaded {
                 what: "the queue behind transactions",
             };
@@ -349,8 +349,8 @@ impl Participant {
     }
 
     pub(super) fn try_parked_again(&mut self, now: Time, out: &mut Vec<NodeEffect>) {
-        for (id, deadline, operation) in self.parked.take_all() {
-            self.request(now, id, deadline, operation, out);
+        for request in self.parked.take_all() {
+            self.request(now, request, out);
         }
         self.guarded = !(self.prepared.is_empty() && self.parked.is_empty());
     }

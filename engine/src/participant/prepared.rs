@@ -11,7 +11,7 @@
 //! - Number, bytes and ranges are bounded, and so is what is remembered.
 
 use crate::{
-    ids::{Time, TxnId},
+    ids::{Epoch, Time, TxnId},
     transaction::{KeyRange, ReadSet, Writes},
     value::Write,
 };
@@ -29,6 +29,8 @@ const REMEMBERED: usize = 1 << 16;
 pub(super) struct Entry {
     /// When it is too late to decide for it.
     pub(super) deadline: Time,
+    /// The ownership epoch under which it was validated.
+    pub(super) epoch: Epoch,
     /// What it holds.
     pub(super) reads: ReadSet,
     /// What it installs if it commits.
@@ -40,9 +42,10 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(deadline: Time, reads: ReadSet, writes: Writes) -> Self {
+    pub(super) fn new(deadline: Time, epoch: Epoch, reads: ReadSet, writes: Writes) -> Self {
         Self {
             deadline,
+            epoch,
             reads,
             writes,
             is_in_the_way: false,
@@ -96,6 +99,17 @@ impl Prepared {
 
     pub(super) fn contains(&self, txn: TxnId) -> bool {
         self.txns.contains_key(&txn)
+    }
+
+    /// The ownership epoch under which a transaction was validated, if it is prepared.
+    pub(super) fn epoch_of(&self, txn: TxnId) -> Option<Epoch> {
+        self.txns.get(&txn).map(|entry| entry.epoch)
+    }
+
+    /// The transactions of which `is_meant` is true.
+    pub(super) fn such(&self, is_meant: impl Fn(&Entry) -> bool) -> BTreeSet<TxnId> {
+        let entries = self.txns.iter().filter(|(_, entry)| is_meant(entry));
+        entries.map(|(txn, _)| *txn).collect()
     }
 
     /// A transaction that has read the key, by name or in a range.

@@ -3,6 +3,7 @@
 //! A store holds one version a key. It is fed by sorted runs only (a frozen generation each) and never logs: what it
 //! has not got yet is in the journal. Every store passes the conformance suite of this module.
 
+pub mod gained;
 pub mod lsm;
 pub mod memory;
 mod prefixes;

@@ -153,6 +153,8 @@ impl Bank {
                     frozen: Vec::new(),
                     tree: store.view(),
                     complete: Lsn(0),
+                    floor: Lsn(0),
+                    leaving: None,
                 };
                 Arc::new(NodeTable::new(NodeId(node), view))
             })

@@ -1,5 +1,7 @@
 //! A node's machine, message by message: each test asserts everything that it wants done.
 
+mod hand_over;
+mod hand_over_load;
 mod transactions;
 
 use super::*;
@@ -32,6 +34,8 @@ fn bench() -> Bench {
         frozen: Vec::new(),
         tree: store.view(),
         complete: Lsn(0),
+        floor: Lsn(0),
+        leaving: None,
     };
     let (table, cache) = (
         Arc::new(NodeTable::new(NODE, view)),

@@ -11,12 +11,12 @@ use std::{ops::Bound, time::Duration};
 
 const LATE: Time = Time(50);
 
-fn txn(number: u64) -> TxnId {
+pub(super) fn txn(number: u64) -> TxnId {
     TxnId::new(1, number).expect("not 0")
 }
 
 /// What a transaction did on the node: keys read at a snapshot, and keys written.
-fn part(snapshot: u64, reads: &[&str], writes: &[&str]) -> TxnPart {
+pub(super) fn part(snapshot: u64, reads: &[&str], writes: &[&str]) -> TxnPart {
     TxnPart {
         node: NODE,
         reads: ReadSet {
@@ -28,7 +28,7 @@ fn part(snapshot: u64, reads: &[&str], writes: &[&str]) -> TxnPart {
     }
 }
 
-fn scan_of(snapshot: u64, low: &str, high: &str) -> TxnPart {
+pub(super) fn scan_of(snapshot: u64, low: &str, high: &str) -> TxnPart {
     let mut part = part(snapshot, &[], &[]);
     part.reads.ranges.push(KeyRange {
         low: Bound::Included(key(low)),
@@ -47,11 +47,11 @@ fn prepare_of(number: u64, part: TxnPart) -> Prepare {
     }
 }
 
-fn prepare(number: u64, part: TxnPart) -> NodeMessage {
+pub(super) fn prepare(number: u64, part: TxnPart) -> NodeMessage {
     NodeMessage::Prepares(vec![prepare_of(number, part)])
 }
 
-fn vote(number: u64, ballot: Ballot) -> NodeEffect {
+pub(super) fn vote(number: u64, ballot: Ballot) -> NodeEffect {
     Votes(vec![Vote {
         txn: txn(number),
         node: NODE,
@@ -70,7 +70,7 @@ fn yes(number: u64) -> NodeEffect {
     vote(number, voted())
 }
 
-fn no(number: u64, name: &str, with: Rival) -> NodeEffect {
+pub(super) fn no(number: u64, name: &str, with: Rival) -> NodeEffect {
     vote(number, Ballot::No(conflict(name, with)))
 }
 
@@ -89,18 +89,18 @@ fn settle_of(number: u64, lsn: Option<u64>) -> Settle {
     }
 }
 
-fn settle(number: u64, lsn: Option<u64>) -> NodeMessage {
+pub(super) fn settle(number: u64, lsn: Option<u64>) -> NodeMessage {
     NodeMessage::Settles(vec![settle_of(number, lsn)])
 }
 
-fn abort(number: u64) -> NodeMessage {
+pub(super) fn abort(number: u64) -> NodeMessage {
     NodeMessage::Aborts(vec![Abort {
         txn: txn(number),
         deadline: LATE,
     }])
 }
 
-fn transact(id: u64, part: TxnPart) -> NodeMessage {
+pub(super) fn transact(id: u64, part: TxnPart) -> NodeMessage {
     let transact = Operation::Transact {
         txn: txn(id),
         reads: part.reads,
@@ -110,14 +110,14 @@ fn transact(id: u64, part: TxnPart) -> NodeMessage {
 }
 
 impl Bench {
-    fn timeout(&mut self, now: u64) -> Vec<NodeEffect> {
+    pub(super) fn timeout(&mut self, now: u64) -> Vec<NodeEffect> {
         let mut out = Vec::new();
         self.machine.handle_timeout(Time(now), &mut out);
         out
     }
 
     /// A put that is on its way, at the LSN that it gets, and visible.
-    fn commit(&mut self, name: &str, lsn: u64) {
+    pub(super) fn commit(&mut self, name: &str, lsn: u64) {
         self.tell(put(lsn, name, "old"));
         self.tell(NodeMessage::Flush);
         self.tell(resolved(LIFE, 0, 1, Ok(Lsn(lsn))));
