@@ -1,279 +1,388 @@
-//! Every store against a `BTreeMap`: random runs, maintenance, pinned views, reads, scans, drops and reopenings.
+//! Every store against a `BTreeMap`: random runs, maintenance, pinned views, half-read ranges, drops and reopenings.
+//!
+//! Two stores of one engine stand side by side, each beside a model of its own: they share the block cache, the open
+//! files and the numbers of tables, and one is reopened while views of the other are pinned. A run has 10,000 steps
+//! from one seed; a failure prints the command that replays it. CI makes a million steps from seeds of its own:
+//!
+//! ```text
+//! MAILRING_STEPS=340000 MAILRING_SEED=4711 cargo test --locked -p mailring-engine --test store differential
+//! ```
 
-use crate::{NODE, READINGS, collect, folder, small_blocks};
+use crate::{
+    NODE, Reading,
+    differential_model::{Checker, HalfRead, Kind, Model, Pinned, Tally, random_run},
+    folder, small_blocks,
+};
 use bytes::Bytes;
 use mailring_engine::{
-    store::{Store, StoreFactory, StoreView, lsm::LsmFactory, memory::MemoryFactory},
+    error::Result,
+    store::{
+        PairIterator, RunEntry, Store, StoreFactory, StoreStats, StoreView, lsm::LsmFactory,
+        memory::MemoryFactory,
+    },
     value::Value,
 };
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
+    env,
     ops::Bound,
+    panic::catch_unwind,
     path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
+use tempfile::TempDir;
 
-type Model = BTreeMap<Bytes, Value>;
-/// Opens the store in a folder, with the last bytes of the prefixes that were dropped from it.
-type Open<'a> = dyn Fn(&Path, &[u8]) -> Arc<dyn Store> + 'a;
+/// Opens a store in a folder, with the prefixes that were dropped from it.
+type Open<'a> = dyn Fn(&Path, Vec<Bytes>) -> Arc<dyn Store> + 'a;
 
-const STEPS: usize = 6_000;
-const PREFIXES: u8 = 6;
+const STEPS_OF_A_RUN: u64 = 10_000;
+const DEFAULT_STEPS: u64 = 30_000;
+/// Prefixes of a store that are not dropped. One that is dropped never comes back; another takes its place.
+const LIVE_PREFIXES: u32 = 5;
+const MOST_PINNED: usize = 12;
 
-struct Pinned {
-    view: Arc<dyn StoreView>,
-    model: Model,
+/// A store, and what it should hold.
+struct Side {
+    folder: TempDir,
+    /// `None` only while it is reopened.
+    store: Option<Arc<dyn Store>>,
+    model: Arc<Model>,
+    live: Vec<u32>,
+    dropped: BTreeSet<u32>,
+    pinned: Vec<Pinned>,
+    half_read: Vec<HalfRead>,
+    /// Views from before a reopening. They may outlive it, and go at some later step, but are not read any more.
+    outlived: Vec<Arc<dyn StoreView>>,
 }
 
-/// Reads a view beside its model. A value that has expired may be there or not.
-struct Checker<'a> {
-    rng: &'a mut StdRng,
-    now_ms: u64,
-}
-
-impl Checker<'_> {
-    fn get(&mut self, view: &dyn StoreView, model: &Model) {
-        let key = random_key(self.rng);
-        let found = view
-            .get(&key)
-            .unwrap()
-            .map(|stored| Value::decode(stored).unwrap());
-        let live = |value: &Value| !value.is_expired(self.now_ms);
-        let expected = model.get(&key).cloned().filter(live);
-        assert_eq!(found.filter(live), expected, "get {key:?}");
+impl Side {
+    fn new(open: &Open<'_>) -> Self {
+        let folder = folder();
+        let store = open(folder.path(), Vec::new());
+        Self {
+            folder,
+            store: Some(store),
+            model: Arc::default(),
+            live: (0..LIVE_PREFIXES).collect(),
+            dropped: BTreeSet::new(),
+            pinned: Vec::new(),
+            half_read: Vec::new(),
+            outlived: Vec::new(),
+        }
     }
 
-    fn scan(&mut self, view: &dyn StoreView, model: &Model) {
-        let low = random_bound(self.rng);
-        let high = random_bound(self.rng);
-        let slice = |bound: &Bound<Bytes>| bound.clone();
-        let (l, h) = (slice(&low), slice(&high));
-        let range = view.range(l.as_ref().map(|k| &k[..]), h.as_ref().map(|k| &k[..]));
-        let now_ms = self.now_ms;
-        let live = move |(key, stored): (Bytes, Bytes)| {
-            let value = Value::decode(stored).unwrap();
-            (!value.is_expired(now_ms)).then_some((key, value))
-        };
-        let expected: Vec<_> = if crossed(&low, &high) {
-            Vec::new()
-        } else {
-            let own = model.range((low.clone(), high.clone()));
-            let own = own.filter(|(_, value)| !value.is_expired(now_ms));
-            own.map(|(key, value)| (key.clone(), value.clone()))
-                .collect()
-        };
-        let found: Vec<_> = match self.rng.random_range(0..3) {
-            0 => collect(range).into_iter().filter_map(live).collect(),
-            1 => {
-                let mut found: Vec<_> = collect(Box::new(range.rev()))
-                    .into_iter()
-                    .filter_map(live)
-                    .collect();
-                found.reverse();
-                found
+    fn store(&self) -> &dyn Store {
+        self.store.as_deref().expect("the store is open")
+    }
+
+    /// Mostly a prefix that exists, at times one that was dropped.
+    fn prefix(&self, rng: &mut StdRng) -> u32 {
+        match self.dropped.last() {
+            Some(&last) if rng.random_ratio(1, 16) => last,
+            _ => *self.live.choose(rng).expect("some are live"),
+        }
+    }
+
+    fn ingest(&mut self, rng: &mut StdRng, now_ms: u64) {
+        let run = random_run(rng, now_ms, |rng| self.prefix(rng));
+        let mut entries = run
+            .iter()
+            .map(|(key, value)| (key.clone(), value.as_ref().map(Value::encode)));
+        self.store().ingest(&mut entries).unwrap();
+        let model = Arc::make_mut(&mut self.model);
+        for (key, value) in run {
+            match value {
+                _ if self.dropped.contains(&prefix_of(&key)) => {}
+                Some(value) => drop(model.insert(key, value)),
+                None => drop(model.remove(&key)),
             }
-            _ => {
-                let mut range = range;
-                let (mut front, mut back) = (Vec::new(), Vec::new());
-                loop {
-                    let forward = self.rng.random();
-                    let next = if forward {
-                        range.next()
-                    } else {
-                        range.next_back()
-                    };
-                    let Some(pair) = next else { break };
-                    if forward { &mut front } else { &mut back }.extend(live(pair.unwrap()));
-                }
-                front.extend(back.into_iter().rev());
-                front
-            }
-        };
-        assert_eq!(found, expected, "scan {low:?} {high:?}");
+        }
+    }
+
+    fn drop_prefix(&mut self, rng: &mut StdRng) {
+        let place = rng.random_range(0..self.live.len());
+        let next = self.live.iter().chain(&self.dropped).max().expect("some") + 1;
+        let prefix = std::mem::replace(&mut self.live[place], next);
+        self.store().drop_prefix(&prefix.to_be_bytes()).unwrap();
+        self.dropped.insert(prefix);
+        Arc::make_mut(&mut self.model).retain(|key, _| prefix_of(key) != prefix);
+    }
+
+    fn reopen(&mut self, open: &Open<'_>) {
+        self.half_read.clear();
+        let outlived = self.pinned.drain(..).map(|pinned| pinned.view);
+        self.outlived.extend(outlived);
+        self.store = None;
+        let dropped = self.dropped.iter();
+        let dropped = dropped.map(|prefix| Bytes::copy_from_slice(&prefix.to_be_bytes()));
+        self.store = Some(open(self.folder.path(), dropped.collect()));
+    }
+
+    fn verify(&self, now_ms: u64) {
+        let keys = self.store().verify().unwrap();
+        let live = self
+            .model
+            .values()
+            .filter(|value| !value.is_expired(now_ms));
+        let (least, most) = (live.count() as u64, self.model.len() as u64);
+        assert!((least..=most).contains(&keys), "{least} {keys} {most}");
     }
 }
 
-fn crossed(low: &Bound<Bytes>, high: &Bound<Bytes>) -> bool {
-    match (low, high) {
-        (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
-        (Bound::Excluded(low), Bound::Excluded(high)) => low >= high,
-        (
-            Bound::Included(low) | Bound::Excluded(low),
-            Bound::Included(high) | Bound::Excluded(high),
-        ) => low > high,
+fn prefix_of(key: &[u8]) -> u32 {
+    u32::from_be_bytes(*key.first_chunk().expect("a key begins with its prefix"))
+}
+
+/// Says how a failed run is replayed.
+struct Replay {
+    seed: u64,
+    test: &'static str,
+}
+
+impl Drop for Replay {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!(
+                "replay: MAILRING_SEED={} MAILRING_STEPS={STEPS_OF_A_RUN} cargo test --locked -p mailring-engine \
+                 --test store differential::{}",
+                self.seed, self.test
+            );
+        }
     }
 }
 
-/// A prefix that is never dropped (0) or may be, and few enough keys that they are overwritten.
-fn random_key(rng: &mut StdRng) -> Bytes {
-    let prefix = rng.random_range(0..PREFIXES);
-    let mut key = vec![0, 0, 0, prefix];
-    let number = rng.random_range(0..120_u16);
-    // Keys of several lengths, some of which begin others.
-    key.extend(std::iter::repeat_n(b'k', usize::from(number % 5)));
-    key.extend(number.to_be_bytes());
-    key.into()
-}
-
-fn random_bound(rng: &mut StdRng) -> Bound<Bytes> {
-    match rng.random_range(0..5) {
-        0 => Bound::Unbounded,
-        1 | 2 => Bound::Included(random_key(rng)),
-        _ => Bound::Excluded(random_key(rng)),
-    }
-}
-
-fn random_run(rng: &mut StdRng, now_ms: u64) -> BTreeMap<Bytes, Option<Value>> {
-    let keys = if rng.random_ratio(1, 20) {
-        400
-    } else {
-        rng.random_range(0..40)
-    };
-    let mut run = BTreeMap::new();
-    for _ in 0..keys {
-        let value = (!rng.random_ratio(1, 4)).then(|| {
-            let len = if rng.random_ratio(1, 50) {
-                5_000
-            } else {
-                rng.random_range(0..60)
-            };
-            Value {
-                bytes: (0..len).map(|_| rng.random::<u8>()).collect(),
-                expires_at_ms: if rng.random_ratio(1, 5) {
-                    now_ms + rng.random_range(1..200)
-                } else {
-                    0
-                },
-            }
-        });
-        run.insert(random_key(rng), value);
-    }
-    run
-}
-
-fn check(seed: u64, steps: usize, now_ms: &Arc<AtomicU64>, reopens: bool, open: &Open<'_>) {
-    // What a failing run is replayed by.
-    println!("seed {seed}");
+/// One run.
+fn check(seed: u64, clock: &AtomicU64, reopens: bool, tally: &mut Tally, open: &Open<'_>) {
     let mut rng = StdRng::seed_from_u64(seed);
-    let folder = folder();
-    let mut dropped = Vec::new();
-    let mut store = open(folder.path(), &dropped);
-    let mut model = Model::new();
-    let mut pinned: Vec<Pinned> = Vec::new();
-    for _ in 0..steps {
-        let now = now_ms.fetch_add(1, Ordering::Relaxed) + 1;
-        match rng.random_range(0..100) {
-            0..10 => {
-                let run = random_run(&mut rng, now);
-                let mut entries = run
-                    .iter()
-                    .map(|(key, value)| (key.clone(), value.as_ref().map(Value::encode)));
-                store.ingest(&mut entries).unwrap();
-                for (key, value) in run {
-                    match value {
-                        _ if dropped.contains(&key[3]) => {}
-                        Some(value) => drop(model.insert(key, value)),
-                        None => drop(model.remove(&key)),
-                    }
+    let mut sides = [Side::new(open), Side::new(open)];
+    for _ in 0..STEPS_OF_A_RUN {
+        let now_ms = clock.fetch_add(1, Ordering::Relaxed) + 1;
+        let side = &mut sides[usize::from(rng.random_ratio(1, 4))];
+        let kind = match Kind::choose(&mut rng) {
+            Kind::Reopen if !reopens => Kind::Get,
+            Kind::Unpin if side.pinned.is_empty() => Kind::Pin,
+            Kind::Pin if side.pinned.len() == MOST_PINNED => Kind::Unpin,
+            Kind::GoOn if side.half_read.is_empty() => Kind::Begin,
+            kind => kind,
+        };
+        tally.count(kind.name());
+        match kind {
+            Kind::Ingest => side.ingest(&mut rng, now_ms),
+            Kind::Maintain => side.store().maintain().unwrap(),
+            Kind::Pin => side.pinned.push(Pinned {
+                view: side.store().view(),
+                model: Arc::clone(&side.model),
+            }),
+            Kind::Unpin => {
+                side.pinned
+                    .swap_remove(rng.random_range(0..side.pinned.len()));
+                if !side.outlived.is_empty() {
+                    side.outlived
+                        .swap_remove(rng.random_range(0..side.outlived.len()));
                 }
             }
-            10..16 => store.maintain().unwrap(),
-            16..21 => {
-                let (view, model) = (store.view(), model.clone());
-                pinned.push(Pinned { view, model });
+            Kind::DropPrefix => side.drop_prefix(&mut rng),
+            Kind::Reopen => side.reopen(open),
+            Kind::Verify => side.verify(now_ms),
+            Kind::GoOn => {
+                let index = rng.random_range(0..side.half_read.len());
+                if side.half_read[index].go_on(&mut rng, now_ms) {
+                    tally.count("range read to its end later");
+                    side.half_read.swap_remove(index);
+                }
             }
-            21..26 if !pinned.is_empty() => {
-                pinned.swap_remove(rng.random_range(0..pinned.len()));
-            }
-            26 if rng.random_ratio(1, 20) && dropped.len() < usize::from(PREFIXES) - 2 => {
-                let prefix = rng.random_range(1..PREFIXES);
-                store.drop_prefix(&[0, 0, 0, prefix]).unwrap();
-                dropped.push(prefix);
-                model.retain(|key, _| key[3] != prefix);
-            }
-            27 if reopens => {
-                // Old views may outlive the store, but are not read beside its successor.
-                let kept = std::mem::take(&mut pinned);
-                drop(store);
-                store = open(folder.path(), &dropped);
-                drop(kept);
-            }
-            28 => {
-                let keys = store.verify().unwrap();
-                let live = model
-                    .values()
-                    .filter(|value| !value.is_expired(now))
-                    .count() as u64;
-                assert!(
-                    (live..=model.len() as u64).contains(&keys),
-                    "{live} {keys} {}",
-                    model.len()
-                );
-            }
-            step => {
-                let mut checker = Checker {
-                    now_ms: now,
-                    rng: &mut rng,
-                };
+            Kind::Get | Kind::Scan | Kind::Begin => {
                 let current = Pinned {
-                    view: store.view(),
-                    model: Model::new(),
+                    view: side.store().view(),
+                    model: Arc::clone(&side.model),
                 };
-                let old = pinned.choose(checker.rng).filter(|_| step % 2 == 0);
-                let (view, model) =
-                    old.map_or((&current.view, &model), |old| (&old.view, &old.model));
-                if step < 80 {
-                    checker.get(view.as_ref(), model);
-                } else {
-                    checker.scan(view.as_ref(), model);
+                let old = side.pinned.choose(&mut rng);
+                let old = old.filter(|_| now_ms.is_multiple_of(2));
+                if old.is_some() {
+                    tally.count("read of a pinned view");
+                }
+                let of = old.unwrap_or(&current);
+                let prefix = side.prefix(&mut rng);
+                if side.dropped.contains(&prefix) {
+                    tally.count("of a dropped prefix");
+                }
+                let mut checker = Checker {
+                    rng: &mut rng,
+                    now_ms,
+                    prefix,
+                    tally,
+                };
+                match kind {
+                    Kind::Get => checker.get(of),
+                    Kind::Scan => checker.scan(of),
+                    _ => {
+                        let begun = checker.begin(of);
+                        side.half_read.push(begun);
+                    }
                 }
             }
         }
     }
     // Not only the last moment counts: every view that is still pinned reads as it did.
-    let now = now_ms.load(Ordering::Relaxed);
-    for Pinned { view, model } in &pinned {
-        let live = |value: &Value| !value.is_expired(now);
-        let found = collect(view.range(Bound::Unbounded, Bound::Unbounded));
-        let found = found
-            .into_iter()
-            .map(|(key, stored)| (key, Value::decode(stored).unwrap()));
-        let found: Vec<_> = found.filter(|(_, value)| live(value)).collect();
-        let expected = model.iter().filter(|(_, value)| live(value));
-        let expected: Vec<_> = expected
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect();
-        assert_eq!(found, expected);
+    let now_ms = clock.load(Ordering::Relaxed);
+    for side in &sides {
+        side.pinned.iter().for_each(|pinned| pinned.check(now_ms));
     }
+}
+
+fn setting(name: &str, default: u64) -> u64 {
+    env::var(name).map_or(default, |value| value.parse().expect("a number"))
+}
+
+/// As many runs as the environment asks for.
+fn check_runs(test: &'static str, reopens: bool, clock: &AtomicU64, open: &Open<'_>) {
+    let first = setting("MAILRING_SEED", 1);
+    let steps = setting("MAILRING_STEPS", DEFAULT_STEPS);
+    let mut tally = Tally::default();
+    for seed in first..first + steps.div_ceil(STEPS_OF_A_RUN) {
+        let replay = Replay { seed, test };
+        // Each test draws other runs from the same seed.
+        let own = seed ^ ((test.len() as u64) << 56);
+        check(own, clock, reopens, &mut tally, open);
+        drop(replay);
+    }
+    println!("{steps} steps from seed {first}: {tally:?}");
+    if steps >= DEFAULT_STEPS {
+        tally.demand(steps, reopens);
+    }
+}
+
+fn check_lsm(test: &'static str, reading: Reading) {
+    let clock = Arc::new(AtomicU64::new(0));
+    let options = small_blocks(reading).now_ms(Arc::clone(&clock));
+    check_runs(test, true, &clock, &|folder, dropped| {
+        let options = options.clone().dropped_prefixes(dropped).unwrap();
+        LsmFactory::new(options).open(NODE, folder).unwrap()
+    });
 }
 
 #[test]
 fn an_lsm_store_is_a_map_that_remembers_its_views() {
-    for (seed, reading) in (1..).zip(READINGS) {
-        let now_ms = Arc::new(AtomicU64::new(0));
-        let clock = now_ms.clone();
-        check(seed, STEPS, &now_ms, true, &move |folder, dropped| {
-            let prefixes = dropped
-                .iter()
-                .map(|&prefix| Bytes::from(vec![0, 0, 0, prefix]));
-            let options = small_blocks(reading).now_ms(clock.clone());
-            let options = options.dropped_prefixes(prefixes).unwrap();
-            LsmFactory::new(options).open(NODE, folder).unwrap()
-        });
-    }
+    check_lsm(
+        "an_lsm_store_is_a_map_that_remembers_its_views",
+        Reading::Held,
+    );
+}
+
+#[test]
+fn an_lsm_store_with_shared_prefixes_is_a_map() {
+    check_lsm(
+        "an_lsm_store_with_shared_prefixes_is_a_map",
+        Reading::SharedPrefixes,
+    );
+}
+
+#[test]
+fn an_lsm_store_without_held_indexes_is_a_map() {
+    check_lsm(
+        "an_lsm_store_without_held_indexes_is_a_map",
+        Reading::NotHeld,
+    );
 }
 
 #[test]
 fn a_memory_store_is_a_map_that_remembers_its_views() {
-    let now_ms = Arc::new(AtomicU64::new(0));
+    let clock = Arc::new(AtomicU64::new(0));
     let factory = MemoryFactory {
-        now_ms: now_ms.clone(),
+        now_ms: Arc::clone(&clock),
     };
-    check(4, STEPS, &now_ms, false, &|folder, _| {
+    let test = "a_memory_store_is_a_map_that_remembers_its_views";
+    check_runs(test, false, &clock, &|folder, _| {
         factory.open(NODE, folder).unwrap()
     });
+}
+
+/// What a store could do wrong.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    LosesATombstone,
+    ShowsADroppedPrefix,
+    LosesTheEndOfARange,
+}
+
+struct Faulty {
+    store: Arc<dyn Store>,
+    fault: Fault,
+}
+
+struct FaultyView(Arc<dyn StoreView>);
+
+impl Store for Faulty {
+    fn ingest(&self, run: &mut dyn Iterator<Item = RunEntry>) -> Result<()> {
+        let loses = matches!(self.fault, Fault::LosesATombstone);
+        let mut tombstones = 0;
+        let mut run = run.filter(|(_, value)| {
+            tombstones += u64::from(value.is_none());
+            !(loses && value.is_none() && tombstones == 7)
+        });
+        self.store.ingest(&mut run)
+    }
+
+    fn view(&self) -> Arc<dyn StoreView> {
+        match self.fault {
+            Fault::LosesTheEndOfARange => Arc::new(FaultyView(self.store.view())),
+            _ => self.store.view(),
+        }
+    }
+
+    fn maintain(&self) -> Result<()> {
+        self.store.maintain()
+    }
+
+    fn drop_prefix(&self, prefix: &[u8]) -> Result<()> {
+        match self.fault {
+            Fault::ShowsADroppedPrefix => Ok(()),
+            _ => self.store.drop_prefix(prefix),
+        }
+    }
+
+    fn verify(&self) -> Result<u64> {
+        self.store.verify()
+    }
+
+    fn stats(&self) -> StoreStats {
+        self.store.stats()
+    }
+}
+
+impl StoreView for FaultyView {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        self.0.get(key)
+    }
+
+    fn range(&self, low: Bound<&[u8]>, high: Bound<&[u8]>) -> PairIterator {
+        let pairs: Vec<_> = self.0.range(low, high).collect();
+        let kept = pairs.len().min(100);
+        Box::new(pairs.into_iter().take(kept))
+    }
+}
+
+#[test]
+fn a_store_that_does_wrong_is_found_within_one_run() {
+    for fault in [
+        Fault::LosesATombstone,
+        Fault::ShowsADroppedPrefix,
+        Fault::LosesTheEndOfARange,
+    ] {
+        let found = catch_unwind(|| {
+            let clock = Arc::new(AtomicU64::new(0));
+            let factory = MemoryFactory {
+                now_ms: Arc::clone(&clock),
+            };
+            check(1, &clock, false, &mut Tally::default(), &|folder, _| {
+                let store = factory.open(NODE, folder).unwrap();
+                Arc::new(Faulty { store, fault })
+            });
+        });
+        assert!(found.is_err(), "{fault:?} was not found");
+    }
 }

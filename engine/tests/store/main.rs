@@ -3,6 +3,7 @@
 mod conformance;
 mod corruption;
 mod differential;
+mod differential_model;
 mod lsm;
 
 use bytes::Bytes;
