@@ -58,6 +58,12 @@ number! {
     GroupNo(u64)
 }
 
+/// The largest counter that is believed when it is read from a disk. Nothing has counted so far, and everything can count
+/// on from here: [`Lsn::next`] and its like stay panics of our own making, whatever a file says.
+pub(crate) const LARGEST_COUNTER: u64 = u64::MAX / 2;
+/// The same for [`Incarnation`], which is a smaller number.
+pub(crate) const LARGEST_INCARNATION: u32 = u32::MAX / 2;
+
 /// A transaction. Unique over all restarts: the number of the opening (counted in the manifest, and forced before
 /// anything runs under it) and a counter within the opening, so nothing has to be remembered or reserved. Numbers are
 /// given when transactions begin, in rising order.

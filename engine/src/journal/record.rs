@@ -26,9 +26,10 @@
 //! quarter of its group is sliced out of it.
 
 use crate::{
-    ids::{Incarnation, KeyspaceId, Lsn, NodeId, TxnId},
+    ids::{Incarnation, KeyspaceId, LARGEST_INCARNATION, Lsn, NodeId, TxnId},
     ring_state::{self, RingRecord},
-    value::{Value, Write},
+    store::MAX_STORED_KEY_BYTES,
+    value::{KEYSPACE_PREFIX_BYTES, Value, Write},
     wire::{Reader, put_bytes, put_varint},
 };
 use bytes::Bytes;
@@ -369,7 +370,7 @@ fn decode_fields(body: &Bytes, kind: u8, reader: &mut Reader<'_>) -> Option<Reco
         },
         FENCE => RecordBody::Fence {
             node: NodeId(reader.small()?),
-            incarnation: Incarnation(reader.small()?),
+            incarnation: take_incarnation(reader)?,
         },
         RING => RecordBody::Ring(ring_state::take_record(reader)?),
         _ => return None,
@@ -396,7 +397,7 @@ fn decode_parts(body: &Bytes, reader: &mut Reader<'_>) -> Option<Vec<CommitPart>
 
 fn decode_part(body: &Bytes, reader: &mut Reader<'_>) -> Option<CommitPart> {
     let node = NodeId(reader.small()?);
-    let incarnation = Incarnation(reader.small()?);
+    let incarnation = take_incarnation(reader)?;
     let count = reader.varint()?;
     let mut writes = list_for(count, reader);
     for _ in 0..count {
@@ -409,9 +410,21 @@ fn decode_part(body: &Bytes, reader: &mut Reader<'_>) -> Option<CommitPart> {
     })
 }
 
+fn take_incarnation(reader: &mut Reader<'_>) -> Option<Incarnation> {
+    let number = reader
+        .small()
+        .filter(|&number| number <= LARGEST_INCARNATION)?;
+    Some(Incarnation(number))
+}
+
 fn decode_write(body: &Bytes, reader: &mut Reader<'_>) -> Option<Write> {
     let key_and_tag = reader.varint()?;
-    let key = body.slice_ref(reader.take(usize::try_from(key_and_tag >> 2).ok()?)?);
+    let len = usize::try_from(key_and_tag >> 2).ok()?;
+    // Whoever is given a key splits its keyspace off, and the stores assert the bound.
+    if !(KEYSPACE_PREFIX_BYTES..=MAX_STORED_KEY_BYTES).contains(&len) {
+        return None;
+    }
+    let key = body.slice_ref(reader.take(len)?);
     let tag = (key_and_tag & 3).to_le_bytes()[0];
     let value = match tag {
         REMOVED => None,
@@ -444,20 +457,22 @@ mod tests {
                     expires_at_ms,
                 }
             });
-        let write =
-            (bytes(), proptest::option::of(value)).prop_map(|(key, value)| Write { key, value });
+        let key = proptest::collection::vec(any::<u8>(), KEYSPACE_PREFIX_BYTES..200);
+        let write = (key, proptest::option::of(value)).prop_map(|(key, value)| Write {
+            key: key.into(),
+            value,
+        });
         proptest::collection::vec(write, 0..4)
     }
 
     fn body() -> impl Strategy<Value = RecordBody> {
-        let part =
-            (any::<u16>(), any::<u32>(), writes()).prop_map(|(node, incarnation, writes)| {
-                CommitPart {
-                    node: NodeId(node),
-                    incarnation: Incarnation(incarnation),
-                    writes,
-                }
-            });
+        let part = (any::<u16>(), 0..=LARGEST_INCARNATION, writes()).prop_map(
+            |(node, incarnation, writes)| CommitPart {
+                node: NodeId(node),
+                incarnation: Incarnation(incarnation),
+                writes,
+            },
+        );
         let key = proptest::collection::vec(any::<u8>(), 0..40).prop_map(Bytes::from);
         let txn = (1..u64::MAX, any::<u64>(), proptest::option::of(key)).prop_map(
             |(opening, number, idempotency)| TxnTag {
@@ -481,9 +496,11 @@ mod tests {
                 name
             }),
             any::<u32>().prop_map(|id| RecordBody::DropKeyspace { id: KeyspaceId(id) }),
-            any::<(u16, u32)>().prop_map(|(node, incarnation)| RecordBody::Fence {
-                node: NodeId(node),
-                incarnation: Incarnation(incarnation),
+            (any::<u16>(), 0..=LARGEST_INCARNATION).prop_map(|(node, incarnation)| {
+                RecordBody::Fence {
+                    node: NodeId(node),
+                    incarnation: Incarnation(incarnation),
+                }
             }),
             ring_state::any_record().prop_map(RecordBody::Ring),
         ]
@@ -641,6 +658,38 @@ mod tests {
         assert_eq!(found, [Err(DecodeError::Malformed { offset: 0, reason })]);
     }
 
+    /// A checkpoint would have panicked at such a key, and the next life of a node at such a number.
+    #[test]
+    fn what_no_engine_writes_is_refused_before_it_does_harm() {
+        let fence = |incarnation| RecordBody::Fence {
+            node: NodeId(1),
+            incarnation: Incarnation(incarnation),
+        };
+        let commit = |key_bytes| RecordBody::Commit {
+            txn: None,
+            parts: vec![CommitPart {
+                node: NodeId(0),
+                incarnation: Incarnation(0),
+                writes: vec![Write {
+                    key: vec![b'k'; key_bytes].into(),
+                    value: None,
+                }],
+            }],
+        };
+        for (body, is_right) in [
+            (fence(LARGEST_INCARNATION), true),
+            (fence(u32::MAX), false),
+            (commit(KEYSPACE_PREFIX_BYTES), true),
+            (commit(MAX_STORED_KEY_BYTES), true),
+            (commit(KEYSPACE_PREFIX_BYTES - 1), false),
+            (commit(MAX_STORED_KEY_BYTES + 1), false),
+        ] {
+            let record = Record { lsn: Lsn(1), body };
+            let found = decode_all(&payload(std::slice::from_ref(&record))).next();
+            assert_eq!(found.expect("there is one").is_ok(), is_right);
+        }
+    }
+
     #[test]
     fn a_small_record_does_not_hold_its_group_in_memory() {
         let commit = |size| Record {
@@ -651,7 +700,7 @@ mod tests {
                     node: NodeId(0),
                     incarnation: Incarnation(0),
                     writes: vec![Write {
-                        key: Bytes::from_static(b"key"),
+                        key: Bytes::from_static(b"a key"),
                         value: Some(Value::new(vec![7; size].into())),
                     }],
                 }],

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     disk::Disk,
     error::{Error, Result},
-    ids::{GroupNo, Lsn},
+    ids::{GroupNo, LARGEST_COUNTER, Lsn},
 };
 use std::{collections::VecDeque, sync::Arc};
 
@@ -261,7 +261,8 @@ impl Walk<'_> {
                 }
             }
         };
-        let fits = header.number == expected.group
+        let fits = header.number.0.max(header.last_lsn.0) <= LARGEST_COUNTER
+            && header.number == expected.group
             && header.first_lsn == expected.lsn
             && header.forced_through < header.number
             && header.number > segment.header.forced_through

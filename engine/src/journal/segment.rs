@@ -20,7 +20,7 @@ use super::frame::{self, FrameHeader};
 use crate::{
     disk::{Disk, DiskFile},
     error::{Error, Result},
-    ids::{GroupNo, Lsn},
+    ids::{GroupNo, LARGEST_COUNTER, Lsn},
 };
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
@@ -61,8 +61,8 @@ pub(super) fn id_of_spare(name: &str) -> Option<u64> {
 fn number_in(name: &str, prefix: &str) -> Option<u64> {
     let digits = name.strip_prefix(prefix)?.strip_suffix(SUFFIX)?;
     let id = u64::from_str_radix(digits, 16).ok()?;
-    // One spelling only: "+1" and capitals are not ours.
-    (format!("{id:016x}") == digits).then_some(id)
+    // One spelling only: "+1" and capitals are not ours. Nor is a number that no journal reaches.
+    (format!("{id:016x}") == digits && id <= LARGEST_COUNTER).then_some(id)
 }
 
 /// What the first bytes of a segment say.
@@ -129,6 +129,11 @@ impl SegmentHeader {
                 "the header is that of segment {}",
                 number(16)
             )));
+        }
+        if number(32) > LARGEST_COUNTER || number(40) > LARGEST_COUNTER {
+            return Err(corrupt(
+                "the header tells of a group that no journal reaches",
+            ));
         }
         Ok(Self {
             id,
@@ -310,6 +315,7 @@ mod tests {
             "journal-abc.seg",
             "journal-0000000000000abc.seg.tmp",
             "spare-0000000000000abc.seg",
+            "journal-ffffffffffffffff.seg",
         ] {
             assert_eq!(id_of(foreign), None, "{foreign}");
         }

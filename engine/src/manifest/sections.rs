@@ -16,7 +16,9 @@
 
 use super::{KeyspaceName, Manifest, NodeProgress, NodeSettings};
 use crate::{
-    ids::{Epoch, Incarnation, KeyspaceId, Lsn, NodeId, TxnId},
+    ids::{
+        Epoch, Incarnation, KeyspaceId, LARGEST_COUNTER, LARGEST_INCARNATION, Lsn, NodeId, TxnId,
+    },
     journal::record::TxnTag,
     outcomes::SavedOutcomes,
     ring_state::{put_history, take_history},
@@ -138,7 +140,24 @@ impl Manifest {
         {
             return Err(Problem::Corrupt("a section is missing"));
         }
+        if !manifest.is_in_range() {
+            return Err(Problem::Corrupt(
+                "a number is larger than any engine counts",
+            ));
+        }
         Ok(manifest)
+    }
+
+    /// Whether everything that is counted on from here can be.
+    fn is_in_range(&self) -> bool {
+        let counters = [self.epoch.0, self.last_lsn.0, self.openings];
+        let complete = self.progress.iter().map(|node| node.complete.0);
+        let mut incarnations = self.progress.iter().map(|node| node.incarnation.0);
+        counters
+            .into_iter()
+            .chain(complete)
+            .all(|counter| counter <= LARGEST_COUNTER)
+            && incarnations.all(|number| number <= LARGEST_INCARNATION)
     }
 
     fn take_settings(&mut self, reader: &mut Reader<'_>) -> Option<()> {

@@ -242,6 +242,20 @@ fn damage_under_a_right_checksum_is_still_no_panic() {
 }
 
 #[test]
+fn a_counter_that_could_not_be_counted_on_is_corrupt() {
+    let mut last = sample();
+    last.last_lsn = Lsn(u64::MAX);
+    let mut openings = sample();
+    openings.openings = u64::MAX;
+    let mut life = sample();
+    life.progress[1].incarnation = Incarnation(u32::MAX);
+    for manifest in [last, openings, life] {
+        let error = load(&manifest.encode()).expect_err("is wrong");
+        assert!(matches!(error, Error::CorruptManifest { .. }), "{error:?}");
+    }
+}
+
+#[test]
 fn a_newer_version_is_named() {
     let error = load(&envelope(2, b"whatever comes")).expect_err("is newer");
     let newer = Error::NewerFormat {
