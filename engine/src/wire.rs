@@ -57,6 +57,11 @@ impl<'a> Reader<'a> {
             .map(|taken| u32::from_le_bytes(taken.try_into().expect("four bytes")))
     }
 
+    pub(crate) fn u64(&mut self) -> Option<u64> {
+        self.take(8)
+            .map(|taken| u64::from_le_bytes(taken.try_into().expect("eight bytes")))
+    }
+
     pub(crate) fn varint(&mut self) -> Option<u64> {
         let mut number = 0;
         for shift in (0..64).step_by(7) {

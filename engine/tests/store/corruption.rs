@@ -204,3 +204,26 @@ fn cut_files(reading: Reading) {
         );
     }
 }
+
+/// The tree reserves memory for as many entries as a table's contents claim, before it looks at their checksum: one
+/// flipped bit asked for 91 GB, which ended the process.
+#[test]
+fn a_table_that_claims_two_billion_entries_is_reported_and_not_believed() {
+    let folder = folder();
+    build(Reading::Held, folder.path());
+    for file in files(folder.path()) {
+        let mut contents = fs::read(&file).unwrap();
+        let is_table = file.parent().unwrap().ends_with("tables");
+        let Some(begin) = contents.windows(4).rposition(|bytes| bytes == b"TOC!") else {
+            assert!(!is_table, "a table has contents");
+            continue;
+        };
+        let whole = contents.clone();
+        contents[begin + 7] ^= 0x80;
+        fs::write(&file, &contents).unwrap();
+        let error = open_reading(Reading::Held, folder.path()).err().unwrap();
+        assert_names(&error, &file, "its number of entries");
+        fs::write(&file, &whole).unwrap();
+    }
+    open_reading(Reading::Held, folder.path()).unwrap();
+}

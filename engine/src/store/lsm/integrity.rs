@@ -2,9 +2,11 @@
 //!
 //! - The tree's manifest (`v<number>`, with its checksum in `current`) is checked before the tree is opened: the tree
 //!   reads it without looking at the checksum, and deletes every table that it does not name.
+//! - The contents of each table that it names are checked too (see `contents`): the tree trusts their length.
 //! - Tables without a `current` are a damaged tree: the tree would start an empty one beside them.
 //! - Everything that decodes bytes from disk may panic in there; [`guarded`] turns that into an error.
 
+use super::contents;
 use crate::{
     error::{Error, Result},
     ids::NodeId,
@@ -123,7 +125,27 @@ pub(super) fn check_manifest(node: NodeId, folder: &Path) -> Result<()> {
     if xxh3_128(&manifest) != checksum {
         return Err(place.corrupt("the checksum does not match"));
     }
+    // One that is missing, or a manifest that can't be read, is found and told by the tree.
+    for number in contents::tables_of(&manifest).unwrap_or_default() {
+        let path = folder.join(TABLES_FOLDER).join(number.to_string());
+        check_contents(node, &path)?;
+    }
     Ok(())
+}
+
+/// Checks what stands at the end of a table's file, if there is one.
+fn check_contents(node: NodeId, path: &Path) -> Result<()> {
+    let place = Place { node, file: path };
+    let file = match fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(place.io(&error)),
+    };
+    match contents::are_right(&file) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(place.corrupt("its table of contents is damaged")),
+        Err(error) => Err(place.io(&error)),
+    }
 }
 
 /// The number of the manifest that a restart would read.
@@ -136,6 +158,9 @@ pub(super) fn published_version(folder: &Path) -> Option<u64> {
 pub(super) fn first_unreadable(node: NodeId, folder: &Path) -> Option<Error> {
     let cache = Arc::new(Cache::with_capacity_bytes(0));
     tables(folder).into_iter().find_map(|file| {
+        if let Err(error) = check_contents(node, &file) {
+            return Some(error);
+        }
         let place = Place { node, file: &file };
         let path = file.clone();
         guarded(place, || {

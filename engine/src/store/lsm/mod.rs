@@ -16,6 +16,7 @@
 //! Left out: compression. Values that compress well are better compressed by their owner, and reading is what counts.
 
 mod compaction;
+mod contents;
 mod filter;
 mod integrity;
 mod options;
