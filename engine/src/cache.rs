@@ -46,17 +46,17 @@
 //! shared. Keys are hashed with xxh3 under a seed that the caller should draw at random: this is no keyed hash in
 //! the cryptographic sense, but without the seed nobody can prepare colliding keys.
 
-use crate::{ids::Lsn, value::Value};
+use crate::{
+    ids::Lsn,
+    sync::{AtomicBool, AtomicU16, AtomicUsize, DashMap, Entry, Mutex, MutexGuard},
+    value::Value,
+};
 use bytes::Bytes;
-use dashmap::{DashMap, Entry};
 use std::{
     collections::VecDeque,
     fmt,
     hash::{BuildHasher, Hasher},
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering::Relaxed},
-    },
+    sync::{PoisonError, atomic::Ordering::Relaxed},
 };
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -64,7 +64,9 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 pub const MAX_SECOND_CHANCES: usize = 16;
 
 /// Shards of the map, and queues. Also bounds how long a growing shard keeps its lock.
-const SHARDS: usize = 64;
+const SHARDS: usize = if cfg!(feature = "model") { 2 } else { 64 };
+/// The doorkeeper remembers at least so many keys.
+const LEAST_REMEMBERED: usize = if cfg!(feature = "model") { 2 } else { 64 };
 /// A row in its shard: key, row and control byte at a load between 7/16 and 7/8, and the allocations of key and value.
 const ROW_BYTES: usize = 192;
 /// An entry of a queue, with the slack of its buffer.
@@ -104,7 +106,7 @@ impl RowCache {
     /// An empty cache of at most `budget` bytes, overhead included; 0 keeps nothing. `seed` should be random.
     #[must_use]
     pub fn new(budget: usize, seed: u64) -> Self {
-        let remembered = (budget / TYPICAL_ROW_BYTES).clamp(64, 1 << 24);
+        let remembered = (budget / TYPICAL_ROW_BYTES).clamp(LEAST_REMEMBERED, 1 << 24);
         Self {
             rows: DashMap::with_hasher_and_shard_amount(SeededHash(seed), SHARDS),
             queues: (0..SHARDS).map(|_| Mutex::default()).collect(),

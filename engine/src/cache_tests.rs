@@ -252,7 +252,7 @@ proptest! {
 #[test]
 fn under_threads_a_hit_is_never_older_than_what_was_visible() {
     const KEYS: u64 = 40;
-    const COMMITS: u64 = 60_000;
+    const COMMITS: u64 = if cfg!(miri) { 200 } else { 60_000 };
     const READERS: u64 = 3;
     // Room for half of the keys, so that rows come and go all the time.
     let budget = 20 * weight(&key(0), value(COMMITS).as_ref());

@@ -30,6 +30,7 @@
 
 use crate::{
     ids::Lsn,
+    sync::{AtomicU64, AtomicUsize, RwLock, RwLockReadGuard},
     value::{Value, Write},
 };
 use bytes::Bytes;
@@ -40,8 +41,8 @@ use std::{
     fmt,
     ops::Bound,
     sync::{
-        Arc, PoisonError, RwLock, RwLockReadGuard,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Release},
+        Arc, PoisonError,
+        atomic::Ordering::{Acquire, Relaxed, Release},
     },
 };
 
@@ -331,7 +332,7 @@ fn backward(
 
 impl Drop for Generation {
     fn drop(&mut self) {
-        self.gauge.fetch_sub(*self.bytes.get_mut(), Release);
+        self.gauge.fetch_sub(self.bytes.load(Relaxed), Release);
     }
 }
 

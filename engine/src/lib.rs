@@ -31,6 +31,7 @@ pub mod run;
 pub mod scan;
 pub mod sequencer;
 pub mod store;
+mod sync;
 pub mod transaction;
 pub mod value;
 pub mod view;

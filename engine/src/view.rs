@@ -36,17 +36,14 @@ use crate::{
     ring::ArcSet,
     scan::{Source, StoreSource},
     store::{StoreView, runs::Direction},
+    sync::{ArcSwap, AtomicBool, AtomicU64},
     transaction::KeyRange,
     value::Value,
 };
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use std::{
     ops::Bound,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
 };
 
 /// The visible LSN, shared by everybody in the process. Only the journal raises it.
