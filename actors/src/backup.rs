@@ -1,7 +1,7 @@
 //! Backup: a consistent copy, written through the same trees and manifest as any directory.
 
 use crate::{
-    directory::{lock, tree_folder},
+    directory::{create, lock, tree_folder},
     engine::Engine,
     offload::offload,
     pin::Pinned,
@@ -51,7 +51,7 @@ fn write(engine: &Engine, catalogue: &Catalogue, directory: PathBuf) -> Result<B
         let context = format!("{what} {}", directory.display());
         move |error: std::io::Error| Error::io(context.clone(), &error)
     };
-    fs::create_dir_all(&directory).map_err(io("creating"))?;
+    create(&directory)?;
     if fs::read_dir(&directory)
         .map_err(io("reading"))?
         .next()

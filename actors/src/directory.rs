@@ -17,6 +17,43 @@ pub(crate) fn tree_folder(directory: &Path, node: NodeId) -> PathBuf {
     directory.join(format!("node-{:03}", node.0))
 }
 
+/// Creates the directory and the folders above it, as far as they are missing, and forces their names: what an engine
+/// forces inside is worth nothing if a crash takes the directory's own name. Where there is an engine already, somebody
+/// has done that.
+pub(crate) fn create(directory: &Path) -> Result<()> {
+    if directory.join(MANIFEST_FILE).exists() {
+        return Ok(());
+    }
+    create_forced(directory)
+        .map_err(|error| Error::io(format!("creating {}", directory.display()), &error))
+}
+
+fn create_forced(directory: &Path) -> io::Result<()> {
+    let parent = match directory.parent() {
+        None => return Ok(()),
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+    };
+    let created = match fs::create_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            create_forced(parent)?;
+            fs::create_dir(directory)
+        }
+        created => created,
+    };
+    let force_name = || File::open(parent)?.sync_all();
+    match created {
+        Ok(()) => force_name(),
+        Err(_) if directory.is_dir() => {
+            // A creation of ours may have been cut short right behind it. If it was made by somebody else we may not even
+            // be allowed to look above it, and its name is his affair.
+            let _ = force_name();
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Locks the directory against other engines.
 pub(crate) fn lock(directory: &Path) -> Result<File> {
     let path = directory.join(LOCK_FILE);

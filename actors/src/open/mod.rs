@@ -18,7 +18,7 @@ use crate::{
     Builder, Mailring,
     builder::Place,
     clock,
-    directory::{check_place, lock},
+    directory::{check_place, create, lock},
 };
 use mailring_engine::{
     Error, Result,
@@ -27,7 +27,6 @@ use mailring_engine::{
 use recover::recover;
 use start::start;
 use std::{
-    fs,
     path::Path,
     sync::{
         Arc,
@@ -45,8 +44,7 @@ pub(crate) fn open(builder: Builder) -> Result<Mailring> {
                 // Of a disk of the caller's only the caller knows what is on it.
                 check_place(directory, builder.create)?;
             }
-            fs::create_dir_all(directory)
-                .map_err(|error| Error::io(format!("creating {}", directory.display()), &error))?;
+            create(directory)?;
             let lock = lock(directory)?;
             let disk: Arc<dyn Disk> = match &builder.disk {
                 Some(disk) => Arc::clone(disk),

@@ -11,12 +11,15 @@
 )]
 
 pub mod disk;
+pub mod doomed;
 pub mod full;
 pub mod kept;
+pub mod shim;
 pub mod stage;
 pub mod store;
 
 use mailring::{Builder, FaultHook, FaultSite, Keyspace, Mailring, NodeId, RestartPolicy, Result};
+use rand::{SeedableRng as _, rngs::StdRng};
 use std::{
     collections::BTreeMap,
     future::Future,
@@ -27,6 +30,16 @@ use std::{
     },
     time::Duration,
 };
+
+/// Numbers from the seed in `MAILRING_SEED`, or from a fresh one that is printed.
+pub fn seeded() -> StdRng {
+    let seed = std::env::var("MAILRING_SEED").map_or_else(
+        |_| rand::random(),
+        |seed| seed.parse().expect("a number in MAILRING_SEED"),
+    );
+    println!("MAILRING_SEED={seed}");
+    StdRng::seed_from_u64(seed)
+}
 
 /// Fails instead of hanging for ever.
 pub async fn patiently<T>(what: impl Future<Output = T>) -> T {

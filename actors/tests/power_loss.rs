@@ -1,0 +1,141 @@
+//! Loss of power under load, with real processes and real files: what was not forced is gone.
+//!
+//! As in `crash.rs` the test runs itself again as a child, here with a preloaded shim (`common/shim.c`) that keeps apart
+//! what the child has forced, files and directory entries each by their own force. The child is killed after a random
+//! number of acknowledgements, or at a random change of its files; then the folder is built again from what was forced
+//! or, in half of the rounds, from that and any part of the rest. The next child goes on with that, while the parent opens a
+//! copy and compares it with what was acknowledged or seen. So the next child may die while it recovers.
+//!
+//! The engine makes its own directory, so that also the name of that one must have been forced.
+
+mod common;
+
+use common::{
+    copy_directory,
+    doomed::{Acknowledged, Loss, child, live_if_child, open},
+    shim::{Medium, Shim},
+};
+use rand::{Rng, rngs::StdRng};
+use std::{os::unix::process::ExitStatusExt, path::Path, process::Command};
+
+const ROUNDS: u64 = 40;
+/// A disk that lies loses something within so many rounds.
+const LYING_ROUNDS: u64 = 10;
+/// The engine's directory in the folder.
+const ENGINE: &str = "engine";
+
+/// When a child is killed.
+enum Death {
+    /// Before its n-th change of the folder, whatever that is.
+    AtChange(u32),
+    /// When the parent has heard of so many writes.
+    AfterWrites(u32),
+}
+
+impl Death {
+    /// Small numbers are as likely as large ones: a recovery has few changes.
+    fn random(random: &mut StdRng) -> Self {
+        let below = 1 << random.random_range(2..11);
+        let number = random.random_range(0..below);
+        match random.random() {
+            true => Self::AtChange(number + 1),
+            false => Self::AfterWrites(number),
+        }
+    }
+}
+
+/// The life and death of one child.
+fn run(child: &mut Command, medium: &Medium, death: &Death, acknowledged: &mut Acknowledged) {
+    child.envs(medium.environment());
+    let writes = match death {
+        Death::AtChange(change) => {
+            child.env("MAILRING_SHIM_DIE_AT", change.to_string());
+            None
+        }
+        Death::AfterWrites(writes) => Some(*writes),
+    };
+    let status = acknowledged.run(child, writes);
+    assert_eq!(status.signal(), Some(9), "the child ended by itself");
+}
+
+/// Compares a copy of the directory with what was acknowledged, and leaves it alone.
+fn check(engine: &Path, acknowledged: &Acknowledged) -> Result<(), Loss> {
+    let copy = tempfile::tempdir().unwrap();
+    if engine.exists() {
+        copy_directory(engine, copy.path());
+    }
+    let db = open(copy.path())?;
+    let blocking = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    blocking.block_on(async {
+        acknowledged.check(&db.keyspace("ks").await?).await?;
+        db.verify().await?;
+        Ok(())
+    })
+}
+
+#[test]
+fn what_was_acknowledged_before_a_loss_of_power_is_there_and_nothing_is_half_there() {
+    const TEST: &str =
+        "what_was_acknowledged_before_a_loss_of_power_is_there_and_nothing_is_half_there";
+    if live_if_child() {
+        return;
+    }
+    let Some(shim) = Shim::build() else { return };
+    let mut random = common::seeded();
+    let place = tempfile::tempdir().unwrap();
+    let mut medium = Medium::new(&shim, place.path());
+    let mut acknowledged = Acknowledged::default();
+    for round in 1..=ROUNDS {
+        let mut child = child(TEST, &medium.root().join(ENGINE), round);
+        let death = Death::random(&mut random);
+        run(&mut child, &medium, &death, &mut acknowledged);
+        let luck = random.random_bool(0.5).then_some(&mut random);
+        medium.lose_power(luck);
+        let engine = medium.root().join(ENGINE);
+        if let Err(loss) = check(&engine, &acknowledged) {
+            panic!("round {round}: {loss}");
+        }
+    }
+    assert!(acknowledged.puts.len() > 100);
+}
+
+/// The checker is checked: each of these disks says that something is forced which is not, and is found out.
+#[test]
+fn a_disk_that_lies_is_found_out() {
+    const TEST: &str = "a_disk_that_lies_is_found_out";
+    if live_if_child() {
+        return;
+    }
+    let Some(shim) = Shim::build() else { return };
+    let mut random = common::seeded();
+    for lie in [
+        "fdatasync /journal-",
+        "dirsync /engine",
+        "fsync /tables/",
+        "fsync /.tmp",
+        "fsync /MANIFEST",
+    ] {
+        let place = tempfile::tempdir().unwrap();
+        let mut medium = Medium::new(&shim, place.path());
+        let mut acknowledged = Acknowledged::default();
+        let is_found_out = (1..=LYING_ROUNDS).any(|round| {
+            let mut child = child(TEST, &medium.root().join(ENGINE), round);
+            child.env("MAILRING_SHIM_LIE", lie);
+            // Enough for checkpoints.
+            let death = Death::AfterWrites(random.random_range(500..1500));
+            run(&mut child, &medium, &death, &mut acknowledged);
+            medium.lose_power(None);
+            let engine = medium.root().join(ENGINE);
+            match check(&engine, &acknowledged) {
+                Err(loss) => {
+                    println!("{lie}: round {round}: {loss}");
+                    true
+                }
+                Ok(()) => false,
+            }
+        });
+        assert!(is_found_out, "nobody has noticed: {lie}");
+    }
+}
