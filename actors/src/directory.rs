@@ -17,11 +17,17 @@ pub(crate) fn tree_folder(directory: &Path, node: NodeId) -> PathBuf {
     directory.join(format!("node-{:03}", node.0))
 }
 
+/// Whether there is an engine. A directory that can't be looked into is neither empty nor somebody else's.
+pub(crate) fn has_manifest(directory: &Path) -> Result<bool> {
+    let path = directory.join(MANIFEST_FILE);
+    fs::exists(&path).map_err(|error| Error::io(format!("looking for {}", path.display()), &error))
+}
+
 /// Creates the directory and the folders above it, as far as they are missing, and forces their names: what an engine
 /// forces inside is worth nothing if a crash takes the directory's own name. Where there is an engine already, somebody
 /// has done that.
 pub(crate) fn create(directory: &Path) -> Result<()> {
-    if directory.join(MANIFEST_FILE).exists() {
+    if has_manifest(directory)? {
         return Ok(());
     }
     create_forced(directory)
@@ -76,7 +82,7 @@ pub(crate) fn lock(directory: &Path) -> Result<File> {
 /// Refuses to begin where something else is kept, or where there is no engine and none shall be created. Leaves the
 /// directory as it is.
 pub(crate) fn check_place(directory: &Path, create: bool) -> Result<()> {
-    if directory.join(MANIFEST_FILE).exists() {
+    if has_manifest(directory)? {
         return Ok(());
     }
     let no_engine = || match create {

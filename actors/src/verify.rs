@@ -1,7 +1,7 @@
 //! Verification: reading everything and checking it.
 
 use crate::{
-    directory::{lock, tree_folder},
+    directory::{has_manifest, lock, tree_folder},
     engine::Engine,
     offload::offload,
     open::ring_of,
@@ -75,7 +75,7 @@ pub(crate) fn verify_offline(directory: &Path) -> Result<Verification> {
         reason: "it is missing".into(),
     };
     // Before the lock: its file would be the first thing of ours in a directory that is somebody else's.
-    if !directory.join(MANIFEST_FILE).exists() {
+    if !has_manifest(directory)? {
         return Err(missing());
     }
     let _lock = lock(directory)?;

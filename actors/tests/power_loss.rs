@@ -15,14 +15,17 @@ use common::{
     doomed::{Acknowledged, Loss, child, live_if_child, open},
     shim::{Medium, Shim},
 };
+use mailring::{Mailring, Result};
 use rand::{Rng, rngs::StdRng};
 use std::{os::unix::process::ExitStatusExt, path::Path, process::Command};
 
 const ROUNDS: u64 = 40;
 /// A disk that lies loses something within so many rounds.
 const LYING_ROUNDS: u64 = 10;
-/// The engine's directory in the folder.
-const ENGINE: &str = "engine";
+/// The engine's directory in the folder. Its parent is missing, too.
+const ENGINE: &str = "new/engine";
+/// Where a child shall write a backup.
+const BACKUP: &str = "MAILRING_BACKUP";
 
 /// When a child is killed.
 enum Death {
@@ -59,7 +62,7 @@ fn run(child: &mut Command, medium: &Medium, death: &Death, acknowledged: &mut A
 }
 
 /// Compares a copy of the directory with what was acknowledged, and leaves it alone.
-fn check(engine: &Path, acknowledged: &Acknowledged) -> Result<(), Loss> {
+fn check(engine: &Path, acknowledged: &Acknowledged) -> std::result::Result<(), Loss> {
     let copy = tempfile::tempdir().unwrap();
     if engine.exists() {
         copy_directory(engine, copy.path());
@@ -138,4 +141,32 @@ fn a_disk_that_lies_is_found_out() {
         });
         assert!(is_found_out, "nobody has noticed: {lie}");
     }
+}
+
+#[tokio::test]
+async fn a_backup_that_is_done_is_there_after_a_loss_of_power() -> Result<()> {
+    const TEST: &str = "a_backup_that_is_done_is_there_after_a_loss_of_power";
+    if let Some(directory) = std::env::var_os(BACKUP) {
+        let db = Mailring::memory().open().await?;
+        let ks = db.keyspace("ks").await?;
+        ks.put("key", "value").await?;
+        db.backup(Path::new(&directory)).await?;
+        std::process::exit(0);
+    }
+    let Some(shim) = Shim::build() else {
+        return Ok(());
+    };
+    let place = tempfile::tempdir().unwrap();
+    let mut medium = Medium::new(&shim, place.path());
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", TEST])
+        .env(BACKUP, medium.root().join(ENGINE))
+        .envs(medium.environment())
+        .output();
+    assert!(child.unwrap().status.success());
+    medium.lose_power(None);
+    let copy = Mailring::builder(medium.root().join(ENGINE)).create(false);
+    let ks = copy.open().await?.keyspace("ks").await?;
+    assert_eq!(ks.get("key").await?.as_deref(), Some(&b"value"[..]));
+    Ok(())
 }

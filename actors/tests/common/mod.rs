@@ -263,23 +263,74 @@ impl Ledger {
     /// Checks that everything acknowledged is there, and nothing that was not asked for. After a reopening, what is
     /// there now is certain.
     pub async fn check(&self, ks: &Keyspace) {
+        self.compare(ks).await.expect("reads work");
+    }
+
+    /// Checks as far as it can be read.
+    pub async fn compare(&self, ks: &Keyspace) -> Result<()> {
         for (key, (acknowledged, unknown)) in &self.counters {
-            let value = match ks.get(key).await.expect("reads work") {
-                Some(bytes) => i64::from_le_bytes(bytes[..].try_into().expect("a counter")),
-                None => 0,
-            };
+            let value = counter(ks, key).await?;
             assert!(
                 (*acknowledged..=acknowledged + unknown).contains(&value),
                 "counter {key} is {value}, acknowledged {acknowledged}, unknown {unknown}"
             );
         }
         for (key, acknowledged) in &self.puts {
-            match ks.get(key).await.expect("reads work") {
+            match ks.get(key).await? {
                 Some(value) => assert_eq!(value, key.as_bytes(), "the value of {key}"),
                 None => assert!(!acknowledged, "{key} was acknowledged and is gone"),
             }
         }
+        Ok(())
     }
+
+    /// What is there now was read by somebody, so it is as good as acknowledged.
+    pub async fn settle(&mut self, ks: &Keyspace) -> Result<()> {
+        for (key, (acknowledged, unknown)) in &mut self.counters {
+            (*acknowledged, *unknown) = (counter(ks, key).await?, 0);
+        }
+        for (key, acknowledged) in &mut self.puts {
+            *acknowledged |= ks.contains(key).await?;
+        }
+        Ok(())
+    }
+
+    /// A line for each thing in it, by which another process can [`read`](Self::read) it.
+    pub fn to_text(&self) -> String {
+        let counters = self.counters.iter();
+        let counters =
+            counters.map(|(key, (acked, unknown))| format!("=c {key} {acked} {unknown}"));
+        let puts = self.puts.iter();
+        let puts = puts.map(|(key, acknowledged)| format!("=p {key} {acknowledged}"));
+        counters.chain(puts).map(|line| line + "\n").collect()
+    }
+
+    /// Takes in what [`to_text`](Self::to_text) gave, from among other lines.
+    pub fn read(text: &str) -> Self {
+        let mut ledger = Self::default();
+        for line in text.lines() {
+            let words: Vec<_> = line.split(' ').collect();
+            match words[..] {
+                ["=c", key, acknowledged, unknown] => {
+                    let counts = (acknowledged.parse().unwrap(), unknown.parse().unwrap());
+                    ledger.counters.insert(key.to_owned(), counts);
+                }
+                ["=p", key, acknowledged] => {
+                    let acknowledged = acknowledged.parse().unwrap();
+                    ledger.puts.insert(key.to_owned(), acknowledged);
+                }
+                _ => {}
+            }
+        }
+        ledger
+    }
+}
+
+async fn counter(ks: &Keyspace, key: &str) -> Result<i64> {
+    let value = ks.get(key).await?;
+    Ok(value.map_or(0, |bytes| {
+        i64::from_le_bytes(bytes[..].try_into().expect("a counter"))
+    }))
 }
 
 /// [`Ledger::check`] of what is in a shared ledger now.

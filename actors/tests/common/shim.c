@@ -5,7 +5,8 @@
 //   MAILRING_SHIM_ROOT    the folder; an absolute path without links
 //   MAILRING_SHIM_SHADOW  a folder on the same file system that tells what a loss of power would leave
 //   MAILRING_SHIM_DIE_AT  kill the process at its n-th change of the folder, before it is made
-//   MAILRING_SHIM_FAIL    "KIND ERRNO FIRST PERIOD TIMES": fail calls number FIRST, FIRST + PERIOD, .. of one kind
+//   MAILRING_SHIM_FAIL    "KIND PART ERRNO FIRST PERIOD TIMES": fail calls number FIRST, FIRST + PERIOD, .. of one kind, on
+//                         files whose path contains PART
 //   MAILRING_SHIM_LIE     "KIND PART": forces of files whose path contains PART say that they are done, and do nothing
 //
 // The files themselves are written as ever, so the process sees what it wrote: they are the page cache. The shadow is the
@@ -64,13 +65,13 @@ static const char *const names[KINDS] = {"open",  "create",    "list",    "stat"
 static const char *root, *shadow;
 static unsigned long die_at;
 static struct {
-    char kind[16];
+    char kind[16], part[PATH_MAX];
     int error;
     unsigned long first, period, times;
+    atomic_ulong count;
 } plan;
 static struct {
-    char kind[16];
-    char part[PATH_MAX];
+    char kind[16], part[PATH_MAX];
 } lie;
 
 static atomic_ulong counts[KINDS], changes;
@@ -102,7 +103,8 @@ __attribute__((constructor)) static void begin(void) {
     shadow = getenv("MAILRING_SHIM_SHADOW");
     if ((text = getenv("MAILRING_SHIM_DIE_AT"))) die_at = strtoul(text, NULL, 10);
     if ((text = getenv("MAILRING_SHIM_FAIL")) &&
-        sscanf(text, "%15s %d %lu %lu %lu", plan.kind, &plan.error, &plan.first, &plan.period, &plan.times) != 5)
+        sscanf(text, "%15s %4095s %d %lu %lu %lu", plan.kind, plan.part, &plan.error, &plan.first, &plan.period,
+               &plan.times) != 6)
         give_up("MAILRING_SHIM_FAIL");
     if ((text = getenv("MAILRING_SHIM_LIE")) && sscanf(text, "%15s %4095s", lie.kind, lie.part) != 2)
         give_up("MAILRING_SHIM_LIE");
@@ -121,21 +123,26 @@ __attribute__((destructor)) static void end(void) {
     fclose(file);
 }
 
+// The folder's own path does not count.
+static int is_part(const char *part, const char *path) { return strstr(path + strlen(root), part) != NULL; }
+
 // Counts a call, dies if it is the last one, and gives the error that it must end with.
-static int step(enum kind kind) {
-    unsigned long number = atomic_fetch_add(&counts[kind], 1) + 1;
+static int step(enum kind kind, const char *path) {
     int is_change = kind == CREATE || kind >= WRITE;
+    atomic_fetch_add(&counts[kind], 1);
     if (is_change && atomic_fetch_add(&changes, 1) + 1 == die_at) {
         kill(getpid(), SIGKILL);
         pause();
     }
-    if (strcmp(plan.kind, names[kind]) || number < plan.first) return NO_ERROR;
+    if (strcmp(plan.kind, names[kind]) || !is_part(plan.part, path)) return NO_ERROR;
+    unsigned long number = atomic_fetch_add(&plan.count, 1) + 1;
+    if (number < plan.first) return NO_ERROR;
     unsigned long later = number - plan.first;
     return later % plan.period == 0 && later / plan.period < plan.times ? plan.error : NO_ERROR;
 }
 
-static int fails(enum kind kind) {
-    int error = step(kind);
+static int fails(enum kind kind, const char *path) {
+    int error = step(kind, path);
     if (error != NO_ERROR) errno = error;
     return error != NO_ERROR;
 }
@@ -251,13 +258,13 @@ static int force(int fd, enum kind kind, int (*real)(int)) {
     if (!is_watched(fd, path)) return real(fd);
     if (fstat(fd, &stat)) give_up("fstat");
     if (S_ISDIR(stat.st_mode)) kind = DIRSYNC;
-    int error = step(kind);
+    int error = step(kind, path);
     if (error == EINTR) {
         errno = error;
         return -1;
     }
     usleep(FORCE_MICROSECONDS);
-    int lies = !strcmp(lie.kind, names[kind]) && strstr(path, lie.part);
+    int lies = !strcmp(lie.kind, names[kind]) && is_part(lie.part, path);
     int to_medium = error == NO_ERROR && !lies;
     pthread_mutex_lock(&lock);
     if (kind != DIRSYNC)
@@ -279,7 +286,7 @@ static int open_file(const char *path, int flags, mode_t mode) {
     int watched = is_below_root(path);
     if (watched) {
         if (flags & (O_DIRECT | O_DSYNC | O_APPEND)) give_up("a file is opened in a way that is not modelled");
-        if (fails(flags & O_CREAT ? CREATE : OPEN)) return -1;
+        if (fails(flags & O_CREAT ? CREATE : OPEN, path)) return -1;
     }
     int fd = REAL(open64)(path, flags, mode);
     if (watched && fd >= 0 && flags & O_CREAT) pin(fd);
@@ -308,7 +315,7 @@ static ssize_t write_file(int fd, const void *bytes, size_t length, off_t offset
     int moves = offset < 0;
     if (!is_watched(fd, path))
         return moves ? REAL(write)(fd, bytes, length) : REAL(pwrite64)(fd, bytes, length, offset);
-    int error = step(WRITE);
+    int error = step(WRITE, path);
     if (error == EINTR) {
         errno = error;
         return -1;
@@ -341,19 +348,19 @@ ssize_t writev(int fd, const struct iovec *parts, int count) {
 
 ssize_t read(int fd, void *bytes, size_t length) {
     char path[PATH_MAX];
-    return is_watched(fd, path) && fails(READ) ? -1 : REAL(read)(fd, bytes, length);
+    return is_watched(fd, path) && fails(READ, path) ? -1 : REAL(read)(fd, bytes, length);
 }
 
 ssize_t pread64(int fd, void *bytes, size_t length, off64_t offset) {
     char path[PATH_MAX];
-    return is_watched(fd, path) && fails(READ) ? -1 : REAL(pread64)(fd, bytes, length, offset);
+    return is_watched(fd, path) && fails(READ, path) ? -1 : REAL(pread64)(fd, bytes, length, offset);
 }
 
 // --------------------------------------------------------------------------------------------------------- the names
 
 int rename(const char *from, const char *to) {
     if (!is_below_root(from)) return REAL(rename)(from, to);
-    if (fails(RENAME)) return -1;
+    if (fails(RENAME, from)) return -1;
     // A directory that is forced meanwhile has one name or the other.
     pthread_mutex_lock(&lock);
     int result = REAL(rename)(from, to);
@@ -361,13 +368,13 @@ int rename(const char *from, const char *to) {
     return result;
 }
 
-int unlink(const char *path) { return is_below_root(path) && fails(UNLINK) ? -1 : REAL(unlink)(path); }
-int mkdir(const char *path, mode_t mode) { return is_below_root(path) && fails(MKDIR) ? -1 : REAL(mkdir)(path, mode); }
-DIR *opendir(const char *path) { return is_below_root(path) && fails(LIST) ? NULL : REAL(opendir)(path); }
+int unlink(const char *path) { return is_below_root(path) && fails(UNLINK, path) ? -1 : REAL(unlink)(path); }
+int mkdir(const char *path, mode_t mode) { return is_below_root(path) && fails(MKDIR, path) ? -1 : REAL(mkdir)(path, mode); }
+DIR *opendir(const char *path) { return is_below_root(path) && fails(LIST, path) ? NULL : REAL(opendir)(path); }
 
 struct dirent64 *readdir64(DIR *directory) {
     char path[PATH_MAX];
-    return is_watched(dirfd(directory), path) && fails(LIST) ? NULL : REAL(readdir64)(directory);
+    return is_watched(dirfd(directory), path) && fails(LIST, path) ? NULL : REAL(readdir64)(directory);
 }
 
 // Under a name without the header's promise that the path is not null: whoever tries whether the call is there gives none.
@@ -375,5 +382,5 @@ int find(int at, const char *path, int flags, unsigned mask, void *found) __asm_
 int find(int at, const char *path, int flags, unsigned mask, void *found) {
     char of_file[PATH_MAX];
     int watched = path && *path ? is_below_root(path) : is_watched(at, of_file);
-    return watched && fails(STAT) ? -1 : REAL(statx)(at, path, flags, mask, found);
+    return watched && fails(STAT, path && *path ? path : of_file) ? -1 : REAL(statx)(at, path, flags, mask, found);
 }

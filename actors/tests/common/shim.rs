@@ -21,9 +21,8 @@ const DEMAND: &str = "MAILRING_DEMAND_FAULTS";
 const SECTOR_BYTES: usize = 512;
 
 /// The compiled shim.
-#[derive(Clone)]
 pub struct Shim {
-    library: PathBuf,
+    folder: tempfile::TempDir,
 }
 
 impl Shim {
@@ -47,25 +46,24 @@ impl Shim {
         }
     }
 
+    fn library(&self) -> PathBuf {
+        self.folder.path().join("shim.so")
+    }
+
     fn try_build() -> Result<Self, String> {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/common/shim.c");
-        let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join("shim.so");
-        // Other tests build it too, at this moment perhaps.
-        let folder =
-            tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).map_err(|e| e.to_string())?;
-        let fresh = folder.path().join("shim.so");
+        let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+        let shim = Self { folder };
         let built = Command::new("cc")
             .args(["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-o"])
-            .args([&fresh, &source])
+            .args([&shim.library(), &source])
             .arg("-ldl")
             .output()
             .map_err(|error| format!("cc: {error}"))?;
         if !built.status.success() {
             return Err(format!("cc: {}", String::from_utf8_lossy(&built.stderr)));
         }
-        fs::rename(fresh, &library).map_err(|e| e.to_string())?;
-        let shim = Self { library };
-        let medium = Medium::new(&shim, folder.path());
+        let medium = Medium::new(&shim, shim.folder.path());
         let probe = medium.root().join("probe");
         let probed = Command::new("touch")
             .arg(&probe)
@@ -98,7 +96,7 @@ impl Medium {
     /// An empty folder below `place`, all of it on the medium.
     pub fn new(shim: &Shim, place: &Path) -> Self {
         let medium = Self {
-            library: shim.library.clone(),
+            library: shim.library(),
             place: place.canonicalize().unwrap(),
             losses: 0,
         };

@@ -100,7 +100,9 @@ pub(super) fn check_manifest(node: NodeId, folder: &Path) -> Result<()> {
     let pointer = match fs::read(&pointer_path) {
         Ok(pointer) => pointer,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return if tables(folder).is_empty() {
+            // Whoever can't list them must not take the tree for a new one.
+            let tables = tables(folder).map_err(|error| pointer_place.io(&error))?;
+            return if tables.is_empty() {
                 Ok(())
             } else {
                 Err(pointer_place.corrupt("it is missing, but there are tables"))
@@ -157,7 +159,7 @@ pub(super) fn published_version(folder: &Path) -> Option<u64> {
 /// The file that keeps the tree in `folder` from opening; the folder itself if no single one can be told.
 pub(super) fn first_unreadable(node: NodeId, folder: &Path) -> Option<Error> {
     let cache = Arc::new(Cache::with_capacity_bytes(0));
-    tables(folder).into_iter().find_map(|file| {
+    tables(folder).ok()?.into_iter().find_map(|file| {
         if let Err(error) = check_contents(node, &file) {
             return Some(error);
         }
@@ -171,13 +173,16 @@ pub(super) fn first_unreadable(node: NodeId, folder: &Path) -> Option<Error> {
     })
 }
 
-fn tables(folder: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(folder.join(TABLES_FOLDER)) else {
-        return Vec::new();
+fn tables(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(folder.join(TABLES_FOLDER)) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
     };
-    let mut files: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    let files = entries.map(|entry| Ok(entry?.path()));
+    let mut files: Vec<_> = files.collect::<io::Result<_>>()?;
     files.sort();
-    files
+    Ok(files)
 }
 
 /// Removes the tables numbered from `first` to `end` (excluded) that a failed operation has left.
