@@ -85,6 +85,8 @@ pub enum NodeMessage {
     /// From the checkpointer: the tree holds everything up to `through`. The node takes the tree as it is by then, so this
     /// must come before the [`NodeMessage::Freeze`] of the next checkpoint, whose run the tree must not hold yet. (The mark
     /// is drawn when this is under way already, and a mailbox keeps causes before effects.)
+    ///
+    /// Also from the router, to a node that has joined, with the LSN at which it did: nothing of it is older.
     Flushed {
         /// The tree's new complete LSN.
         through: Lsn,
@@ -118,8 +120,9 @@ pub enum NodeMessage {
     /// From the supervisor: the node died too often.
     GoDown,
     /// From the mover: admit nothing more on these arcs. Answered by [`NodeEffect::HandedOver`] when what was admitted is
-    /// installed, and what was prepared has ended; never, if the life ends before. May come twice; a later attempt, or
-    /// another change, takes the place of an earlier one.
+    /// installed, and what was prepared has ended; if the life ends, before or after, once more by the next one. Not
+    /// answered by a node that is down or read-only. May come twice; a later attempt, or another change, takes the place of
+    /// an earlier one.
     HandOver {
         /// The change of the ring.
         change: u64,
@@ -136,7 +139,8 @@ pub enum NodeMessage {
     /// From the journal, in line with [`NodeMessage::Resolve`] and [`NodeMessage::Settles`]: the node has lost or gained
     /// arcs. Answered by [`JournalMessage::Installed`] through its LSN. May come twice.
     Owners(Owners),
-    /// From the mover: nothing of the arcs that were lost in this change is left in the tree. May come twice.
+    /// From the mover: nothing of the arcs that were lost in this change is left in the tree, which has passed the Cut. May
+    /// come twice.
     Forget {
         /// The change of the ring.
         change: u64,
@@ -195,7 +199,8 @@ pub enum NodeEffect {
         change: u64,
         /// The attempt that is answered.
         attempt: u64,
-        /// The life. If it ends before the Cut, the next one admits writes again.
+        /// The life. If it ends before the Cut, that is refused, and the next one gives its own word: the journal may
+        /// hold more of the old life than it had installed.
         incarnation: Incarnation,
         /// The last LSN at which this life has installed something.
         through: Lsn,

@@ -458,7 +458,7 @@ impl Load {
 #[test]
 fn after_its_word_no_commit_of_a_life_touches_the_arcs_and_the_word_comes_in_time() {
     let (mut words, mut cuts) = (0, 0);
-    for seed in 0..300 {
+    for seed in 0..100 {
         let mut load = Load::new(seed);
         for _ in 0..3_000 {
             load.step();
@@ -467,5 +467,5 @@ fn after_its_word_no_commit_of_a_life_touches_the_arcs_and_the_word_comes_in_tim
         words += load.words;
         cuts += usize::from(load.cut.is_some());
     }
-    assert!(words > 600 && cuts > 200, "{words} words and {cuts} cuts");
+    assert!(words > 200 && cuts > 60, "{words} words and {cuts} cuts");
 }
