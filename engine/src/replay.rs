@@ -28,11 +28,9 @@ use crate::{
     outcomes::{OutcomeLimits, Outcomes},
     ring::ArcSet,
     ring_state::{FIRST_LIFE, RingRecord, RingState},
+    sync::AtomicUsize,
 };
-use std::{
-    path::PathBuf,
-    sync::{Arc, atomic::AtomicUsize},
-};
+use std::{path::PathBuf, sync::Arc};
 
 /// A node as it is found: those that were removed too, with nothing in them.
 #[derive(Debug)]
