@@ -96,7 +96,8 @@ fn trial(
 /// The ratio to the best store as it is.
 fn over_best(standing: &Standing, subject: Kind) -> Option<(Kind, f64)> {
     let peers = standing.rounds[0].runs.iter().map(|run| run.subject);
-    let peers = peers.filter(|peer| *peer != subject && !peer.is_contrived());
+    let is_store = |peer: &Kind| *peer != subject && !peer.is_contrived() && !peer.is_mailring();
+    let peers = peers.filter(is_store);
     let ratios = peers.filter_map(|peer| Some((peer, standing.ratio(subject, peer)?.median)));
     ratios.min_by(|left, right| left.1.total_cmp(&right.1))
 }
@@ -111,7 +112,11 @@ fn durable(bench: &Bench, distribution: Distribution, goals: [f64; 2]) -> Result
         false => "durable transfer, 64 clients",
     };
     let schedule = schedule(bench, 64, 1.0);
-    let trial = trial(bench, title, economy, schedule, Durability::Always, &BANKS);
+    let mut banks = BANKS.to_vec();
+    if is_skewed {
+        banks.insert(0, "mailring-locking");
+    }
+    let trial = trial(bench, title, economy, schedule, Durability::Always, &banks);
     let standing = bench.lab.hold_banks(&trial)?;
     let [over_locking, over_all] = goals;
     let goal = Goal {
@@ -141,6 +146,13 @@ fn durable(bench: &Bench, distribution: Distribution, goals: [f64; 2]) -> Result
                 ", {share} of the {} that the hottest account allows",
                 count(cap)
             );
+        }
+    }
+    let locking = Kind::MailringLocking;
+    if let Some(ratio) = standing.ratio(locking, bench.subject) {
+        measured += &format!("; with locks {} as many", times(ratio.median));
+        if let Some(aborts) = standing.spread(locking, crate::report::Summary::abort_share) {
+            measured += &format!(", {} aborted", percent(aborts.median));
         }
     }
     let figure = match is_skewed {

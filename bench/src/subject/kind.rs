@@ -18,6 +18,8 @@ use crate::{Fault, Result};
 pub(crate) enum Kind {
     /// mailring.
     Mailring,
+    /// mailring with transactions that lock what they read, in key order.
+    MailringLocking,
     /// fjall, a force for each put.
     #[cfg(feature = "fjall")]
     Fjall,
@@ -123,7 +125,7 @@ impl Kind {
             Self::RocksdbTransaction | Self::RocksdbOptimistic => false,
             #[cfg(feature = "redis")]
             Self::Redis => false,
-            Self::Serial | Self::Log | Self::Raw => false,
+            Self::MailringLocking | Self::Serial | Self::Log | Self::Raw => false,
             _ => true,
         }
     }
@@ -141,7 +143,7 @@ impl Kind {
             Self::Lmdb | Self::LmdbGroup => true,
             #[cfg(feature = "surrealkv")]
             Self::Surrealkv => true,
-            Self::Mailring | Self::Serial | Self::Raw => true,
+            Self::Mailring | Self::MailringLocking | Self::Serial | Self::Raw => true,
             _ => false,
         }
     }
@@ -158,6 +160,11 @@ impl Kind {
             Self::LmdbGroup => true,
             _ => matches!(self, Self::Serial | Self::Raw),
         }
+    }
+
+    /// Whether it is mailring, however it is used.
+    pub(crate) fn is_mailring(self) -> bool {
+        matches!(self, Self::Mailring | Self::MailringLocking)
     }
 
     /// Whether it has named locks.

@@ -84,7 +84,7 @@ fn a_durable_commit_of_each_store_is_carried_out_too() {
         job.schedule.stop = Stop::Operations(50);
         let driven = bank.drive(&job, &Arc::default()).unwrap();
         assert_eq!(driven.outcome.operations, 50, "{kind}");
-        assert_eq!(driven.per_force.is_some(), kind == Kind::Mailring, "{kind}");
+        assert_eq!(driven.per_force.is_some(), kind.is_mailring(), "{kind}");
         bank.audit()
             .unwrap_or_else(|fault| panic!("{kind}: {fault}"));
         bank.close().unwrap();

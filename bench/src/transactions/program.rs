@@ -204,6 +204,13 @@ impl Program {
         (effect, values)
     }
 
+    /// The places of the keys in their order.
+    pub(crate) fn places_in_key_order(&self) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.keys.len()).collect();
+        order.sort_unstable_by_key(|place| self.keys[*place]);
+        order
+    }
+
     /// Reads all keys, in key order, so that stores that lock what they read meet no deadlock; the balances come in
     /// the order of the keys of the program.
     ///
@@ -218,9 +225,7 @@ impl Program {
             return Ok(Vec::new());
         }
         let mut found = vec![0; self.keys.len()];
-        let mut order: Vec<usize> = (0..self.keys.len()).collect();
-        order.sort_unstable_by_key(|place| self.keys[*place]);
-        for place in order {
+        for place in self.places_in_key_order() {
             found[place] = read(&self.keys[place])?
                 .ok_or_else(|| Refusal::Fault(Fault::from("a row is missing")))?;
         }

@@ -1,7 +1,9 @@
 //! mailring's transactions, by hand: begun, read, written and committed, so that attempts and pauses are the same as the
 //! peers'. A counter is added to as a service would, with `add`.
+//!
+//! [`Locking`] is the same with `get_for_update` on all that is read, in key order: what a service does whose keys are hot.
 
-use mailring::{Error, Keyspace, Mailring};
+use mailring::{Error, Keyspace, Mailring, Transaction};
 
 use crate::subject::{Settings, Style, open_mailring};
 use crate::transactions::program::{Procedure, balance_of};
@@ -25,7 +27,11 @@ impl Ring {
         Ok(Self { database, keyspace })
     }
 
-    async fn carry_out(&self, program: &Program) -> std::result::Result<Effect, Trouble> {
+    async fn carry_out(
+        &self,
+        program: &Program,
+        locks: bool,
+    ) -> std::result::Result<Effect, Trouble> {
         if let Procedure::Add(delta) = program.procedure {
             let sum = self.keyspace.add(program.keys[0], delta).await? - delta;
             return Ok(Effect {
@@ -42,7 +48,9 @@ impl Ring {
             builder.begin()?
         };
         let mut found = Vec::with_capacity(program.keys.len());
-        if program.reads() {
+        if locks && program.reads() && !program.is_read_only() {
+            found = self.lock(&txn, program).await?;
+        } else if program.reads() {
             for value in txn.get_many(&self.keyspace, &program.keys).await? {
                 let value = value.ok_or_else(|| Fault::from("a row is missing"))?;
                 found.push(balance_of(&value)?);
@@ -59,6 +67,39 @@ impl Ring {
         Ok(effect)
     }
 }
+
+impl Ring {
+    /// Locks and reads the keys in their order, so that no deadlock comes of it; the balances stand as the program has them.
+    async fn lock(
+        &self,
+        txn: &Transaction,
+        program: &Program,
+    ) -> std::result::Result<Vec<i64>, Trouble> {
+        let mut found = vec![0; program.keys.len()];
+        for place in program.places_in_key_order() {
+            let value = txn.get_for_update(&self.keyspace, program.keys[place]);
+            let value = value.await?;
+            let value = value.ok_or_else(|| Fault::from("a row is missing"))?;
+            found[place] = balance_of(&value)?;
+        }
+        Ok(found)
+    }
+
+    async fn attempt_with(&self, program: &Program, locks: bool) -> Result<Option<Effect>> {
+        match self.carry_out(program, locks).await {
+            Ok(effect) => Ok(Some(effect)),
+            Err(Trouble::Ring(
+                Error::Conflict { .. } | Error::Aborted { .. } | Error::Overloaded { .. },
+            )) => Ok(None),
+            Err(Trouble::Ring(error)) => Err(error.into()),
+            Err(Trouble::Other(fault)) => Err(fault),
+        }
+    }
+}
+
+/// mailring whose transactions lock what they read.
+#[derive(Clone)]
+pub(crate) struct Locking(pub(crate) Ring);
 
 /// What can end an attempt.
 enum Trouble {
@@ -82,14 +123,7 @@ impl Transactor for Ring {
     const STYLE: Style = Style::Tasks;
 
     async fn attempt(&self, program: &Program) -> Result<Option<Effect>> {
-        match self.carry_out(program).await {
-            Ok(effect) => Ok(Some(effect)),
-            Err(Trouble::Ring(
-                Error::Conflict { .. } | Error::Aborted { .. } | Error::Overloaded { .. },
-            )) => Ok(None),
-            Err(Trouble::Ring(error)) => Err(error.into()),
-            Err(Trouble::Other(fault)) => Err(fault),
-        }
+        self.attempt_with(program, false).await
     }
 
     fn forces(&self) -> Option<u64> {
@@ -98,5 +132,21 @@ impl Transactor for Ring {
 
     async fn close(self) -> Result<()> {
         Ok(self.database.shutdown().await?)
+    }
+}
+
+impl Transactor for Locking {
+    const STYLE: Style = Ring::STYLE;
+
+    async fn attempt(&self, program: &Program) -> Result<Option<Effect>> {
+        self.0.attempt_with(program, true).await
+    }
+
+    fn forces(&self) -> Option<u64> {
+        self.0.forces()
+    }
+
+    async fn close(self) -> Result<()> {
+        self.0.close().await
     }
 }

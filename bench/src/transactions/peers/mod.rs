@@ -49,6 +49,9 @@ pub(crate) fn open(
     std::fs::create_dir_all(&settings.dir)?;
     match kind {
         Kind::Mailring => ready.bank(runtime.block_on(mailring::Ring::open(settings))?),
+        Kind::MailringLocking => ready.bank(mailring::Locking(
+            runtime.block_on(mailring::Ring::open(settings))?,
+        )),
         #[cfg(feature = "fjall")]
         Kind::FjallOptimistic => ready.threaded(fjall::Optimistic::open(settings)?),
         #[cfg(feature = "fjall")]
