@@ -15,7 +15,7 @@ use mailring_engine::{
     ids::{NodeId, Time},
     locks::FencingToken,
     participant::Operation,
-    transaction::{Fence, MAX_TRANSACTION_TIME, ReadSet, TxnPart},
+    transaction::{Fence, MAX_TRANSACTION_TIME, TxnPart},
     value::{Write, split_qualified},
 };
 use std::{
@@ -195,7 +195,7 @@ impl Batch {
 }
 
 /// The writes by node, in the order of the nodes.
-fn group(routes: &Routes, writes: impl IntoIterator<Item = Write>) -> Vec<TxnPart> {
+fn group(routes: &Routes, writes: impl IntoIterator<Item = Write>) -> Arc<[TxnPart]> {
     let mut parts: BTreeMap<NodeId, Vec<Write>> = BTreeMap::new();
     for write in writes {
         let (_, key) = split_qualified(&write.key);
@@ -204,7 +204,7 @@ fn group(routes: &Routes, writes: impl IntoIterator<Item = Write>) -> Vec<TxnPar
     }
     let parts = parts.into_iter().map(|(node, writes)| TxnPart {
         node,
-        reads: ReadSet::default(),
+        reads: Arc::default(),
         writes: writes.into(),
     });
     parts.collect()
@@ -213,12 +213,12 @@ fn group(routes: &Routes, writes: impl IntoIterator<Item = Write>) -> Vec<TxnPar
 async fn commit_parts(
     engine: &Engine,
     routes: &Routes,
-    parts: &[TxnPart],
+    parts: &Arc<[TxnPart]>,
     fences: &[Fence],
     weight: usize,
     deadline: Time,
 ) -> Result<()> {
-    match (parts, fences) {
+    match (&parts[..], fences) {
         ([], _) => Ok(()),
         ([part], []) => {
             let operation = Operation::Write(Arc::clone(&part.writes));
@@ -231,7 +231,7 @@ async fn commit_parts(
                 txn: engine.next_txn(),
                 epoch: routes.epoch(),
                 deadline,
-                parts: parts.to_vec(),
+                parts: Arc::clone(parts),
                 fences: fences.to_vec(),
                 idempotency: None,
             };

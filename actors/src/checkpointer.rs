@@ -263,6 +263,9 @@ pub(crate) fn run_worker(
     journal: &JournalFile,
     switchboard: &Switchboard,
 ) {
+    // What was written is held until the nodes have most likely let go of it: freeing hundreds of thousands of versions
+    // takes tens of milliseconds, which this thread has and the actors have not.
+    let mut written_views = Vec::new();
     for job in jobs {
         let kind = kinds::of_runs(&job);
         let message = match job {
@@ -271,6 +274,8 @@ pub(crate) fn run_worker(
                 nodes,
                 keyspaces,
             } => {
+                let members = nodes.iter().filter_map(|node| switchboard.member(*node));
+                written_views = members.map(|member| member.table.view()).collect();
                 let written = guarded(|| {
                     switchboard.between_faults("runs", kind, || {
                         write_runs(through, &nodes, &keyspaces, journal, switchboard)
@@ -303,6 +308,7 @@ pub(crate) fn run_worker(
                     })
                 });
                 let saved = saved.unwrap_or_else(|reason| Err(panicked(WORKER, reason)));
+                written_views.clear();
                 CheckpointMessage::Saved(saved.map(|saved| manifest = saved))
             }
         };

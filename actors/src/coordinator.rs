@@ -47,7 +47,7 @@ use tokio::sync::oneshot;
 pub(crate) struct CommitRequest {
     pub(crate) txn: TxnId,
     pub(crate) deadline: Time,
-    pub(crate) parts: Vec<TxnPart>,
+    pub(crate) parts: Arc<[TxnPart]>,
     pub(crate) fences: Vec<Fence>,
     pub(crate) idempotency: Option<Bytes>,
     pub(crate) epoch: Epoch,

@@ -118,7 +118,7 @@ impl Engine {
         self.check_writable()?;
         let board = &self.switchboard;
         let deadline = request.deadline;
-        for part in &request.parts {
+        for part in request.parts.iter() {
             let routes = board.routes.load();
             // One that has left has no arcs any more.
             let moved = Error::Moved { node: part.node };
@@ -130,6 +130,8 @@ impl Engine {
         let (sender, answer) = oneshot::channel();
         let queue = &board.coordinator_queue;
         let admission = Admission::new(permit, queue, "the coordinator's mailbox")?;
+        // Who has allocated the parts frees them, too: allocators are slow where another thread does.
+        let _parts = Arc::clone(&request.parts);
         board.coordinator().do_send(Ask {
             message: request,
             reply: CommitReply {

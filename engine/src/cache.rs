@@ -48,6 +48,7 @@
 
 use crate::{
     ids::Lsn,
+    packed,
     sync::{AtomicBool, AtomicU16, AtomicUsize, DashMap, Entry, Mutex, MutexGuard},
     value::Value,
 };
@@ -184,10 +185,10 @@ impl RowCache {
             return;
         }
         let value = value.map(|value| Value {
-            bytes: Bytes::copy_from_slice(&value.bytes),
+            bytes: packed::copy(&value.bytes),
             expires_at_ms: value.expires_at_ms,
         });
-        self.put(&Bytes::copy_from_slice(key), hash, lsn, value, still_newest);
+        self.put(&packed::copy(key), hash, lsn, value, still_newest);
     }
 
     /// Bytes held, overhead included.

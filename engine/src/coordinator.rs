@@ -47,6 +47,7 @@ use crate::{
 use bytes::Bytes;
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -128,11 +129,13 @@ enum Phase {
 struct Running {
     request: RequestId,
     deadline: Time,
-    parts: Vec<TxnPart>,
+    parts: Arc<[TxnPart]>,
     has_fences: bool,
     idempotency: Option<Bytes>,
     phase: Phase,
     timer: Time,
+    /// Where it stands among the timers: at its own or before. One that rings early is put back to where it belongs.
+    rings: Time,
 }
 
 /// Who has voted.
@@ -189,10 +192,12 @@ impl Coordinator {
         self.running.len()
     }
 
-    /// When [`Coordinator::handle_timeout`] has something to do.
+    /// When [`Coordinator::handle_timeout`] has something to do. Looks at all that run; a shell had better ask by a clock
+    /// as long as anything does.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Time> {
-        self.timers.first().map(|(at, _)| *at)
+        let running = self.running.values();
+        running.map(|running| running.timer).min()
     }
 
     /// Takes one message.
@@ -238,7 +243,12 @@ impl Coordinator {
         while let Some((at, txn)) = self.timers.first().copied()
             && at <= now
         {
-            let running = &self.running[&txn];
+            let running = self.running.get_mut(&txn).expect("who has a timer runs");
+            if running.timer > at {
+                let later = running.timer;
+                self.ring_at(txn, later);
+                continue;
+            }
             match &running.phase {
                 Phase::Preparing { .. } if running.deadline <= now => {
                     self.roll_back(txn, None, Error::DeadlineExceeded, out);
@@ -297,13 +307,13 @@ impl Coordinator {
         }
         let txn = commit.txn;
         let deadline = commit.deadline.min(now.after(MAX_TRANSACTION_TIME));
-        for part in &commit.parts {
+        for part in commit.parts.iter() {
             let to = self.outgoing.prepares.entry(part.node).or_default();
             to.push(Prepare {
                 txn,
                 deadline,
-                reads: part.reads.clone(),
-                writes: part.writes.clone(),
+                reads: Arc::clone(&part.reads),
+                writes: Arc::clone(&part.writes),
                 epoch: commit.epoch,
             });
         }
@@ -330,6 +340,7 @@ impl Coordinator {
                 lock_life: None,
             },
             timer,
+            rings: timer,
         };
         let before = self.running.insert(txn, running);
         assert!(before.is_none(), "transaction {txn} is committed twice");
@@ -389,7 +400,7 @@ impl Coordinator {
                         node: part.node,
                         incarnation,
                         epoch,
-                        writes: part.writes.clone(),
+                        writes: Arc::clone(&part.writes),
                     }
                 })
                 .collect(),
@@ -494,7 +505,7 @@ impl Coordinator {
 
     fn take_running(&mut self, txn: TxnId) -> Option<Running> {
         let running = self.running.remove(&txn)?;
-        self.timers.remove(&(running.timer, txn));
+        self.timers.remove(&(running.rings, txn));
         Some(running)
     }
 
@@ -508,8 +519,17 @@ impl Coordinator {
 
     fn set_timer(&mut self, txn: TxnId, at: Time) {
         let running = self.running.get_mut(&txn).expect("only who runs has one");
-        self.timers.remove(&(running.timer, txn));
         running.timer = at;
+        // Nearly all timers are moved back once, and never ring: the early place will do until it does.
+        if at < running.rings || !self.timers.contains(&(running.rings, txn)) {
+            self.ring_at(txn, at);
+        }
+    }
+
+    fn ring_at(&mut self, txn: TxnId, at: Time) {
+        let running = self.running.get_mut(&txn).expect("only who runs has one");
+        self.timers.remove(&(running.rings, txn));
+        running.rings = at;
         self.timers.insert((at, txn));
     }
 
@@ -556,7 +576,7 @@ fn keys_in(parts: &[TxnPart]) -> usize {
 }
 
 fn check_size(commit: &Commit, max_bytes: usize) -> Result<()> {
-    let parts = &commit.parts[..];
+    let parts = &*commit.parts;
     let too_large = |len, limit, unit| Error::TransactionTooLarge { len, limit, unit };
     let fences = commit.fences.len();
     if fences > MAX_TRANSACTION_FENCES {

@@ -36,12 +36,12 @@ fn writes(bytes: usize) -> Writes {
     [write].into()
 }
 
-fn reads() -> ReadSet {
-    ReadSet {
+fn reads() -> Arc<ReadSet> {
+    Arc::new(ReadSet {
         snapshot: Lsn(9),
         keys: vec![Bytes::from_static(b"\0\0\0\x01r")],
         ranges: Vec::new(),
-    }
+    })
 }
 
 /// Writes on A, reads on B.
@@ -49,7 +49,7 @@ fn parts() -> Vec<TxnPart> {
     vec![
         TxnPart {
             node: A,
-            reads: ReadSet::default(),
+            reads: Arc::default(),
             writes: writes(1),
         },
         TxnPart {
@@ -70,11 +70,15 @@ fn commit_of(number: u64) -> Commit {
         txn: txn(number),
         request: RequestId(number),
         deadline: LATE,
-        parts: parts(),
+        parts: parts().into(),
         fences: Vec::new(),
         idempotency: None,
         epoch: ROUTED_BY,
     }
+}
+
+fn reads_of(commit: &mut Commit) -> &mut ReadSet {
+    Arc::make_mut(&mut Arc::make_mut(&mut commit.parts)[1].reads)
 }
 
 fn commit(number: u64) -> CoordinatorMessage {
@@ -427,7 +431,7 @@ fn what_can_not_run_is_refused_at_once() {
         [refused(5, Error::Overloaded { what })]
     );
     let mut read_only = commit_of(6);
-    read_only.parts.remove(0);
+    read_only.parts = read_only.parts[1..].into();
     let out = tell(&mut coordinator, CoordinatorMessage::Commit(read_only));
     assert_eq!(
         out,
@@ -452,14 +456,14 @@ fn a_transaction_beyond_the_limits_is_refused_with_its_size() {
     };
     let key = Bytes::from_static(b"\0\0\0\x01r");
     let keys = refusal(1, &|commit| {
-        commit.parts[1].reads.keys = vec![key.clone(); MAX_TRANSACTION_KEYS];
+        reads_of(commit).keys = vec![key.clone(); MAX_TRANSACTION_KEYS];
     });
     assert_eq!(
         keys,
         (MAX_TRANSACTION_KEYS + 1, MAX_TRANSACTION_KEYS, "keys")
     );
     let bytes = refusal(2, &|commit| {
-        commit.parts[0].writes = writes(MAX_TRANSACTION_BYTES);
+        Arc::make_mut(&mut commit.parts)[0].writes = writes(MAX_TRANSACTION_BYTES);
     });
     let len = MAX_TRANSACTION_BYTES + 5 + 5;
     assert_eq!(bytes, (len, MAX_TRANSACTION_BYTES, "bytes"));
@@ -468,7 +472,7 @@ fn a_transaction_beyond_the_limits_is_refused_with_its_size() {
         high: std::ops::Bound::Unbounded,
     };
     let ranges = refusal(3, &|commit| {
-        commit.parts[1].reads.ranges = vec![range.clone(); MAX_TRANSACTION_RANGES + 1];
+        reads_of(commit).ranges = vec![range.clone(); MAX_TRANSACTION_RANGES + 1];
     });
     let len = MAX_TRANSACTION_RANGES + 1;
     assert_eq!(ranges, (len, MAX_TRANSACTION_RANGES, "ranges"));
@@ -486,7 +490,7 @@ fn a_large_transaction_is_waited_for_longer() {
     let key = Bytes::from_static(b"\0\0\0\x01r");
     let mut large = commit_of(1);
     large.deadline = Time(1_000);
-    large.parts[1].reads.keys = vec![key; 20_000];
+    reads_of(&mut large).keys = vec![key; 20_000];
     let large = CoordinatorMessage::Commit(large);
     coordinator.handle(Time(0), large, &mut Vec::new());
     assert_eq!(coordinator.next_timeout(), Some(Time(300)));

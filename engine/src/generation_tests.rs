@@ -22,7 +22,7 @@ fn key() -> impl Strategy<Value = Vec<u8>> {
     let letter = prop_oneof![Just(0), Just(1), Just(0xff)];
     prop_oneof![
         prop::collection::vec(letter.clone(), 0..4),
-        prop::collection::vec(letter, 0..3).prop_map(|tail| [vec![7; 15], tail].concat()),
+        prop::collection::vec(letter, 0..3).prop_map(|tail| [vec![7; 23], tail].concat()),
     ]
 }
 

@@ -27,6 +27,7 @@ use crate::{
 use bytes::Bytes;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
@@ -58,13 +59,14 @@ impl Default for OutcomeLimits {
     }
 }
 
-/// The outcomes as a checkpoint writes them down.
+/// The outcomes as a checkpoint writes them down. There may be many, and the checkpointer's steps are transactions on a
+/// copy of its state, so what was committed is shared.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SavedOutcomes {
     /// The newest transaction whose outcome was forgotten.
     pub forgotten: Option<TxnId>,
     /// What was committed, and where.
-    pub committed: Vec<(Lsn, TxnTag)>,
+    pub committed: Arc<[(Lsn, TxnTag)]>,
 }
 
 #[derive(Debug, Clone)]
@@ -111,7 +113,7 @@ impl Outcomes {
     pub fn restored(opening: u64, limits: OutcomeLimits, saved: &SavedOutcomes) -> Self {
         let mut outcomes = Self::new(opening, limits);
         outcomes.forgotten = saved.forgotten;
-        for (lsn, tag) in &saved.committed {
+        for (lsn, tag) in saved.committed.iter() {
             outcomes.commit(*lsn, tag.clone(), Time(0));
         }
         outcomes
@@ -320,7 +322,7 @@ mod tests {
         outcomes.expire(Time(150), Lsn(9));
         let saved = outcomes.saved(Lsn(2));
         assert_eq!(saved.forgotten, Some(txn(1)));
-        assert_eq!(saved.committed, [(Lsn(2), tag(2, Some("k")))]);
+        assert_eq!(*saved.committed, [(Lsn(2), tag(2, Some("k")))]);
         let mut outcomes = Outcomes::restored(2, limits(), &saved);
         assert_eq!(
             outcomes.committed_under(&Bytes::from_static(b"k")),

@@ -119,7 +119,7 @@ fn keyspaces_outcomes_and_lives_are_those_of_the_manifest_and_what_the_journal_a
     saved.last_lsn = Lsn(4);
     saved.outcomes = SavedOutcomes {
         forgotten: None,
-        committed: vec![(Lsn(3), tag(1))],
+        committed: [(Lsn(3), tag(1))].into(),
     };
     let decision = |lsn, number| Record {
         lsn: Lsn(lsn),

@@ -137,7 +137,7 @@ pub struct Commit {
     /// When it is too late to decide for it; at most [`MAX_TRANSACTION_TIME`] after it began.
     pub deadline: Time,
     /// What it did on each node, one part a node.
-    pub parts: Vec<TxnPart>,
+    pub parts: Arc<[TxnPart]>,
     /// Under which tokens it writes; at most [`MAX_TRANSACTION_FENCES`].
     pub fences: Vec<Fence>,
     /// Under which key a repetition gets this one's outcome.
@@ -151,8 +151,8 @@ pub struct Commit {
 pub struct TxnPart {
     /// The node.
     pub node: NodeId,
-    /// What it read there.
-    pub reads: ReadSet,
+    /// What it read there. Shared by the coordinator and the node.
+    pub reads: Arc<ReadSet>,
     /// What it writes there, at most one write a key.
     pub writes: Writes,
 }
@@ -174,7 +174,7 @@ pub struct Prepare {
     /// When it is too late to decide for it.
     pub deadline: Time,
     /// What to validate, and to hold until the transaction is settled.
-    pub reads: ReadSet,
+    pub reads: Arc<ReadSet>,
     /// What to stage.
     pub writes: Writes,
     /// The version of the ring by which its keys were routed: refused if the node has lost arcs since.

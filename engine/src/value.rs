@@ -1,6 +1,6 @@
 //! Keys, values and writes as the nodes, the journal and the stores see them.
 
-use crate::ids::KeyspaceId;
+use crate::{ids::KeyspaceId, packed};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// Longest key a caller may use, in bytes (60 KiB). The tree under a node takes 65,535 with our prefix.
@@ -14,10 +14,7 @@ pub const KEYSPACE_PREFIX_BYTES: usize = 4;
 /// keyspaces of a node and the keys of a keyspace stand together in their own order.
 #[must_use]
 pub fn qualify(keyspace: KeyspaceId, key: &[u8]) -> Bytes {
-    let mut qualified = BytesMut::with_capacity(KEYSPACE_PREFIX_BYTES + key.len());
-    qualified.put_u32(keyspace.0);
-    qualified.put_slice(key);
-    qualified.freeze()
+    packed::concat([&keyspace.0.to_be_bytes(), key, &[]])
 }
 
 /// The keyspace and the caller's key of a qualified key.
@@ -122,15 +119,12 @@ impl Write {
     pub fn new(keyspace: KeyspaceId, key: &[u8], value: Option<(&[u8], u64)>) -> Self {
         let value_bytes = value.map_or(&[][..], |(bytes, _)| bytes);
         let key_len = KEYSPACE_PREFIX_BYTES + key.len();
-        let mut buffer = BytesMut::with_capacity(key_len + value_bytes.len());
-        buffer.put_u32(keyspace.0);
-        buffer.put_slice(key);
-        buffer.put_slice(value_bytes);
-        let key = buffer.split_to(key_len).freeze();
+        let mut bytes = packed::concat([&keyspace.0.to_be_bytes(), key, value_bytes]);
+        let key = bytes.split_to(key_len);
         Self {
             key,
             value: value.map(|(_, expires_at_ms)| Value {
-                bytes: buffer.freeze(),
+                bytes,
                 expires_at_ms,
             }),
         }

@@ -15,7 +15,7 @@ use mailring_engine::{
     transaction::{ReadSet, TxnPart},
     value::{Write, split_qualified},
 };
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 /// Weight of a key that is only read, beside its bytes.
 const READ_BYTES: usize = 64;
@@ -96,7 +96,7 @@ async fn send(shared: &Shared, mut buffer: Buffer) -> Result<Decision> {
     let request = CommitRequest {
         txn: shared.id,
         deadline: shared.deadline,
-        parts,
+        parts: parts.into(),
         fences,
         idempotency: shared.idempotency.clone(),
         epoch: routes.epoch(),
@@ -104,10 +104,21 @@ async fn send(shared: &Shared, mut buffer: Buffer) -> Result<Decision> {
     engine.commit(request, bytes).await
 }
 
-#[derive(Default)]
 struct Part {
+    node: NodeId,
     keys: Vec<Bytes>,
     writes: Vec<Write>,
+}
+
+/// The part of a node, in a list of few in the order of their nodes.
+fn part_of(parts: &mut Vec<Part>, node: NodeId) -> &mut Part {
+    let at = parts.binary_search_by_key(&node, |part| part.node);
+    let at = at.unwrap_or_else(|at| {
+        let (keys, writes) = (Vec::new(), Vec::new());
+        parts.insert(at, Part { node, keys, writes });
+        at
+    });
+    &mut parts[at]
 }
 
 /// One part for each node that was read or is written. A range was read on every node that owns something.
@@ -115,30 +126,30 @@ fn group(buffer: Buffer) -> (Vec<TxnPart>, OpenBytes) {
     let Pinned { at, routes, .. } = &*buffer.pinned;
     let snapshot = *at;
     let owner = |key: &Bytes| routes.owner(split_qualified(key).1).node();
-    let mut parts: BTreeMap<NodeId, Part> = BTreeMap::new();
+    let mut parts = Vec::new();
     let ranges = buffer.read_ranges();
     if !ranges.is_empty() {
         for member in routes.owners() {
-            parts.entry(member.node()).or_default();
+            part_of(&mut parts, member.node());
         }
     }
     for key in buffer.reads {
-        parts.entry(owner(&key)).or_default().keys.push(key);
+        part_of(&mut parts, owner(&key)).keys.push(key);
     }
     for (key, write) in buffer.writes {
         let value = write.value;
-        let part = parts.entry(owner(&key)).or_default();
+        let part = part_of(&mut parts, owner(&key));
         part.writes.push(Write { key, value });
     }
     let parts = parts.into_iter();
     let parts = parts
-        .map(|(node, part)| TxnPart {
-            node,
-            reads: ReadSet {
+        .map(|part| TxnPart {
+            node: part.node,
+            reads: Arc::new(ReadSet {
                 snapshot,
                 keys: part.keys,
                 ranges: ranges.clone(),
-            },
+            }),
             writes: part.writes.into(),
         })
         .collect();

@@ -84,6 +84,8 @@ impl Shared {
             frozen: Vec::new(),
             tree: Arc::new(Rows::default()),
             complete: Lsn(0),
+            floor: Lsn(0),
+            leaving: None,
         };
         Arc::new(Self {
             visible: Visible::new(Lsn(0)),
@@ -140,6 +142,8 @@ impl Shared {
             frozen: Vec::new(),
             tree: Arc::new(Rows(rows.collect())),
             complete: Lsn(complete),
+            floor: Lsn(0),
+            leaving: None,
         });
     }
 

@@ -1,7 +1,6 @@
 //! Holding: what becomes of a lock between its grant and its end.
 
 use super::{
-    few::Few,
     lock::{Claim, Grant, Hold, Waiter},
     message::{LockEffect, SessionId},
     slots::Slot,
@@ -9,6 +8,7 @@ use super::{
 };
 use crate::{
     error::Error,
+    few::Few,
     ids::{RequestId, Time},
 };
 use std::time::Duration;

@@ -7,11 +7,13 @@
 //! waits nobody enters from the queue, so it waits for the present holders only.
 
 use super::{
-    few::Few,
     message::{FencingToken, Resource, Session, SessionId},
     mode::{MODES, Mode},
 };
-use crate::ids::{RequestId, Time};
+use crate::{
+    few::Few,
+    ids::{RequestId, Time},
+};
 use std::{
     collections::{BTreeMap, VecDeque},
     time::Duration,

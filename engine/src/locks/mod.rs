@@ -52,7 +52,6 @@
 
 mod deadlock;
 mod fence;
-mod few;
 mod holding;
 mod listing;
 mod lock;

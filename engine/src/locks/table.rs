@@ -3,13 +3,13 @@
 use super::{
     Mode,
     fence::Fenced,
-    few::Few,
     lock::{Lock, Waiter},
     message::{Acquire, FencingToken, LockEffect, LockMessage, Resource, SessionId, Wait},
     slots::{Slot, Slots},
 };
 use crate::{
     error::{Error, Result},
+    few::Few,
     ids::{Incarnation, RequestId, Time, TxnId},
 };
 use std::{

@@ -217,7 +217,8 @@ impl Manifest {
                 _ => return None,
             };
             Some((lsn, TxnTag { id, idempotency }))
-        })?;
+        })?
+        .into();
         Some(())
     }
 
@@ -248,7 +249,7 @@ fn put_outcomes(out: &mut Vec<u8>, outcomes: &SavedOutcomes) {
     put_varint(out, outcomes.forgotten.map_or(0, TxnId::opening));
     put_varint(out, outcomes.forgotten.map_or(0, TxnId::number));
     put_varint(out, outcomes.committed.len() as u64);
-    for (lsn, tag) in &outcomes.committed {
+    for (lsn, tag) in outcomes.committed.iter() {
         put_varint(out, lsn.0);
         put_varint(out, tag.id.opening());
         put_varint(out, tag.id.number());

@@ -12,6 +12,7 @@ use crate::{
     wire::put_varint,
 };
 use bytes::Bytes;
+use std::sync::Arc;
 
 fn sample() -> Manifest {
     Manifest {
@@ -50,10 +51,10 @@ fn sample() -> Manifest {
         longest_lease: Duration::from_secs(30),
         outcomes: SavedOutcomes {
             forgotten: TxnId::new(11, 70),
-            committed: vec![
+            committed: Arc::new([
                 (Lsn(1 << 40), tag(71, None)),
                 (Lsn(1 << 41), tag(72, Some("key"))),
-            ],
+            ]),
         },
         history: None,
         clean_shutdown: true,

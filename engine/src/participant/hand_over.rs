@@ -173,7 +173,7 @@ impl Participant {
     /// Whether a request was routed by a ring of before, or touches what is handed over.
     pub(super) fn is_moved(&self, epoch: Epoch, operation: &Operation) -> bool {
         let reads = match operation {
-            Operation::Transact { reads, .. } => Some(reads),
+            Operation::Transact { reads, .. } => Some(&**reads),
             Operation::Write(_) | Operation::Add { .. } | Operation::CompareAndSet { .. } => None,
         };
         let owned = &self.ownership;

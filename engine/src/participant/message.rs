@@ -43,7 +43,7 @@ pub enum Operation {
         /// The transaction, under which its outcome is remembered.
         txn: TxnId,
         /// What it read.
-        reads: ReadSet,
+        reads: Arc<ReadSet>,
         /// What it writes, at most one write a key.
         writes: Writes,
     },

@@ -42,6 +42,7 @@ use crate::{
     cache::RowCache,
     error::{Error, Result},
     ids::{Epoch, Incarnation, Lsn, NodeId, RequestId, Time},
+    packed,
     sequencer::{Append, JournalMessage, Resolve, StagedCommit},
     store::StoreView,
     transaction::Writes,
@@ -311,7 +312,7 @@ impl Participant {
                     }
                 };
                 let value = Value {
-                    bytes: Bytes::copy_from_slice(&sum.to_le_bytes()),
+                    bytes: packed::copy(&sum.to_le_bytes()),
                     expires_at_ms,
                 };
                 let write = Write {

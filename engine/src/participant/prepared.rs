@@ -11,6 +11,7 @@
 //! - Number, bytes and ranges are bounded, and so is what is remembered.
 
 use crate::{
+    few::Few,
     ids::{Epoch, Time, TxnId},
     transaction::{KeyRange, ReadSet, Writes},
     value::Write,
@@ -19,6 +20,7 @@ use bytes::Bytes;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     ops::Bound,
+    sync::Arc,
 };
 
 /// Settled transactions that are remembered at most. A `Prepare` later than that is found out when the node asks.
@@ -32,7 +34,7 @@ pub(super) struct Entry {
     /// The ownership epoch under which it was validated.
     pub(super) epoch: Epoch,
     /// What it holds.
-    pub(super) reads: ReadSet,
+    pub(super) reads: Arc<ReadSet>,
     /// What it installs if it commits.
     pub(super) writes: Writes,
     /// Whether a request was parked since.
@@ -42,7 +44,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(deadline: Time, epoch: Epoch, reads: ReadSet, writes: Writes) -> Self {
+    pub(super) fn new(deadline: Time, epoch: Epoch, reads: Arc<ReadSet>, writes: Writes) -> Self {
         Self {
             deadline,
             epoch,
@@ -61,8 +63,8 @@ impl Entry {
 
 #[derive(Debug, Default)]
 struct Holders {
-    readers: Vec<TxnId>,
-    writers: Vec<TxnId>,
+    readers: Few<TxnId>,
+    writers: Few<TxnId>,
 }
 
 /// The prepared transactions of one life of a node.
@@ -114,7 +116,8 @@ impl Prepared {
 
     /// A transaction that has read the key, by name or in a range.
     pub(super) fn reader_of(&self, key: &[u8]) -> Option<TxnId> {
-        let by_name = self.keys.get(key).and_then(|held| held.readers.first());
+        let by_name = self.keys.get(key);
+        let by_name = by_name.and_then(|held| held.readers.as_slice().first());
         by_name.copied().or_else(|| {
             let mut ranges = self.ranges.iter();
             ranges.find_map(|(txn, range)| range.contains(key).then_some(*txn))
@@ -123,7 +126,7 @@ impl Prepared {
 
     /// A transaction that writes the key.
     pub(super) fn writer_of(&self, key: &[u8]) -> Option<TxnId> {
-        self.keys.get(key)?.writers.first().copied()
+        self.keys.get(key)?.writers.as_slice().first().copied()
     }
 
     /// A key in the range that a transaction writes.
@@ -131,7 +134,7 @@ impl Prepared {
         self.keys
             .range::<[u8], _>((range.low(), Bound::Unbounded))
             .take_while(|(key, _)| range.is_below_end(key))
-            .find_map(|(key, held)| Some((key, *held.writers.first()?)))
+            .find_map(|(key, held)| Some((key, *held.writers.as_slice().first()?)))
     }
 
     /// A request waits for the transaction from here on.
@@ -183,11 +186,11 @@ impl Prepared {
     fn release(
         &mut self,
         key: &Bytes,
-        list: impl FnOnce(&mut Holders) -> &mut Vec<TxnId>,
+        list: impl FnOnce(&mut Holders) -> &mut Few<TxnId>,
         txn: TxnId,
     ) {
         if let Some(held) = self.keys.get_mut(key) {
-            list(held).retain(|holder| *holder != txn);
+            list(held).remove(|holder| *holder == txn);
             if held.readers.is_empty() && held.writers.is_empty() {
                 self.keys.remove(key);
             }

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use std::{
     collections::{BTreeMap, VecDeque},
     ops::Bound,
+    sync::Arc,
 };
 
 #[derive(Debug, Default)]
@@ -30,7 +31,7 @@ struct StagedKey {
 pub(super) struct StagedKeys {
     keys: BTreeMap<Bytes, StagedKey>,
     /// What transactions of this node alone have read.
-    held: VecDeque<(u64, ReadSet)>,
+    held: VecDeque<(u64, Arc<ReadSet>)>,
 }
 
 impl StagedKeys {
@@ -49,7 +50,7 @@ impl StagedKeys {
     }
 
     /// The commit is right only as long as nothing comes before it that writes here.
-    pub(super) fn hold(&mut self, commit: u64, reads: ReadSet) {
+    pub(super) fn hold(&mut self, commit: u64, reads: Arc<ReadSet>) {
         for key in &reads.keys {
             self.keys.entry(key.clone()).or_default().read = commit;
         }

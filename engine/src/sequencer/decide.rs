@@ -343,23 +343,27 @@ impl Sequencer {
     }
 
     fn wait_for(&mut self, lsn: Lsn, waiter: Waiter) {
-        self.waiters.entry(lsn).or_default().push(waiter);
+        // Nearly always the newest; who asks for an older one goes behind those who wait for it.
+        let at = match self.waiters.back() {
+            Some((newest, _)) if *newest > lsn => {
+                self.waiters.partition_point(|(other, _)| *other <= lsn)
+            }
+            _ => self.waiters.len(),
+        };
+        self.waiters.insert(at, (lsn, waiter));
     }
 
     /// Tells everybody who waited for what is visible now.
     pub(super) fn tell_waiters(&mut self, out: &mut Vec<JournalEffect>) {
-        while let Some(entry) = self.waiters.first_entry()
-            && *entry.key() <= self.visible
-        {
-            let (lsn, waiters) = entry.remove_entry();
-            for waiter in waiters {
-                match waiter {
-                    Waiter::Coordinator(txn) => answer(txn, Verdict::Committed(lsn), out),
-                    Waiter::Repeater(txn) => answer(txn, Verdict::Repeated(lsn), out),
-                    Waiter::Handle(request) => {
-                        let committed = Ok(TxnOutcome::Committed(lsn));
-                        out.push(JournalEffect::Outcome(request, committed));
-                    }
+        let visible = self.visible;
+        let told = self.waiters.partition_point(|(lsn, _)| *lsn <= visible);
+        for (lsn, waiter) in self.waiters.drain(..told) {
+            match waiter {
+                Waiter::Coordinator(txn) => answer(txn, Verdict::Committed(lsn), out),
+                Waiter::Repeater(txn) => answer(txn, Verdict::Repeated(lsn), out),
+                Waiter::Handle(request) => {
+                    let committed = Ok(TxnOutcome::Committed(lsn));
+                    out.push(JournalEffect::Outcome(request, committed));
                 }
             }
         }
@@ -370,7 +374,7 @@ impl Sequencer {
         let unknown = || Error::Unknown {
             reason: error.to_string(),
         };
-        for waiter in std::mem::take(&mut self.waiters).into_values().flatten() {
+        for (_, waiter) in std::mem::take(&mut self.waiters) {
             match waiter {
                 Waiter::Coordinator(txn) | Waiter::Repeater(txn) => {
                     answer(txn, Verdict::Unknown(unknown()), out);

@@ -48,10 +48,7 @@ use decide::Waiter;
 use locks::LockLives;
 use ring::RingInMotion;
 use space::{Space, SpareWanted};
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-};
+use std::{collections::VecDeque, sync::Arc};
 
 /// What the sequencer starts from: a new directory's zeros, or what recovery found.
 #[derive(Debug, Clone)]
@@ -95,6 +92,9 @@ struct NodeProgress {
     /// It is no member of the ring any more.
     retired: bool,
 }
+
+/// Room that a group's buffer has from the beginning, if the one before was as large: it need not grow in small steps.
+const LARGEST_HEAD_START: usize = 1 << 16;
 
 #[derive(Debug, Default)]
 struct OpenGroup {
@@ -140,8 +140,8 @@ pub struct Sequencer {
     keyspace_answers: VecDeque<(Lsn, RequestId, KeyspaceId)>,
     outcomes: Outcomes,
     ring: RingInMotion,
-    /// Who waits for an LSN to be visible, to be told that a transaction is committed there.
-    waiters: BTreeMap<Lsn, Vec<Waiter>>,
+    /// Who waits for an LSN to be visible, to be told that a transaction is committed there; in the order of the LSNs.
+    waiters: VecDeque<(Lsn, Waiter)>,
     watched: bool,
     changes: VecDeque<Change>,
     locks: LockLives,
@@ -187,7 +187,7 @@ impl Sequencer {
             keyspace_answers: VecDeque::new(),
             outcomes: state.outcomes,
             ring: RingInMotion::new(state.ring),
-            waiters: BTreeMap::new(),
+            waiters: VecDeque::new(),
             watched: false,
             changes: VecDeque::new(),
             locks: LockLives::default(),
@@ -493,7 +493,9 @@ impl Sequencer {
         if let Err(wanted) = self.space.take(self.open.payload.len()) {
             return ask_for(wanted, out);
         }
+        let head_start = self.open.payload.len().min(LARGEST_HEAD_START);
         let open = std::mem::take(&mut self.open);
+        self.open.payload = Vec::with_capacity(head_start);
         self.last_group = self.last_group.next();
         let lone = open.records == 1 && self.previous_records <= 1 && self.in_flight.is_empty();
         self.in_flight.push_back(InFlight {

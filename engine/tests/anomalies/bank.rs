@@ -94,7 +94,7 @@ impl Script {
         let parts = self.reads.into_iter().zip(self.writes).zip(0..);
         let parts = parts.map(|((reads, writes), node)| TxnPart {
             node: NodeId(node),
-            reads,
+            reads: Arc::new(reads),
             writes: writes.into(),
         });
         parts
@@ -225,7 +225,7 @@ impl Bank {
             txn: txn(number),
             request: RequestId(number),
             deadline: DEADLINE,
-            parts: script.parts(),
+            parts: script.parts().into(),
             fences: Vec::new(),
             idempotency: None,
             epoch: EPOCH,

@@ -165,8 +165,9 @@ fn manifest() -> Manifest {
         longest_lease: Duration::from_secs(30),
         outcomes: SavedOutcomes {
             forgotten: TxnId::new(4, 9),
-            committed: vec![committed(70, None), committed(1 << 30, Some(b"once"))],
+            committed: [committed(70, None), committed(1 << 30, Some(b"once"))].into(),
         },
+        history: None,
         clean_shutdown: true,
     }
 }

@@ -17,7 +17,7 @@ use mailring_engine::{
         Abort, Asker, Ballot, Decided, Prepare, ReadSet, Settle, TxnOutcome, Verdict, Vote,
     },
 };
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 const ALIASES_FROM: u64 = 1_000_000_000;
 
@@ -94,10 +94,10 @@ impl Tampered {
         loop {
             let (alias, ballot) = self.attempt(machine, now, &prepare, out);
             let without_reads = |prepare: &Prepare| Prepare {
-                reads: ReadSet {
+                reads: Arc::new(ReadSet {
                     snapshot: prepare.reads.snapshot,
                     ..ReadSet::default()
-                },
+                }),
                 ..prepare.clone()
             };
             match (&ballot, mutation) {
@@ -149,7 +149,7 @@ impl World {
         match (self.mutation, message) {
             (Some(Mutation::SkipRangeValidation), NodeMessage::Prepares(mut prepares)) => {
                 for prepare in &mut prepares {
-                    prepare.reads.ranges.clear();
+                    Arc::make_mut(&mut prepare.reads).ranges.clear();
                 }
                 machine.handle(now, NodeMessage::Prepares(prepares), out);
             }
@@ -181,8 +181,8 @@ impl World {
             }
             (Some(Mutation::SkipReadValidation), NodeMessage::Prepares(mut prepares)) => {
                 for prepare in &mut prepares {
-                    prepare.reads.keys.clear();
-                    prepare.reads.ranges.clear();
+                    Arc::make_mut(&mut prepare.reads).keys.clear();
+                    Arc::make_mut(&mut prepare.reads).ranges.clear();
                 }
                 machine.handle(now, NodeMessage::Prepares(prepares), out);
             }
@@ -197,7 +197,7 @@ impl World {
             ) => {
                 let operation = Operation::Transact {
                     txn,
-                    reads: ReadSet::default(),
+                    reads: Arc::default(),
                     writes,
                 };
                 let message = NodeMessage::Request {

@@ -18,6 +18,7 @@ use mailring_engine::{
     sequencer::JournalMessage,
     store::Store,
 };
+use std::sync::Arc;
 
 impl World {
     pub(crate) fn checkpoint_step(&mut self, message: CheckpointMessage) {
@@ -151,12 +152,14 @@ impl World {
             } => {
                 self.check_manifest_is_behind_trees(&complete);
                 if self.mutated(Mutation::ForgetOutcomes) {
-                    catalogue.outcomes.committed.clear();
+                    catalogue.outcomes.committed = Arc::default();
                 }
                 if self.mutated(Mutation::ForgetKeys) {
-                    for (_, tag) in &mut catalogue.outcomes.committed {
+                    let mut committed = catalogue.outcomes.committed.to_vec();
+                    for (_, tag) in &mut committed {
                         tag.idempotency = None;
                     }
+                    catalogue.outcomes.committed = committed.into();
                 }
                 let mut next = self.process.manifest.clone();
                 let complete = (0..).map(NodeId).zip(complete);

@@ -277,7 +277,7 @@ impl World {
             txn: draft.id,
             request: RequestId(number),
             deadline: draft.deadline,
-            parts,
+            parts: parts.into(),
             idempotency,
             fences: draft.fences,
             epoch: self.process.sequencer.ring().epoch(),
@@ -285,7 +285,7 @@ impl World {
         self.send_commit(client, number, commit);
     }
 
-    fn send_commit(&mut self, client: usize, number: u64, mut commit: Commit) {
+    fn send_commit(&mut self, client: usize, number: u64, commit: Commit) {
         let is_plain = commit.idempotency.is_none() && commit.fences.is_empty();
         if let ([_], true) = (&commit.parts[..], is_plain) {
             self.count(Seen::Alone, 1);
@@ -293,7 +293,7 @@ impl World {
                 node,
                 reads,
                 writes,
-            } = commit.parts.remove(0);
+            } = commit.parts[0].clone();
             let operation = Operation::Transact {
                 txn: commit.txn,
                 reads,
@@ -347,11 +347,11 @@ impl World {
         parts
             .map(|(node, (keys, writes))| TxnPart {
                 node,
-                reads: ReadSet {
+                reads: Arc::new(ReadSet {
                     snapshot: draft.snapshot,
                     keys,
                     ranges: draft.read_ranges.clone(),
-                },
+                }),
                 writes: writes.into(),
             })
             .collect()

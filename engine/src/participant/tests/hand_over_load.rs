@@ -340,14 +340,14 @@ impl Load {
             },
             4 => Operation::Transact {
                 txn: new_txn,
-                reads,
+                reads: reads.into(),
                 writes,
             },
             _ => {
                 let prepare = Prepare {
                     txn: new_txn,
                     deadline,
-                    reads,
+                    reads: reads.into(),
                     writes,
                     epoch,
                 };

@@ -19,18 +19,19 @@ pub(super) fn txn(number: u64) -> TxnId {
 pub(super) fn part(snapshot: u64, reads: &[&str], writes: &[&str]) -> TxnPart {
     TxnPart {
         node: NODE,
-        reads: ReadSet {
+        reads: Arc::new(ReadSet {
             snapshot: Lsn(snapshot),
             keys: reads.iter().map(|name| key(name)).collect(),
             ranges: Vec::new(),
-        },
+        }),
         writes: writes.iter().map(|name| put_of(name, "t")).collect(),
     }
 }
 
 pub(super) fn scan_of(snapshot: u64, low: &str, high: &str) -> TxnPart {
     let mut part = part(snapshot, &[], &[]);
-    part.reads.ranges.push(KeyRange {
+    let reads = Arc::get_mut(&mut part.reads).expect("nobody else has it");
+    reads.ranges.push(KeyRange {
         low: Bound::Included(key(low)),
         high: Bound::Excluded(key(high)),
     });

@@ -485,7 +485,7 @@ fn a_mark_carries_the_outcomes_up_to_it() {
         id: txn(1),
         idempotency: None,
     };
-    assert_eq!(catalogue.outcomes.committed, [(Lsn(1), tag)]);
+    assert_eq!(*catalogue.outcomes.committed, [(Lsn(1), tag)]);
 }
 
 const LOCK_LIFE: Incarnation = crate::locks::FIRST_LOCK_LIFE;

@@ -1,11 +1,11 @@
 //! A list that is nearly always empty or of one item, and allocates nothing then.
 //!
-//! A lock has one grant a holder, a session one lock and one wait: with a vector for each of these, an uncontended lock
-//! would cost three allocations.
+//! A lock has one grant a holder, a session one lock and one wait, a key one transaction that reads it and one that
+//! writes it: with a vector for each of these, an uncontended lock would cost three allocations, and a key two.
 
 /// A list in the order of insertion.
 #[derive(Debug, Clone, Default)]
-pub(super) enum Few<T> {
+pub(crate) enum Few<T> {
     #[default]
     None,
     One(T),
@@ -13,7 +13,7 @@ pub(super) enum Few<T> {
 }
 
 impl<T> Few<T> {
-    pub(super) fn push(&mut self, item: T) {
+    pub(crate) fn push(&mut self, item: T) {
         *self = match std::mem::take(self) {
             Self::None => Self::One(item),
             Self::One(first) => Self::Many(vec![first, item]),
@@ -24,7 +24,7 @@ impl<T> Few<T> {
         };
     }
 
-    pub(super) fn as_slice(&self) -> &[T] {
+    pub(crate) fn as_slice(&self) -> &[T] {
         match self {
             Self::None => &[],
             Self::One(item) => std::slice::from_ref(item),
@@ -32,7 +32,7 @@ impl<T> Few<T> {
         }
     }
 
-    pub(super) fn as_mut_slice(&mut self) -> &mut [T] {
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [T] {
         match self {
             Self::None => &mut [],
             Self::One(item) => std::slice::from_mut(item),
@@ -40,16 +40,16 @@ impl<T> Few<T> {
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.as_slice().is_empty()
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.as_slice().len()
     }
 
     /// Removes an item that fits, the last one if there are several: what came last usually goes first.
-    pub(super) fn remove(&mut self, fits: impl FnMut(&T) -> bool) -> Option<T> {
+    pub(crate) fn remove(&mut self, fits: impl FnMut(&T) -> bool) -> Option<T> {
         let at = self.as_slice().iter().rposition(fits)?;
         match self {
             Self::None => None,
