@@ -2,9 +2,8 @@
 //!
 //! A key that a caller names is copied once and then shared: by the read set, the node that holds it, the generation, the
 //! row cache. [`Bytes`] made of a vector takes a second allocation at its first clone, for the count, and made of a
-//! split buffer has it from the beginning. That was a third of all allocations of a transaction, and what one thread
-//! allocates another frees, which allocators are slow at. Up to [`LARGEST`] bytes the count and the bytes are one
-//! allocation here; longer ones are copied as `Bytes` does.
+//! split buffer has it from the beginning. What one thread allocates another frees here, which allocators are slow at, so
+//! each counts. Up to 255 bytes the count and the bytes are one allocation; longer ones are copied as `Bytes` does.
 //!
 //! # Left out
 //!
