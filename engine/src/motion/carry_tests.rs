@@ -158,6 +158,8 @@ impl World {
             frozen: self.frozen.clone(),
             tree: self.store.view(),
             complete: self.complete,
+            floor: Lsn(0),
+            leaving: None,
         }
     }
 
