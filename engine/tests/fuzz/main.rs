@@ -141,7 +141,6 @@ fn tables_of_a_tree_with_arbitrary_bytes_are_read_right_or_refused() {
                 .map(|_| rng.random())
                 .collect()
         };
-        let taken = check_inputs("tree", 700, damage, |damage| checks::tree(tree, damage));
-        assert!(taken > 0, "what is not read does not matter");
+        check_inputs("tree", 700, damage, |damage| checks::tree(tree, damage));
     }
 }

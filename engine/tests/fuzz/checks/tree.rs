@@ -77,9 +77,11 @@ pub(crate) fn tree(tree: &Tree, damage: &[u8]) -> Outcome {
         fs::create_dir_all(path.parent().expect("is in a folder")).expect("creates");
         fs::write(path, contents).expect("writes");
     }
-    let noticed = read(tree, folder.path());
-    match noticed {
-        Ok(()) => Outcome::Taken,
+    match read(tree, folder.path()) {
+        Ok(()) => {
+            assert!(files == tree.files, "a check notices every change");
+            Outcome::Taken
+        }
         Err(error) => {
             assert!(
                 matches!(
