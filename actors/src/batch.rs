@@ -139,7 +139,7 @@ impl Batch {
         if self.writes.len() >= MAX_BATCH_KEYS {
             return too_large(self.writes.len() + 1, MAX_BATCH_KEYS, "keys");
         }
-        let write = Write::new(keyspace.state.id, key, value);
+        let write = Write::new(keyspace.state.id(), key, value);
         let place = self.places.entry(write.key.clone());
         let next = self.writes.len();
         match *place.or_insert(next) {

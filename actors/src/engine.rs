@@ -11,12 +11,12 @@ use mailring_engine::{
     Error, Result,
     checkpoint::Catalogue,
     ids::{KeyspaceId, Lsn, Time, TxnId},
+    open_keyspaces::OpenKeyspace,
     transaction::TxnOutcome,
     value::{KEYSPACE_PREFIX_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES, Value, Write},
     view::Look,
 };
 use std::{
-    collections::BTreeMap,
     future::{Future, poll_fn},
     pin::pin,
     sync::{
@@ -34,14 +34,6 @@ use tokio::sync::{
 /// How long after the deadline whoever should answer may still do so.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// A keyspace that some handle has opened.
-#[derive(Debug)]
-pub(crate) struct KeyspaceState {
-    pub(crate) id: KeyspaceId,
-    pub(crate) name: String,
-    pub(crate) dropped: AtomicBool,
-}
-
 #[derive(Debug)]
 pub(crate) struct Engine {
     pub(crate) switchboard: Arc<Switchboard>,
@@ -50,7 +42,6 @@ pub(crate) struct Engine {
     /// Which opening of the directory this is, and how many transactions have begun in it.
     pub(crate) opening: u64,
     pub(crate) transactions: AtomicU64,
-    pub(crate) keyspaces: Mutex<BTreeMap<String, Arc<KeyspaceState>>>,
     pub(crate) threads: Mutex<Option<Threads>>,
     pub(crate) closed: AtomicBool,
 }
@@ -131,7 +122,7 @@ impl Engine {
     pub(crate) async fn create_or_drop_keyspace(
         &self,
         message: KeyspaceRequest,
-    ) -> Result<KeyspaceId> {
+    ) -> Result<Arc<OpenKeyspace>> {
         self.check_open()?;
         let (reply, answer) = oneshot::channel();
         self.switchboard.journal().do_send(Ask { message, reply });

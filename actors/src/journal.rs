@@ -19,6 +19,7 @@ use mailring_engine::{
     coordinator::CoordinatorMessage,
     ids::{KeyspaceId, Lsn, RequestId, Time, TxnId},
     locks::LockMessage,
+    open_keyspaces::OpenKeyspace,
     participant::NodeMessage,
     sequencer::{Change, JournalEffect, JournalMessage, Sequencer},
     transaction::{self, Asker, TxnOutcome},
@@ -28,10 +29,17 @@ use std::{collections::VecDeque, sync::Arc};
 use tokio::sync::{broadcast, oneshot};
 
 /// What a handle asks of the journal.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum KeyspaceRequest {
     Create(String),
     Drop(String),
+}
+
+/// What a handle waits for, and where its answer goes.
+#[derive(Debug)]
+struct KeyspaceReply {
+    request: KeyspaceRequest,
+    sender: oneshot::Sender<Result<Arc<OpenKeyspace>>>,
 }
 
 /// A handle asks what became of a transaction.
@@ -60,7 +68,7 @@ pub(crate) struct JournalActor {
     file: Arc<JournalFile>,
     io: Sender<IoRequest>,
     segments: Sender<SegmentRequest>,
-    replies: Slab<oneshot::Sender<Result<KeyspaceId>>>,
+    replies: Slab<KeyspaceReply>,
     askers: Slab<oneshot::Sender<Result<TxnOutcome>>>,
     watchers: broadcast::Sender<Arc<Vec<Change>>>,
     cut_scheduled: bool,
@@ -157,7 +165,7 @@ impl JournalActor {
             reason: error.to_string(),
         };
         for reply in self.replies.drain() {
-            tell(reply, Err(unknown()));
+            tell(reply.sender, Err(unknown()));
         }
         for reply in self.askers.drain() {
             tell(reply, Err(unknown()));
@@ -240,6 +248,7 @@ impl JournalActor {
                 return Some(JournalMessage::RingPublished { epoch });
             }
             JournalEffect::RingAnswer(..) => {}
+            JournalEffect::Dropped(id) => switchboard.keyspaces.dropped(id),
             JournalEffect::Answer(request, result) => self.answer(request, result),
             JournalEffect::ReadOnly(error) => self.turn_read_only(error),
         }
@@ -253,7 +262,12 @@ impl JournalActor {
 
     fn answer(&mut self, request: RequestId, result: Result<KeyspaceId>) {
         let key = usize::try_from(request.0).expect("request numbers are slab keys");
-        tell(self.replies.remove(key), result);
+        let KeyspaceReply { request, sender } = self.replies.remove(key);
+        let answer = result.map(|id| match request {
+            KeyspaceRequest::Create(name) => self.switchboard.keyspaces.opened(id, &name),
+            KeyspaceRequest::Drop(name) => OpenKeyspace::gone(id, name),
+        });
+        tell(sender, answer);
     }
 }
 
@@ -276,12 +290,12 @@ impl Handler<Deliver<JournalMessage>> for JournalActor {
     }
 }
 
-impl Handler<Ask<KeyspaceRequest, oneshot::Sender<Result<KeyspaceId>>>> for JournalActor {
+impl Handler<Ask<KeyspaceRequest, oneshot::Sender<Result<Arc<OpenKeyspace>>>>> for JournalActor {
     type Result = ();
 
     fn handle(
         &mut self,
-        ask: Ask<KeyspaceRequest, oneshot::Sender<Result<KeyspaceId>>>,
+        ask: Ask<KeyspaceRequest, oneshot::Sender<Result<Arc<OpenKeyspace>>>>,
         ctx: &mut Self::Context,
     ) {
         if self.dead {
@@ -289,7 +303,11 @@ impl Handler<Ask<KeyspaceRequest, oneshot::Sender<Result<KeyspaceId>>>> for Jour
             tell(ask.reply, Err(error.unwrap_or(Error::Closed)));
             return;
         }
-        let request = RequestId(self.replies.insert(ask.reply) as u64);
+        let reply = KeyspaceReply {
+            request: ask.message.clone(),
+            sender: ask.reply,
+        };
+        let request = RequestId(self.replies.insert(reply) as u64);
         let message = match ask.message {
             KeyspaceRequest::Create(name) => JournalMessage::CreateKeyspace { request, name },
             KeyspaceRequest::Drop(name) => JournalMessage::DropKeyspace { request, name },

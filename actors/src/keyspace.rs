@@ -3,20 +3,18 @@
 use crate::{
     Batch, KeyRange, Scan, Watch,
     clock::wall_clock_ms,
-    engine::{Engine, KeyspaceState, QualifiedKey, check_key, check_value, weight},
+    engine::{Engine, QualifiedKey, check_key, check_value, weight},
 };
 use bytes::Bytes;
 use mailring_engine::{
-    Error, Result,
+    Result,
     ids::{Lsn, NodeId},
+    open_keyspaces::OpenKeyspace,
     participant::{Answer, Operation},
     transaction::Writes,
     value::{Value, Write, qualify},
 };
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 /// How a [`Keyspace::compare_and_set`] went.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,18 +38,18 @@ pub enum CompareAndSet {
 #[derive(Debug, Clone)]
 pub struct Keyspace {
     pub(crate) engine: Arc<Engine>,
-    pub(crate) state: Arc<KeyspaceState>,
+    pub(crate) state: Arc<OpenKeyspace>,
 }
 
 impl Keyspace {
-    pub(crate) fn new(engine: Arc<Engine>, state: Arc<KeyspaceState>) -> Self {
+    pub(crate) fn new(engine: Arc<Engine>, state: Arc<OpenKeyspace>) -> Self {
         Self { engine, state }
     }
 
     /// The keyspace's name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.state.name
+        self.state.name()
     }
 
     /// The node that owns a key now. Keys with one owner share the shorter way of a commit; a key with the same `{tag}`
@@ -70,12 +68,7 @@ impl Keyspace {
 
     #[inline]
     pub(crate) fn check_exists(&self) -> Result<()> {
-        if self.state.dropped.load(Ordering::Acquire) {
-            return Err(Error::KeyspaceNotFound {
-                name: self.state.name.clone(),
-            });
-        }
-        Ok(())
+        self.state.check()
     }
 
     /// The value of a key, if it is there and has not expired.
@@ -90,7 +83,7 @@ impl Keyspace {
     #[inline]
     pub(crate) fn get_now(&self, key: &[u8]) -> Result<Option<Bytes>> {
         self.check(key)?;
-        let qualified = QualifiedKey::new(self.state.id, key);
+        let qualified = QualifiedKey::new(self.state.id(), key);
         let value = self.engine.get(key, qualified.as_slice())?;
         Ok(value.map(|value| value.bytes))
     }
@@ -158,7 +151,7 @@ impl Keyspace {
     async fn write(&self, key: &[u8], value: Option<(&[u8], u64)>) -> Result<Lsn> {
         self.check(key)?;
         check_value(value.map_or(&[], |(bytes, _)| bytes))?;
-        let writes = Writes::from([Write::new(self.state.id, key, value)]);
+        let writes = Writes::from([Write::new(self.state.id(), key, value)]);
         let weight = weight(&writes);
         let operation = Operation::Write(writes);
         match self.engine.write(key, operation, weight).await? {
@@ -199,7 +192,7 @@ impl Keyspace {
         self.check(key)?;
         check_value(new.unwrap_or_default())?;
         let operation = Operation::CompareAndSet {
-            key: qualify(self.state.id, key),
+            key: qualify(self.state.id(), key),
             expected: expected.map(Bytes::copy_from_slice),
             new: new.map(|bytes| Value::new(Bytes::copy_from_slice(bytes))),
             now_ms: wall_clock_ms(),
@@ -224,7 +217,7 @@ impl Keyspace {
         let key = key.as_ref();
         self.check(key)?;
         let operation = Operation::Add {
-            key: qualify(self.state.id, key),
+            key: qualify(self.state.id(), key),
             delta,
             now_ms: wall_clock_ms(),
         };
@@ -288,7 +281,7 @@ impl Keyspace {
     pub async fn watch(&self, prefix: impl AsRef<[u8]>) -> Result<Watch> {
         self.check_exists()?;
         let (since, changes) = self.engine.subscribe().await?;
-        Ok(Watch::new(self.state.id, prefix.as_ref(), since, changes))
+        Ok(Watch::new(self.state.id(), prefix.as_ref(), since, changes))
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::{
     Backup, Batch, Builder, Keyspace, Locks, Snapshot, Stats, Verification, backup,
     builder::Place,
-    engine::{Engine, KeyspaceState},
+    engine::Engine,
     journal::KeyspaceRequest,
     member::Member,
     offload::offload,
@@ -12,10 +12,7 @@ use crate::{
 use mailring_engine::{Error, Result, ids::Lsn};
 use std::{
     path::{Path, PathBuf},
-    sync::{
-        Arc, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, PoisonError, atomic::Ordering},
 };
 
 /// A running engine. Cheap to clone; all clones are the same engine, and it may be used from any thread, inside or
@@ -44,28 +41,11 @@ impl Mailring {
     /// `InvalidKeyspaceName`, and to create it `ReadOnly`, `DiskFull`, `Unknown`; `Closed`.
     #[tracing::instrument(level = "debug", skip(self))]
     pub async fn keyspace(&self, name: &str) -> Result<Keyspace> {
-        if let Some(state) = self.known(name) {
-            return Ok(Keyspace::new(Arc::clone(&self.engine), state));
-        }
-        let id = self
-            .engine
-            .create_or_drop_keyspace(KeyspaceRequest::Create(name.to_owned()))
-            .await?;
-        let mut known = self.lock_keyspaces();
-        // Another handle may have dropped and created the name meanwhile: numbers only rise, the newest is the one.
-        let state = match known.get(name) {
-            Some(state) if state.id >= id => Arc::clone(state),
-            older => {
-                if let Some(older) = older {
-                    older.dropped.store(true, Ordering::Release);
-                }
-                let state = Arc::new(KeyspaceState {
-                    id,
-                    name: name.to_owned(),
-                    dropped: AtomicBool::new(false),
-                });
-                known.insert(name.to_owned(), Arc::clone(&state));
-                state
+        let state = match self.engine.switchboard.keyspaces.known(name) {
+            Some(state) => state,
+            None => {
+                let request = KeyspaceRequest::Create(name.to_owned());
+                self.engine.create_or_drop_keyspace(request).await?
             }
         };
         Ok(Keyspace::new(Arc::clone(&self.engine), state))
@@ -88,25 +68,17 @@ impl Mailring {
     /// Drops a keyspace and all of its keys. Handles of it answer `KeyspaceNotFound` from then on; a new keyspace of
     /// the same name begins empty. Disk space is given back by later checkpoints.
     ///
+    /// Dropping the future does not take it back: once it was polled it may be carried out.
+    ///
     /// # Errors
     ///
     /// `KeyspaceNotFound`, `ReadOnly`, `DiskFull`, `Unknown`, `Closed`.
     #[tracing::instrument(level = "debug", skip(self))]
     pub async fn drop_keyspace(&self, name: &str) -> Result<()> {
-        let id = self
-            .engine
-            .create_or_drop_keyspace(KeyspaceRequest::Drop(name.to_owned()))
-            .await?;
-        {
-            // Somebody may have created the name again already.
-            let mut known = self.lock_keyspaces();
-            if known.get(name).is_some_and(|state| state.id == id)
-                && let Some(state) = known.remove(name)
-            {
-                state.dropped.store(true, Ordering::Release);
-            }
-        }
-        let prefix = id.0.to_be_bytes();
+        let request = KeyspaceRequest::Drop(name.to_owned());
+        let dropped = self.engine.create_or_drop_keyspace(request).await?;
+        // It is out of reach already. Should the caller walk away now, the next opening gives the space back.
+        let prefix = dropped.id().0.to_be_bytes();
         self.engine.switchboard.cache.remove_prefix(&prefix);
         for member in self.engine.switchboard.routes.load_full().nodes() {
             member.store.drop_prefix(&prefix)?;
@@ -254,19 +226,6 @@ impl Mailring {
             Some(_) => outcome,
             None => outcome.and(stopped),
         }
-    }
-
-    fn known(&self, name: &str) -> Option<Arc<KeyspaceState>> {
-        self.lock_keyspaces().get(name).cloned()
-    }
-
-    fn lock_keyspaces(
-        &self,
-    ) -> std::sync::MutexGuard<'_, std::collections::BTreeMap<String, Arc<KeyspaceState>>> {
-        self.engine
-            .keyspaces
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -36,7 +36,7 @@ pub struct Scan {
 impl std::fmt::Debug for Scan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Scan")
-            .field("keyspace", &self.keyspace.state.name)
+            .field("keyspace", &self.keyspace.state.name())
             .field("direction", &self.direction)
             .finish_non_exhaustive()
     }
@@ -48,12 +48,12 @@ impl Scan {
         range: &impl KeyRange,
         pinned: Option<Arc<Pinned>>,
     ) -> Self {
-        let (low, high) = bounds(keyspace.state.id, range);
+        let (low, high) = bounds(keyspace.state.id(), range);
         Self::new(keyspace, low, high, pinned)
     }
 
     pub(crate) fn prefix(keyspace: &Keyspace, prefix: &[u8], pinned: Option<Arc<Pinned>>) -> Self {
-        let (low, high) = prefix_bounds(keyspace.state.id, prefix);
+        let (low, high) = prefix_bounds(keyspace.state.id(), prefix);
         Self::new(keyspace, low, high, pinned)
     }
 

@@ -40,7 +40,7 @@ impl Snapshot {
         let key = key.as_ref();
         keyspace.check(key)?;
         self.engine.check_open()?;
-        let qualified = QualifiedKey::new(keyspace.state.id, key);
+        let qualified = QualifiedKey::new(keyspace.state.id(), key);
         let cache = &self.engine.switchboard.cache;
         let value = self.pinned.get(cache, key, qualified.as_slice())?;
         Ok(value.filter(is_live).map(|value| value.bytes))

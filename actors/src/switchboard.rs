@@ -20,8 +20,8 @@ use actix::Addr;
 use arc_swap::ArcSwap;
 use mailring_engine::{
     Error, cache::RowCache, checkpoint::CheckpointMessage, coordinator::CoordinatorMessage,
-    ids::NodeId, locks::LockMessage, participant::NodeMessage, sequencer::JournalMessage,
-    view::Visible,
+    ids::NodeId, locks::LockMessage, open_keyspaces::OpenKeyspaces, participant::NodeMessage,
+    sequencer::JournalMessage, view::Visible,
 };
 use std::sync::{
     Arc, Mutex, OnceLock, PoisonError,
@@ -70,6 +70,8 @@ pub(crate) struct Switchboard {
     pub(crate) telemetry: Telemetry,
     pub(crate) fault_hook: Option<FaultHook>,
     pub(crate) read_only: OnceLock<Error>,
+    /// Opened and dropped by the journal's actor, looked at by all handles.
+    pub(crate) keyspaces: OpenKeyspaces,
     pub(crate) space_error: Mutex<Option<Error>>,
     /// The last LSN that is forced.
     pub(crate) forced: Arc<AtomicU64>,

@@ -3,7 +3,7 @@
 mod common;
 
 use mailring::{CompareAndSet, Durability, Error, Mailring, Result};
-use std::time::Duration;
+use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
 
 fn engines() -> Vec<(tempfile::TempDir, Mailring)> {
     let directory = tempfile::tempdir().unwrap();
@@ -274,5 +274,44 @@ async fn durability_none_forces_nothing_until_it_has_to() -> Result<()> {
     let stats = db.stats();
     assert_eq!(stats.journal_forces, 0);
     assert!(stats.journal_records >= 100);
+    Ok(())
+}
+
+/// Polls a future once and drops it.
+async fn begin(future: impl Future) {
+    let mut future = pin!(future);
+    poll_fn(|context| {
+        // Whatever it says: nobody waits for it.
+        let _ = future.as_mut().poll(context);
+        Poll::Ready(())
+    })
+    .await;
+}
+
+/// The handle of who dropped it was what kept writes out: with its future gone, writes were acknowledged in a keyspace
+/// that the next opening did not find.
+#[tokio::test]
+async fn a_drop_whose_caller_walks_away_keeps_writes_out_all_the_same() -> Result<()> {
+    for (directory, db) in engines() {
+        let ks = db.keyspace("ks").await?;
+        ks.put("k", "old").await?;
+        begin(db.drop_keyspace("ks")).await;
+        // What is answered behind the drop has its LSN behind it.
+        db.keyspace("another").await?;
+        let name = "ks".into();
+        let gone = Error::KeyspaceNotFound { name };
+        assert_eq!(ks.put("k", "late").await, Err(gone.clone()));
+        let txn = db.transaction().begin()?;
+        assert_eq!(txn.put(&ks, "k", "late").await, Err(gone));
+        let again = db.keyspace("ks").await?;
+        assert_eq!(again.get("k").await?, None);
+        again.put("k", "new").await?;
+        drop((ks, again, txn, db));
+        if directory.path().join("MANIFEST").exists() {
+            let db = Mailring::builder(directory.path()).open().await?;
+            let value = db.keyspace("ks").await?.get("k").await?;
+            assert_eq!(value.as_deref(), Some(&b"new"[..]));
+        }
+    }
     Ok(())
 }

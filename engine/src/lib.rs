@@ -21,6 +21,7 @@ pub mod keyspaces;
 pub mod locks;
 pub mod manifest;
 pub mod motion;
+pub mod open_keyspaces;
 pub mod outcomes;
 pub mod packed;
 pub mod participant;

@@ -38,6 +38,7 @@ use mailring_engine::{
     journal::frame_bytes,
     locks::{LockLimits, LockTable},
     manifest::Manifest,
+    open_keyspaces::OpenKeyspaces,
     participant::ParticipantOptions,
     restart::Restarts,
     ring_state::RingState,
@@ -46,7 +47,7 @@ use mailring_engine::{
     view::Visible,
 };
 use std::{
-    collections::{BTreeMap, hash_map::RandomState},
+    collections::hash_map::RandomState,
     fs::File,
     hash::{BuildHasher, Hasher},
     sync::{
@@ -127,6 +128,7 @@ pub(super) fn start(
         rerouted: Notify::new(),
         fault_hook: builder.fault_hook.clone(),
         read_only: OnceLock::new(),
+        keyspaces: OpenKeyspaces::default(),
         space_error: Mutex::new(None),
         forced: Arc::default(),
         addresses: OnceLock::new(),
@@ -308,7 +310,6 @@ pub(super) fn start(
             max_lease: builder.max_lease,
             opening,
             transactions: AtomicU64::new(0),
-            keyspaces: Mutex::new(BTreeMap::new()),
             threads: Mutex::new(Some(Threads {
                 system,
                 clock: clock_sender,

@@ -8,7 +8,6 @@
 
 use crate::{
     budget::{Budget, OpenBytes},
-    engine::KeyspaceState,
     locks::KeyLocks,
     pin::Pinned,
 };
@@ -16,6 +15,7 @@ use bytes::Bytes;
 use mailring_engine::{
     Error, Result,
     ids::Lsn,
+    open_keyspaces::OpenKeyspace,
     store::runs::Direction,
     transaction::{
         Fence, KeyRange, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_KEYS, MAX_TRANSACTION_RANGES,
@@ -27,10 +27,7 @@ use std::{
     ops::Bound,
     sync::{
         Arc,
-        atomic::{
-            AtomicU64,
-            Ordering::{Acquire, Relaxed},
-        },
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -79,7 +76,7 @@ pub(super) struct Buffer {
     /// The keys that are locked; released with this.
     pub(super) locks: Option<Box<KeyLocks>>,
     undo: Vec<Undo>,
-    keyspaces: Vec<Arc<KeyspaceState>>,
+    keyspaces: Vec<Arc<OpenKeyspace>>,
     bytes: usize,
     /// Bytes kept for going back.
     kept: usize,
@@ -116,8 +113,8 @@ impl Buffer {
     }
 
     /// The transaction is about to read or write in the keyspace.
-    pub(super) fn enter(&mut self, keyspace: &Arc<KeyspaceState>) {
-        let is_known = |known: &Arc<KeyspaceState>| Arc::ptr_eq(known, keyspace);
+    pub(super) fn enter(&mut self, keyspace: &Arc<OpenKeyspace>) {
+        let is_known = |known: &Arc<OpenKeyspace>| Arc::ptr_eq(known, keyspace);
         if !self.keyspaces.iter().any(is_known) {
             self.keyspaces.push(Arc::clone(keyspace));
         }
@@ -126,12 +123,7 @@ impl Buffer {
     /// Fails if a keyspace that it has read or written was dropped since.
     pub(super) fn check_keyspaces(&self) -> Result<()> {
         let mut keyspaces = self.keyspaces.iter();
-        match keyspaces.find(|keyspace| keyspace.dropped.load(Acquire)) {
-            Some(keyspace) => Err(Error::KeyspaceNotFound {
-                name: keyspace.name.clone(),
-            }),
-            None => Ok(()),
-        }
+        keyspaces.try_for_each(|keyspace| keyspace.check())
     }
 
     /// What was written to a key, if anything was.

@@ -55,7 +55,7 @@ impl Transaction {
                 reason: "the transaction locks what it is going to change",
             });
         }
-        let qualified = qualify(keyspace.state.id, key);
+        let qualified = qualify(keyspace.state.id(), key);
         if !shared.with(|buffer| Ok(buffer.has_locked(&qualified)))? {
             shared.lock_key(qualified).await?;
         }

@@ -159,13 +159,13 @@ impl Transaction {
     /// The pairs of a range in key order, with what this transaction has written. Writes that are made while it runs are
     /// seen from its place on. Other transactions conflict with it only as far as it was read.
     pub fn scan(&self, keyspace: &Keyspace, range: impl KeyRange) -> TransactionScan {
-        let bounds = crate::scan::bounds(keyspace.state.id, &range);
+        let bounds = crate::scan::bounds(keyspace.state.id(), &range);
         TransactionScan::new(self, keyspace, bounds)
     }
 
     /// The pairs whose keys begin with `prefix`, like [`Transaction::scan`].
     pub fn prefix(&self, keyspace: &Keyspace, prefix: impl AsRef<[u8]>) -> TransactionScan {
-        let bounds = crate::scan::prefix_bounds(keyspace.state.id, prefix.as_ref());
+        let bounds = crate::scan::prefix_bounds(keyspace.state.id(), prefix.as_ref());
         TransactionScan::new(self, keyspace, bounds)
     }
 
@@ -301,7 +301,7 @@ impl Transaction {
         let shared = &*self.shared;
         shared.check(keyspace)?;
         keyspace.check(key)?;
-        let qualified = qualify(keyspace.state.id, key);
+        let qualified = qualify(keyspace.state.id(), key);
         let (own, pinned) = shared.with(|buffer| {
             let own = buffer.written(&qualified);
             if own.is_none() {
@@ -338,7 +338,7 @@ impl Transaction {
                 reason: "the transaction writes",
             });
         }
-        let write = Write::new(keyspace.state.id, key, value);
+        let write = Write::new(keyspace.state.id(), key, value);
         shared.with(|buffer| {
             buffer.write(write)?;
             buffer.enter(&keyspace.state);

@@ -3,9 +3,19 @@
 use super::{JournalEffect, Sequencer};
 use crate::{
     error::{Error, Result},
-    ids::RequestId,
+    ids::{KeyspaceId, Lsn, RequestId},
     journal::record::RecordBody,
 };
+use std::collections::VecDeque;
+
+/// Who waits for a record of the catalogue to be visible.
+#[derive(Debug)]
+pub(super) struct KeyspaceAnswer {
+    pub(super) lsn: Lsn,
+    pub(super) request: RequestId,
+    pub(super) id: KeyspaceId,
+    pub(super) is_drop: bool,
+}
 
 impl Sequencer {
     pub(super) fn create_keyspace(
@@ -15,9 +25,12 @@ impl Sequencer {
         out: &mut Vec<JournalEffect>,
     ) {
         if let Ok(id) = self.keyspaces.lookup(name) {
-            let pending = self.keyspace_answers.iter().find(|(_, _, p)| *p == id);
-            match pending.map(|(lsn, ..)| *lsn) {
-                Some(lsn) => self.keyspace_answers.push_back((lsn, request, id)),
+            let pending = self
+                .keyspace_answers
+                .iter()
+                .find(|pending| pending.id == id);
+            match pending.map(|pending| pending.lsn) {
+                Some(lsn) => self.answer_at(lsn, request, id, false),
                 None => out.push(JournalEffect::Answer(request, Ok(id))),
             }
             return;
@@ -34,7 +47,7 @@ impl Sequencer {
                     id,
                     name: name.to_owned(),
                 });
-                self.keyspace_answers.push_back((lsn, request, id));
+                self.answer_at(lsn, request, id, false);
                 self.cut(out);
             }
             Err(error) => out.push(JournalEffect::Answer(request, Err(error))),
@@ -51,11 +64,37 @@ impl Sequencer {
             Ok(id) => {
                 self.keyspaces.install_drop(id);
                 let lsn = self.append_record(RecordBody::DropKeyspace { id });
-                self.keyspace_answers.push_back((lsn, request, id));
+                self.answer_at(lsn, request, id, true);
                 self.cut(out);
             }
             Err(error) => out.push(JournalEffect::Answer(request, Err(error))),
         }
+    }
+
+    fn answer_at(&mut self, lsn: Lsn, request: RequestId, id: KeyspaceId, is_drop: bool) {
+        self.keyspace_answers.push_back(KeyspaceAnswer {
+            lsn,
+            request,
+            id,
+            is_drop,
+        });
+    }
+
+    /// Answers who waited for what is visible now.
+    pub(super) fn tell_of_keyspaces(&mut self, out: &mut Vec<JournalEffect>) {
+        // A repeated creation waits behind the first with the same LSN, so the queue may be out of order by name only.
+        let mut later = VecDeque::new();
+        for answer in std::mem::take(&mut self.keyspace_answers) {
+            if answer.lsn > self.visible {
+                later.push_back(answer);
+                continue;
+            }
+            if answer.is_drop {
+                out.push(JournalEffect::Dropped(answer.id));
+            }
+            out.push(JournalEffect::Answer(answer.request, Ok(answer.id)));
+        }
+        self.keyspace_answers = later;
     }
 
     pub(super) fn writable(&self) -> Result<()> {

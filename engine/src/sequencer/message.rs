@@ -196,8 +196,11 @@ pub enum JournalEffect {
     },
     /// Answer a [`RingRequest`]: the record is visible at this LSN, and its state was published before.
     RingAnswer(RequestId, Result<Lsn>),
-    /// Answer a request about keyspaces.
+    /// Answer a request about keyspaces. A creation is noted among the open ones first
+    /// ([`crate::open_keyspaces`]).
     Answer(RequestId, Result<KeyspaceId>),
+    /// A drop is visible: nothing may begin in the keyspace any more, whether anybody waits for the answer or not.
+    Dropped(KeyspaceId),
     /// The engine turned read-only.
     ReadOnly(Error),
 }

@@ -37,13 +37,14 @@ pub use message::{
 use crate::{
     checkpoint::Catalogue,
     error::{Error, Result},
-    ids::{GroupNo, Incarnation, KeyspaceId, Lsn, NodeId, RequestId, Time},
+    ids::{GroupNo, Incarnation, Lsn, NodeId, Time},
     journal::record::{self, Record, RecordBody, TxnTag},
     keyspaces::Keyspaces,
     outcomes::Outcomes,
     ring_state::RingState,
     transaction::{Decide, Verdict},
 };
+use catalogue::KeyspaceAnswer;
 use decide::Waiter;
 use locks::LockLives;
 use ring::RingInMotion;
@@ -137,7 +138,7 @@ pub struct Sequencer {
     marks: VecDeque<(Lsn, Catalogue)>,
     fences: VecDeque<(NodeId, Incarnation, Lsn)>,
     keyspaces: Keyspaces,
-    keyspace_answers: VecDeque<(Lsn, RequestId, KeyspaceId)>,
+    keyspace_answers: VecDeque<KeyspaceAnswer>,
     outcomes: Outcomes,
     ring: RingInMotion,
     /// Who waits for an LSN to be visible, to be told that a transaction is committed there; in the order of the LSNs.
@@ -558,7 +559,8 @@ impl Sequencer {
         }
         self.tell_waiters_unknown(error, out);
         self.tell_ring_unknown(error, out);
-        for (_, request, id) in std::mem::take(&mut self.keyspace_answers) {
+        for answer in std::mem::take(&mut self.keyspace_answers) {
+            let KeyspaceAnswer { request, id, .. } = answer;
             // A creation that may not last must not be found by who asks again.
             self.keyspaces.install_drop(id);
             let error = Error::Unknown {

@@ -5,7 +5,6 @@ use crate::{
     ids::{Incarnation, Lsn, NodeId},
     journal::record::RecordBody,
 };
-use std::collections::VecDeque;
 
 impl Sequencer {
     pub(super) fn installed(
@@ -110,15 +109,6 @@ impl Sequencer {
             out.push(JournalEffect::Changes(self.changes.drain(..seen).collect()));
         }
         self.tell_waiters(out);
-        // A repeated creation waits behind the first with the same LSN, so the queue may be out of order by name only.
-        let mut later = VecDeque::new();
-        for (lsn, request, id) in std::mem::take(&mut self.keyspace_answers) {
-            if lsn <= visible {
-                out.push(JournalEffect::Answer(request, Ok(id)));
-            } else {
-                later.push_back((lsn, request, id));
-            }
-        }
-        self.keyspace_answers = later;
+        self.tell_of_keyspaces(out);
     }
 }

@@ -199,6 +199,7 @@ impl World {
                     Message::Checkpoint(message),
                 );
             }
+            JournalEffect::Dropped(_) => {}
             JournalEffect::Answer(request, result) => {
                 let asked = self.process.keyspace_requests.remove(&request);
                 assert!(asked, "keyspace request {request} was answered twice");

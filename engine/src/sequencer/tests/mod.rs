@@ -5,10 +5,13 @@ mod transactions;
 
 use super::*;
 use crate::{
+    ids::{KeyspaceId, RequestId},
     ring::Ring,
     value::{Value, Write},
 };
-use JournalEffect::{Answer, Fenced, Freeze, MarkReached, PrepareSpare, ReadOnly, Visible};
+use JournalEffect::{
+    Answer, Dropped, Fenced, Freeze, MarkReached, PrepareSpare, ReadOnly, Visible,
+};
 use bytes::Bytes;
 
 const A: NodeId = NodeId(0);
@@ -545,7 +548,8 @@ fn a_keyspace_is_created_once_and_answered_when_it_is_durable() {
     assert_eq!((out.len(), group(&out[0])), (1, (3, 3, 3, 1, false)));
     let out = tell(&mut journal, persisted(2, ROOM, Some(SEGMENT)));
     assert_eq!(out[0], Visible(Lsn(2), vec![]));
-    assert_eq!(out[1..], [Answer(RequestId(5), Ok(id))]);
+    let dropped = [Dropped(id), Answer(RequestId(5), Ok(id))];
+    assert_eq!(out[1..], dropped);
     let out = tell(&mut journal, persisted(3, ROOM, Some(SEGMENT)));
     assert_eq!(out[1..], [Answer(RequestId(7), Ok(KeyspaceId(2)))]);
 }
