@@ -34,9 +34,10 @@ use mailring_engine::{
     Error, Result,
     coordinator::{Coordinator, CoordinatorEffect, CoordinatorMessage},
     ids::{Epoch, Lsn, RequestId, Time, TxnId},
+    orphans::orphan_of_coordinator,
     participant::NodeMessage,
     restart::{Restarts, Verdict as Restart},
-    transaction::{Commit, Decided, Fence, TxnPart, Verdict},
+    transaction::{Commit, Fence, TxnPart, Verdict},
 };
 use slab::Slab;
 use std::sync::{Arc, atomic::Ordering::Relaxed};
@@ -97,7 +98,7 @@ impl CoordinatorActor {
 
     fn step(&mut self, message: CoordinatorMessage, ctx: &mut Context<Self>) {
         let kind = kinds::of_coordinator(&message);
-        let again = repeatable(&message);
+        let again = message.again();
         let board = Arc::clone(&self.switchboard);
         let now = board.clock.now();
         self.run(kind, again, ctx, |machine, effects| {
@@ -220,7 +221,8 @@ impl CoordinatorActor {
             .filter(|(request, _)| !self.machine.owes(*request))
             .collect();
         for (request, txn) in orphans {
-            self.answer(request, orphans_answer(txn, again.as_ref()));
+            let verdict = orphan_of_coordinator(txn, again.as_ref());
+            self.answer(request, told(verdict));
         }
     }
 
@@ -239,45 +241,18 @@ impl CoordinatorActor {
     }
 }
 
-/// What is told to the caller of a transaction that the broken step has ended.
-fn orphans_answer(txn: TxnId, message: Option<&CoordinatorMessage>) -> Result<Decision> {
-    let verdict = match message {
-        Some(CoordinatorMessage::Decided(decided)) => {
-            let mut decided = decided.iter();
-            decided.find(|decided| decided.txn == txn)
-        }
-        Some(CoordinatorMessage::ReadOnly(error)) => {
-            return Err(Error::Unknown {
-                reason: error.to_string(),
-            });
-        }
-        _ => None,
-    };
+/// What a caller is told.
+fn told(verdict: Verdict) -> Result<Decision> {
     match verdict {
-        Some(Decided { verdict, .. }) => match verdict {
-            Verdict::Committed(lsn) | Verdict::Repeated(lsn) => Ok(Decision {
-                lsn: *lsn,
-                is_repeated: matches!(verdict, Verdict::Repeated(_)),
-            }),
-            Verdict::Refused(error) | Verdict::Unknown(error) => Err(error.clone()),
-        },
-        None => Err(Error::Aborted {
-            reason: "the coordinator panicked before it was decided",
+        Verdict::Committed(lsn) => Ok(Decision {
+            lsn,
+            is_repeated: false,
         }),
-    }
-}
-
-/// A copy of a message that must not be lost with the step that panics at it. A lost vote is silence, and the caller of a
-/// commit is told.
-fn repeatable(message: &CoordinatorMessage) -> Option<CoordinatorMessage> {
-    match message {
-        CoordinatorMessage::Decided(_)
-        | CoordinatorMessage::NodeDown(_)
-        | CoordinatorMessage::ReadOnly(_) => Some(message.clone()),
-        CoordinatorMessage::Commit(_)
-        | CoordinatorMessage::Votes(_)
-        | CoordinatorMessage::FenceVotes(_)
-        | CoordinatorMessage::Flush => None,
+        Verdict::Repeated(lsn) => Ok(Decision {
+            lsn,
+            is_repeated: true,
+        }),
+        Verdict::Refused(error) | Verdict::Unknown(error) => Err(error),
     }
 }
 

@@ -17,8 +17,8 @@ use mailring_engine::{
     Error, Result,
     disk::Disk,
     ids::{Lsn, Time},
-    journal::{Group, Journal, Spare},
-    sequencer::{GroupWrite, JournalMessage},
+    journal::{Journal, Spare},
+    sequencer::{GroupWrite, JournalMessage, io},
 };
 use std::{
     sync::{
@@ -46,7 +46,6 @@ pub(crate) struct SegmentRequest {
 
 struct Open {
     journal: Journal,
-    unforced: bool,
     last_force: Time,
     /// Set by a panic in the journal: nobody uses it again.
     panicked: Option<Error>,
@@ -79,7 +78,6 @@ impl JournalFile {
         Self {
             open: Mutex::new(Some(Open {
                 journal,
-                unforced: false,
                 last_force: Time::default(),
                 panicked: None,
             })),
@@ -144,46 +142,19 @@ impl JournalFile {
         );
         let _entered = span.enter();
         let started = std::time::Instant::now();
-        let result = self.with(|open| {
-            for write in groups {
-                open.journal.append(&Group {
-                    number: write.number,
-                    first_lsn: write.first,
-                    last_lsn: write.last,
-                    payload: write.payload,
-                })?;
-            }
-            if force {
-                open.journal.force()?;
-            } else {
-                open.unforced = true;
-            }
-            Ok(JournalMessage::Persisted {
-                last,
-                room: open.journal.room(),
-                spare: open.journal.spare_room(),
-            })
-        });
+        let result = self.with(|open| Ok(io::write_groups(&mut open.journal, groups)));
         telemetry.group_written(records, bytes, started.elapsed(), force);
         result.unwrap_or_else(JournalMessage::Failed)
     }
 
     fn add_spare(&self, outcome: Result<Spare>) -> Result<u64> {
-        self.with(|open| {
-            open.journal.add_spare(outcome)?;
-            open.journal.spare_room().ok_or(Error::Overloaded {
-                what: "the journal",
-            })
-        })
+        self.with(|open| io::add_spare(&mut open.journal, outcome))
     }
 
     /// Forces what was written and is not forced yet.
     pub(crate) fn force(&self, now: Time) -> Result<()> {
         self.with(|open| {
-            if open.unforced {
-                open.journal.force()?;
-                open.unforced = false;
-            }
+            open.journal.force()?;
             open.last_force = now;
             Ok(())
         })
@@ -250,8 +221,7 @@ fn handle(
             Some(JournalMessage::Spare(spare))
         }
         IoRequest::ReportSpare => {
-            // A group ahead of this may have taken the spare: a spare without room makes the journal ask again.
-            let room = file.with(|open| Ok(open.journal.spare_room().unwrap_or(0)));
+            let room = file.with(|open| Ok(io::spare_room(&open.journal)));
             Some(JournalMessage::Spare(room))
         }
         IoRequest::Release(through) => {

@@ -6,13 +6,17 @@ use common::{
     Gate, OpensAtTheEnd, Trap, builder, keys_of, patiently, quick_restarts, tuned, until,
 };
 use mailring::{
-    Builder, Error, FaultSite, Keyspace, Mailring, Resource, Result, SessionId, Transaction,
+    Builder, Error, FaultSite, Keyspace, LockInfo, Mailring, Resource, Result, SessionId,
+    Transaction,
 };
 use std::{
+    future::{Future, poll_fn},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -398,6 +402,38 @@ async fn a_cycle_of_a_named_lock_and_a_key_is_found_in_a_session() -> Result<()>
             ..
         }
     ));
+    Ok(())
+}
+
+/// A key that was granted and lost before its transaction was woken: it heard of a lost lock, as the owner of a guard does,
+/// which nobody tries again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_lost_before_its_transaction_was_woken_is_a_restart() -> Result<()> {
+    let trap = Trap::new();
+    let (db, ks) = opened(memory().fault_hook(trap.hook())).await?;
+    let (one, other) = (db.transaction().begin()?, db.transaction().begin()?);
+    one.get_for_update(&ks, "k").await?;
+    let mut waits = pin!(other.get_for_update(&ks, "k"));
+    poll_fn(|context| {
+        assert!(waits.as_mut().poll(context).is_pending());
+        Poll::Ready(())
+    })
+    .await;
+    one.rollback();
+    let granted = SessionId::Transaction(other.id());
+    let is_granted = |locks: &[LockInfo]| {
+        let mut holders = locks.iter().flat_map(|lock| &lock.holders);
+        holders.any(|holder| holder.session == granted)
+    };
+    while !is_granted(&db.locks().list().await?) {
+        tokio::task::yield_now().await;
+    }
+    trap.set("locks", None, "Acquire", false, 0, 1);
+    let refused = db.locks().try_lock("another").await;
+    assert_eq!(refused.map(drop), Err(Error::LockManagerRestarted));
+    // Requests are told in any order: who lists the locks of the next life comes behind all of that.
+    until_no_locks(&db).await?;
+    assert_eq!(waits.await, Err(Error::LockManagerRestarted));
     Ok(())
 }
 

@@ -413,4 +413,24 @@ impl Error {
             | Self::Closed => false,
         }
     }
+
+    /// Whether a transaction that was refused like this has written nothing, and another attempt may soon succeed: what
+    /// runs transactions tries again by itself. Not so where named locks are in a deadlock: their holder must give them
+    /// up first.
+    #[must_use]
+    pub fn is_worth_another_attempt(&self) -> bool {
+        match self {
+            Self::Conflict { .. }
+            | Self::Aborted { .. }
+            | Self::Moved { .. }
+            | Self::NodeRestarted { .. }
+            | Self::LockManagerRestarted
+            | Self::Overloaded { .. } => true,
+            Self::Deadlock { cycle } => {
+                let mut resources = cycle.iter().map(|step| &step.resource);
+                resources.all(|resource| matches!(resource, Resource::Key(_)))
+            }
+            _ => false,
+        }
+    }
 }

@@ -21,16 +21,36 @@ use crate::{
     disk::Disk,
     error::{Error, Result},
     generation::Generation,
-    ids::{Incarnation, Lsn, NodeId, Time},
+    ids::{Incarnation, KeyspaceId, Lsn, NodeId, Time},
     journal::record::{CommitPart, Record, RecordBody},
     keyspaces::Keyspaces,
     manifest::{MANIFEST_FILE, Manifest},
     outcomes::{OutcomeLimits, Outcomes},
     ring::ArcSet,
     ring_state::{FIRST_LIFE, RingRecord, RingState},
+    store::{Store, StoreView},
     sync::AtomicUsize,
+    view::{Frozen, NodeTable, NodeView},
 };
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+impl Manifest {
+    /// Counts one more opening, which gives leases up to `max_lease`. Answers how long leases of an earlier opening may
+    /// go on: an engine that stops tells every holder of a lock, but after a crash, one that was not told may go on until
+    /// its lease is over. To be saved before anything else is done.
+    #[must_use]
+    pub fn begin_opening(&mut self, max_lease: Duration) -> Duration {
+        // A salt is used for one opening only: the count is forced before anything is written under it.
+        self.openings += 1;
+        self.clean_shutdown = false;
+        let old_leases = self.longest_lease;
+        self.longest_lease = old_leases.max(max_lease);
+        for progress in &mut self.progress {
+            progress.incarnation = progress.incarnation.next();
+        }
+        old_leases
+    }
+}
 
 /// A node as it is found: those that were removed too, with nothing in them.
 #[derive(Debug)]
@@ -43,6 +63,30 @@ pub struct ReplayedNode {
     pub generation: Generation,
     /// Arcs that were cut before the manifest was written, and where.
     lost: Option<(ArcSet, Lsn)>,
+}
+
+impl ReplayedNode {
+    /// The table of this node over its tree, when the journal ends at `last`.
+    #[must_use]
+    pub fn table(self, node: NodeId, tree: Arc<dyn StoreView>, last: Lsn) -> NodeTable {
+        let active = Arc::new(self.generation.successor());
+        let frozen = match self.generation.is_empty() {
+            true => Vec::new(),
+            false => vec![Frozen {
+                through: last,
+                generation: Arc::new(self.generation),
+            }],
+        };
+        let view = NodeView {
+            active,
+            frozen,
+            tree,
+            complete: self.complete,
+            floor: Lsn(0),
+            leaving: None,
+        };
+        NodeTable::new(node, view)
+    }
 }
 
 /// What a directory knows: its manifest, and what the journal has added so far.
@@ -63,8 +107,8 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// What the manifest says. The number of the opening and the lives of the nodes must be raised already. The generations
-    /// count in `gauge`.
+    /// What the manifest says. [`Manifest::begin_opening`] must have raised the number of the opening and the lives of the
+    /// nodes already. The generations count in `gauge`.
     ///
     /// # Errors
     ///
@@ -136,6 +180,26 @@ impl Replay {
                 self.keyspaces.install_drop(id);
             }
             RecordBody::Ring(ring) => self.change_ring(lsn, &ring)?,
+        }
+        Ok(())
+    }
+
+    /// The keyspaces that were dropped, whenever that was.
+    pub fn dropped(&self) -> impl Iterator<Item = KeyspaceId> {
+        let given = (1..self.keyspaces.next_id().0).map(KeyspaceId);
+        given.filter(|id| !self.keyspaces.contains(*id))
+    }
+
+    /// Has stores hide what was dropped: it may not have been hidden in every store when the engine stopped.
+    ///
+    /// # Errors
+    ///
+    /// That of a store.
+    pub fn hide_dropped<'a>(&self, stores: impl IntoIterator<Item = &'a dyn Store>) -> Result<()> {
+        for store in stores {
+            for id in self.dropped() {
+                store.drop_prefix(&id.0.to_be_bytes())?;
+            }
         }
         Ok(())
     }

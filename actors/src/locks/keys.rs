@@ -39,7 +39,11 @@ impl KeyGrant {
         let pending = Pending::send(Arc::clone(engine), id, resource, false, message)?;
         if let Err(error) = pending.ticket.answered().await {
             pending.done();
-            return Err(error);
+            return Err(match error {
+                // It was granted and lost before the caller was woken. A key has no lease, so its manager is gone.
+                Error::LockLost => Error::LockManagerRestarted,
+                error => error,
+            });
         }
         engine
             .switchboard
@@ -100,16 +104,5 @@ impl Drop for KeyLocks {
                 }
             }
         }
-    }
-}
-
-/// Whether a deadlock ends when the refused transaction releases its keys: no named lock is in the cycle.
-pub(crate) fn is_of_keys(error: &Error) -> bool {
-    match error {
-        Error::Deadlock { cycle } => {
-            let mut resources = cycle.iter().map(|step| &step.resource);
-            resources.all(|resource| matches!(resource, Resource::Key(_)))
-        }
-        _ => false,
     }
 }

@@ -37,5 +37,5 @@ pub use request::{LockRequest, LockSession, Locks};
 
 pub(crate) use desk::LockDesk;
 pub(crate) use fences::{add_fence, fence, invalid as invalid_fence};
-pub(crate) use keys::{KeyGrant, KeyLocks, is_of_keys};
+pub(crate) use keys::{KeyGrant, KeyLocks};
 pub(crate) use manager::LockManager;

@@ -5,7 +5,7 @@ use crate::{
     LockGuard, LockSession, Mailring,
     engine::Engine,
     journal::OutcomeRequest,
-    locks::{add_fence, fence, invalid_fence, is_of_keys},
+    locks::{add_fence, fence, invalid_fence},
 };
 use bytes::Bytes;
 use mailring_engine::{
@@ -330,12 +330,11 @@ impl TransactionBuilder {
             };
             // What its snapshot shows is let go before the pause.
             drop(txn);
-            let is_moved = matches!(error, Error::Moved { .. });
-            if !(is_moved || is_worth_repeating(&error)) || board.clock.now() >= deadline {
+            if !error.is_worth_another_attempt() || board.clock.now() >= deadline {
                 return Err(error);
             }
             board.telemetry.transaction_repeated();
-            if is_moved {
+            if matches!(error, Error::Moved { .. }) {
                 self.engine.rerouted(routed_by, deadline).await?;
                 continue;
             }
@@ -406,18 +405,6 @@ impl Transaction {
     fn has_ended(&self) -> bool {
         !matches!(*self.shared.lock(), State::Open(_))
     }
-}
-
-/// Whether nothing was written, and the next attempt may soon succeed.
-fn is_worth_repeating(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::Conflict { .. }
-            | Error::Aborted { .. }
-            | Error::NodeRestarted { .. }
-            | Error::LockManagerRestarted
-            | Error::Overloaded { .. }
-    ) || is_of_keys(error)
 }
 
 /// The half to the whole of a pause.

@@ -24,6 +24,7 @@
 
 mod catalogue;
 mod decide;
+pub mod io;
 mod locks;
 mod message;
 mod progress;
