@@ -3,14 +3,32 @@
 use crate::{
     faults::Fault,
     mutation::Mutation,
-    process::{Process, base_keyspaces, look_into},
+    process::{Process, Proof, base_keyspaces, look_into},
     report::Seen,
     world::World,
 };
 use mailring_engine::{
     Error,
     disk::{Disk, SimulatedDisk, Survivors},
+    ids::Lsn,
 };
+use std::collections::BTreeMap;
+
+/// What was known before a crash.
+struct LastSeen {
+    applied: BTreeMap<u64, Lsn>,
+    opened_at: Lsn,
+    proofs: Vec<Proof>,
+}
+
+/// Nothing is left of a file from some byte on.
+fn wipe(disk: &SimulatedDisk, name: &str, from: u64) {
+    let file = disk.open(name).expect("it opens");
+    let len = file.len().expect("it has a length");
+    let zeros = vec![0; len.saturating_sub(from) as usize];
+    file.write_at(&zeros, from)
+        .expect("nothing fails in a copy");
+}
 
 impl World {
     /// The process dies, and perhaps the machine with it.
@@ -45,6 +63,15 @@ impl World {
             .journal
             .as_ref()
             .map(|journal| journal.forced_lsn());
+        let was = LastSeen {
+            applied: self.model.applied.clone(),
+            opened_at: self.process.opened_at,
+            proofs: std::mem::take(&mut self.process.proofs),
+        };
+        let may_lose = !self.scale.forces;
+        if may_lose && !self.process.is_any_down() {
+            self.read_all_lists();
+        }
         self.model.forget_waiting();
         self.begin_anew();
         self.clients_lose_the_engine();
@@ -77,9 +104,13 @@ impl World {
                 !self.scale.forces,
                 "LSN {visible} was visible, recovery ends at {last}"
             );
-            self.has_lost = true;
             self.count(Seen::LostUnforced, 1);
         }
+        if may_lose && was.applied.values().any(|lsn| *lsn > last) {
+            self.check_lists();
+        }
+        let history = &mut self.clients.history;
+        history.cut(last, |txn| was.applied.get(&txn).copied());
         for progress in &self.process.manifest.progress {
             let written = &mut self.written[usize::from(progress.node.0)];
             assert!(
@@ -92,12 +123,19 @@ impl World {
         }
         self.locks.begin_generation();
         self.locks.forget_writes_behind(last);
-        let keyspaces = self.model.keyspaces(&base_keyspaces(), last);
-        assert_eq!(*self.process.sequencer.keyspaces(), keyspaces);
+        let wanted = self.model.keyspaces(&base_keyspaces(), last);
+        let found = self.process.sequencer.keyspaces();
+        assert!(
+            found.next_id() >= wanted.next_id(),
+            "keyspace number {} was given before, and would be given again",
+            found.next_id()
+        );
+        assert_eq!(*found, wanted, "the catalogue came back changed");
+        self.check_hidden();
         self.check_all_reads();
         self.check_outcomes();
         if let Some(disk) = damaged {
-            self.open_damaged(&disk);
+            self.open_damaged(&disk, &was);
         }
     }
 
@@ -116,7 +154,10 @@ impl World {
     }
 
     /// A copy of the directory with a flipped bit is refused, or read as far as it was before: never read wrongly.
-    fn open_damaged(&mut self, disk: &SimulatedDisk) {
+    ///
+    /// Only groups may be missing of which nothing that is left proves that they were forced: none that was there when the
+    /// directory was opened, and none that a later frame tells of.
+    fn open_damaged(&mut self, disk: &SimulatedDisk, was: &LastSeen) {
         let len = |file: &String| disk.open(file).and_then(|file| file.len());
         let len = |file: &String| len(file).expect("it opens");
         let mut files = disk.list().expect("it lists");
@@ -140,11 +181,27 @@ impl World {
             self.steps
         ));
         disk.flip_bit(file, bit);
+        if self.mutated(Mutation::LoseProofs) && Some(at) == newest {
+            wipe(disk, file, bit / 8 + 1);
+        }
         let last = self.process.sequencer.last_lsn();
         match look_into(disk, &self.model, self.scale) {
             Ok(found) if found == last => self.count(Seen::DamageHarmless, 1),
             Ok(found) => {
                 assert!(found < last, "LSN {found} came from nowhere");
+                let opened_at = was.opened_at;
+                assert!(
+                    found >= opened_at,
+                    "bit {bit} of {file}: cut at LSN {found}, but all was proven up to {opened_at}"
+                );
+                let behind = found.next();
+                let mut left = was.proofs.iter();
+                let proof =
+                    left.find(|it| it.first > behind && it.first <= last && it.forced > found);
+                assert!(
+                    proof.is_none(),
+                    "bit {bit} of {file}: cut at LSN {found} in spite of {proof:?}"
+                );
                 self.count(Seen::DamageCut, 1);
             }
             Err(Error::CorruptJournal { .. } | Error::CorruptManifest { .. }) => {

@@ -33,6 +33,14 @@ counters! {
         LockManagerPanics = "lock manager panics",
         /// The journal's handler panics: a crash of the directory.
         JournalPanics = "journal panics",
+        /// A part dies while its effects are being carried out, where that is the end of it.
+        EffectPanics = "panics among effects",
+        /// The supervisor panics twice at the report of a panic.
+        SupervisorPanics = "supervisor panics",
+        /// The thread that rebuilds a node panics.
+        RebuildPanics = "rebuilding panics",
+        /// The thread that writes runs and manifests panics behind its work.
+        WorkerPanics = "worker panics",
         /// An actor does nothing for a long time.
         ActorStalls = "actor stalls",
         /// Time goes on by far more than usual.
@@ -89,6 +97,10 @@ fn usual(fault: Fault) -> u32 {
         Fault::CheckpointerPanics => 10_000,
         Fault::LockManagerPanics => 10_000,
         Fault::JournalPanics => 250,
+        Fault::EffectPanics => 500,
+        Fault::SupervisorPanics => 20_000,
+        Fault::RebuildPanics => 20_000,
+        Fault::WorkerPanics => 10_000,
         Fault::ActorStalls => 1_200,
         Fault::TimeJumps => 600,
         Fault::TimersStarve => 600,

@@ -23,6 +23,7 @@ use mailring_engine::{
     transaction::{Ask, Asker, TxnOutcome},
     value::Value,
 };
+use std::sync::Arc;
 
 impl World {
     /// After every step.
@@ -53,9 +54,14 @@ impl World {
             running <= self.scale.coordinator().running,
             "the coordinator runs {running}"
         );
-        let keys = self.keys.all();
-        let key = &keys[self.schedule.below(keys.len())];
+        let keys = Arc::clone(&self.keys);
+        let key = &keys.all()[self.schedule.below(keys.all().len())];
         self.check_read(key.node, &key.bytes);
+        if self.schedule.chance(8) {
+            for (node, key) in self.keys_of_spaces() {
+                self.check_read(node, &key);
+            }
+        }
     }
 
     fn check_read(&self, node: NodeId, key: &Bytes) {
@@ -85,6 +91,9 @@ impl World {
         for key in self.keys.all() {
             self.check_read(key.node, &key.bytes);
         }
+        for (node, key) in self.keys_of_spaces() {
+            self.check_read(node, &key);
+        }
     }
 
     /// A run must hold nothing that a crash could take back.
@@ -109,15 +118,25 @@ impl World {
     pub(crate) fn check_tree(&self, node: NodeId, through: Lsn) {
         let view = self.directory.stores[usize::from(node.0)].view();
         let now_ms = self.now_ms();
-        for key in self.keys.all().iter().filter(|key| key.node == node) {
-            let stored = view.get(&key.bytes).expect("memory reads");
+        self.check_hidden();
+        let keys = self.keys.all().iter();
+        let keys = keys.map(|key| (key.node, key.bytes.clone()));
+        for (_, key) in keys
+            .chain(self.keys_of_spaces())
+            .filter(|key| key.0 == node)
+        {
+            // Of what was dropped or created since the run says little.
+            if !self.exists(&key) {
+                continue;
+            }
+            let stored = view.get(&key).expect("memory reads");
             let value = stored.map(|bytes| Value::decode(bytes).expect("is a value"));
             let value = value.filter(|value| !value.is_expired(now_ms));
             assert_eq!(
                 value.as_ref(),
-                self.model.value(&key.bytes, through, now_ms),
+                self.model.value(&key, through, now_ms),
                 "node {node}'s tree, {} at LSN {through}",
-                shown(&key.bytes)
+                shown(&key)
             );
         }
     }
@@ -150,6 +169,7 @@ impl World {
         let process = &self.process;
         let waiting = &self.model.waiting;
         assert!(waiting.is_empty(), "never answered: {waiting:?}");
+        assert!(self.clients.are_idle(), "a client waits for ever");
         let owed = process.coordinator.owes();
         assert!(owed.is_empty(), "the coordinator still owes {owed:?}");
         for (what, left) in [

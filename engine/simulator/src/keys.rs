@@ -28,15 +28,18 @@ pub(crate) enum Kind {
     Register,
     /// A value that expires.
     Session,
+    /// A counter that is changed only by who has locked it ahead.
+    Turn,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Account,
         Self::Counter,
         Self::List,
         Self::Register,
         Self::Session,
+        Self::Turn,
     ];
 
     fn letter(self) -> u8 {
@@ -46,13 +49,14 @@ impl Kind {
             Self::List => b'l',
             Self::Register => b'r',
             Self::Session => b's',
+            Self::Turn => b't',
         }
     }
 
     fn count(self) -> u8 {
         match self {
             Self::Account | Self::List => 6,
-            Self::Counter | Self::Session => 3,
+            Self::Counter | Self::Session | Self::Turn => 3,
             Self::Register => 7,
         }
     }
@@ -69,6 +73,7 @@ pub(crate) struct Key {
 /// All keys, in their order.
 #[derive(Debug)]
 pub(crate) struct Keys {
+    ring: Ring,
     all: Vec<Key>,
     kinds: [Vec<usize>; Kind::ALL.len()],
 }
@@ -85,7 +90,7 @@ pub(crate) fn arc_bits() -> u8 {
 }
 
 impl Keys {
-    pub(crate) fn new(ring: &Ring) -> Self {
+    pub(crate) fn new(ring: Ring) -> Self {
         let mut all = Vec::new();
         let mut kinds: [Vec<usize>; Kind::ALL.len()] = Default::default();
         for kind in Kind::ALL {
@@ -99,7 +104,7 @@ impl Keys {
                 });
             }
         }
-        Self { all, kinds }
+        Self { ring, all, kinds }
     }
 
     pub(crate) fn all(&self) -> &[Key] {
@@ -114,14 +119,23 @@ impl Keys {
         &self.all[self.kinds[kind as usize][number]]
     }
 
-    pub(crate) fn owner(&self, bytes: &Bytes) -> NodeId {
-        let at = self.all.binary_search_by(|key| key.bytes.cmp(bytes));
-        self.all[at.expect("clients use known keys")].node
+    pub(crate) fn owner(&self, bytes: &[u8]) -> NodeId {
+        self.ring.owner(split_qualified(bytes).1)
     }
 
-    /// The known keys within a range.
-    pub(crate) fn within<'a>(&'a self, range: &'a KeyRange) -> impl Iterator<Item = &'a Key> {
-        self.all.iter().filter(|key| range.contains(&key.bytes))
+    /// The keys that a keyspace beside the main one has, with their owners.
+    pub(crate) fn of_space(&self, id: KeyspaceId) -> impl Iterator<Item = (NodeId, Bytes)> {
+        const NAMES: [&[u8]; 3] = [b"k0", b"k1", b"k2"];
+        let names = NAMES.into_iter();
+        names.map(move |name| (self.ring.owner(name), qualify(id, name)))
+    }
+
+    /// All keys of a keyspace as a range.
+    pub(crate) fn range_of_space(id: KeyspaceId) -> KeyRange {
+        KeyRange {
+            low: Bound::Included(qualify(id, &[])),
+            high: Bound::Excluded(qualify(id.next(), &[])),
+        }
     }
 
     /// All keys of a kind as a range.
@@ -148,14 +162,21 @@ mod tests {
     #[test]
     fn keys_stand_in_order_and_every_node_has_some() {
         for nodes in 2..=4 {
-            let keys = Keys::new(&ring(nodes).unwrap());
+            let keys = Keys::new(ring(nodes).unwrap());
             assert!(keys.all().is_sorted_by(|a, b| a.bytes < b.bytes));
             for node in 0..nodes {
                 let own = keys.all().iter().filter(|key| key.node == NodeId(node));
                 assert!(own.count() > 2, "node {node} of {nodes}");
             }
             let lists = keys.range_of(Kind::List);
-            assert_eq!(keys.within(&lists).count(), keys.of(Kind::List).len());
+            let all = keys.all().iter();
+            let within = all.filter(|key| lists.contains(&key.bytes));
+            assert_eq!(within.count(), keys.of(Kind::List).len());
+            assert!(
+                keys.all()
+                    .iter()
+                    .all(|key| keys.owner(&key.bytes) == key.node)
+            );
         }
     }
 }

@@ -30,7 +30,7 @@ impl World {
         self.trace
             .line(format_args!("{:>6} == the faults stop", self.steps));
         self.faults.stop();
-        self.clients.close();
+        self.close_clients();
         self.directory.disk.recover();
         self.process.network.release_all();
         if self.directory.disk.is_dead() {
@@ -48,10 +48,14 @@ impl World {
         self.reopen(Survivors::Nothing);
         self.read_all_lists();
         self.locks.check();
-        // Where commits may be lost, so may what somebody has read.
-        if !self.has_lost
-            && let Err(anomaly) = list_append::check(&self.clients.history)
-        {
+        self.check_lists();
+    }
+
+    /// # Panics
+    ///
+    /// Panics if the history of the lists is not strictly serializable.
+    pub(crate) fn check_lists(&self) {
+        if let Err(anomaly) = list_append::check(&self.clients.history) {
             panic!("the history of the lists is not strictly serializable: {anomaly}");
         }
     }
@@ -65,7 +69,7 @@ impl World {
             || process.is_any_down()
             || process.coordinator.is_dead
             || process.locks.is_down
-            || process.checkpoint_restarts.is_down()
+            || process.checkpointer_is_dead
             || is_broken
     }
 
@@ -142,8 +146,8 @@ impl World {
         self.check_nothing_is_left();
     }
 
-    /// Everything that the lists hold, read as by a client who does nothing else.
-    fn read_all_lists(&mut self) {
+    /// Everything that the lists hold, read as by a client who does nothing else. All nodes are up.
+    pub(crate) fn read_all_lists(&mut self) {
         let process = &self.process;
         let read = |key: &Key| {
             let table = &process.tables[usize::from(key.node.0)];
@@ -151,6 +155,7 @@ impl World {
             workload::list(value.expect("memory reads").as_ref())
         };
         let lists = self.keys.of(Kind::List).map(read);
-        self.clients.history.reads((0..).zip(lists));
+        let at = process.visible.load();
+        self.clients.history.reads(at, (0..).zip(lists));
     }
 }

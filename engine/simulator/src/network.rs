@@ -14,7 +14,7 @@ use mailring_engine::{
     Error, Result,
     checkpoint::{Catalogue, CheckpointMessage},
     coordinator::CoordinatorMessage,
-    ids::{Incarnation, Lsn, NodeId, Time},
+    ids::{Incarnation, KeyspaceId, Lsn, NodeId, Time},
     journal::Spare,
     keyspaces::Keyspaces,
     locks::LockMessage,
@@ -102,6 +102,8 @@ pub(crate) enum Message {
     ReadOnly(Error),
     Job(Job),
     Compact,
+    /// A handle has the rows of a dropped keyspace taken away.
+    Hide(KeyspaceId),
     Coordinator(CoordinatorMessage),
     Locks(LockMessage),
     Panicked(NodeId),

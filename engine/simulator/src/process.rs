@@ -8,7 +8,9 @@ use crate::{
     shell::{CoordinatorShell, LockShell, NodeShell},
     store::SimulatedStore,
     watch::Watcher,
+    workload::SpaceRequest,
 };
+use bytes::Bytes;
 use mailring_engine::{
     Result,
     cache::RowCache,
@@ -18,12 +20,13 @@ use mailring_engine::{
     journal::{Journal, JournalOptions, SpareRequest, frame_bytes, record::Record},
     keyspaces::Keyspaces,
     manifest::{KeyspaceName, Manifest, NodeProgress, NodeSettings},
+    open_keyspaces::{OpenKeyspace, OpenKeyspaces},
     participant::{Participant, TreeSource},
     replay::Replay,
     restart::Restarts,
     sequencer::{Sequencer, SequencerOptions, SequencerState},
     store::Store,
-    view::{Frozen, NodeTable, NodeView, Visible},
+    view::{NodeTable, Visible},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -45,6 +48,7 @@ pub(crate) struct Process {
     pub(crate) locks: LockShell,
     pub(crate) checkpoint: Checkpoint,
     pub(crate) checkpoint_restarts: Restarts,
+    pub(crate) checkpointer_is_dead: bool,
     /// Gone once the directory was closed in order, or the journal's thread has panicked.
     pub(crate) journal: Option<Journal>,
     pub(crate) manifest: Manifest,
@@ -54,11 +58,36 @@ pub(crate) struct Process {
     pub(crate) read_only: bool,
     /// The journal's actor has panicked: it does nothing any more.
     pub(crate) journal_is_dead: bool,
-    pub(crate) keyspace_requests: BTreeSet<RequestId>,
+    pub(crate) keyspace_requests: BTreeMap<RequestId, SpaceRequest>,
+    pub(crate) open_keyspaces: OpenKeyspaces,
+    /// Handles that clients have, also of what was dropped since.
+    pub(crate) spaces: Vec<Arc<OpenKeyspace>>,
+    /// Keyspaces whose keys no tree shows any more.
+    pub(crate) hidden: BTreeSet<KeyspaceId>,
     pub(crate) checkpoint_requests: BTreeSet<RequestId>,
-    /// Which transaction's outcome was asked for.
-    pub(crate) outcome_requests: BTreeMap<RequestId, u64>,
+    pub(crate) outcome_requests: BTreeMap<RequestId, Question>,
     pub(crate) watcher: Option<Watcher>,
+    /// Where the journal ended when it was opened: up to there everything is proven to be forced.
+    pub(crate) opened_at: Lsn,
+    pub(crate) proofs: Vec<Proof>,
+}
+
+/// What a handle has asked the journal.
+#[derive(Debug)]
+pub(crate) enum Question {
+    /// What became of the transaction of this number.
+    Of(u64),
+    /// Whether anything was committed under this idempotency key.
+    Under(Bytes),
+}
+
+/// What a group's frame says of those before it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Proof {
+    /// Its first LSN.
+    pub(crate) first: Lsn,
+    /// Up to here everything was known to be forced when it was written.
+    pub(crate) forced: Lsn,
 }
 
 /// What lies in the directory.
@@ -132,18 +161,11 @@ struct Recovered {
 fn recover(disk: &SimulatedDisk, scale: Scale) -> Result<Recovered> {
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
     let mut manifest = Manifest::load(disk)?.expect("a manifest was saved");
-    manifest.openings += 1;
-    manifest.clean_shutdown = false;
-    let old_leases = manifest.longest_lease;
-    manifest.longest_lease = old_leases.max(scale.locks().max_lease);
-    for progress in &mut manifest.progress {
-        progress.incarnation = progress.incarnation.next();
-    }
+    let old_leases = manifest.begin_opening(scale.locks().max_lease);
     manifest.save(disk)?;
-    let limits = scale.outcomes();
-    let mut replay = Replay::new(&manifest, disk, limits, Arc::default())?;
-    let after = replay.after();
+    let mut replay = Replay::new(&manifest, disk, scale.outcomes(), Arc::default())?;
     let mut records = Vec::new();
+    let after = replay.after();
     let mut visit = |record: Record| {
         records.push(record.clone());
         replay.visit(record)
@@ -188,6 +210,10 @@ impl Process {
             last,
             old_leases,
         } = recover(&directory.disk, scale)?;
+        check_records(&records, model);
+        let stores = &directory.stores;
+        replay.hide_dropped(stores.iter().map(|store| &**store as &dyn Store))?;
+        let hidden = replay.dropped().collect();
         let Replay {
             keyspaces,
             outcomes,
@@ -195,15 +221,6 @@ impl Process {
             nodes,
             ..
         } = replay;
-        check_records(&records, model);
-        let stores = &directory.stores;
-        for id in (1..keyspaces.next_id().0).map(KeyspaceId) {
-            if !keyspaces.contains(id) {
-                for store in stores {
-                    store.drop_prefix(&id.0.to_be_bytes())?;
-                }
-            }
-        }
         model.truncate(last, scale.forces);
         let complete: Vec<_> = manifest.progress.iter().map(|p| p.complete).collect();
         let incarnations: Vec<_> = nodes.iter().map(|node| node.incarnation).collect();
@@ -211,20 +228,7 @@ impl Process {
         let cache = Arc::new(RowCache::new(4_000, 7));
         let tables = (0..).map(NodeId).zip(nodes).zip(stores);
         let tables: Vec<Arc<NodeTable>> = tables
-            .map(|((number, node), store)| {
-                let view = NodeView {
-                    active: Arc::new(node.generation.successor()),
-                    frozen: vec![Frozen {
-                        through: last,
-                        generation: Arc::new(node.generation),
-                    }],
-                    tree: store.view(),
-                    complete: node.complete,
-                    floor: Lsn(0),
-                    leaving: None,
-                };
-                Arc::new(NodeTable::new(number, view))
-            })
+            .map(|((number, node), store)| Arc::new(node.table(number, store.view(), last)))
             .collect();
         let nodes = tables.iter().zip(&incarnations).zip(stores);
         let nodes = nodes.map(|((table, incarnation), store)| {
@@ -274,6 +278,7 @@ impl Process {
             coordinator: CoordinatorShell::new(scale.coordinator(), restarts()),
             checkpoint: Checkpoint::new(3_000, complete),
             checkpoint_restarts: restarts(),
+            checkpointer_is_dead: false,
             journal: Some(journal),
             manifest,
             network: Network::default(),
@@ -281,10 +286,15 @@ impl Process {
             preparing: None,
             read_only: false,
             journal_is_dead: false,
-            keyspace_requests: BTreeSet::new(),
+            keyspace_requests: BTreeMap::new(),
+            open_keyspaces: OpenKeyspaces::default(),
+            spaces: Vec::new(),
+            hidden,
             checkpoint_requests: BTreeSet::new(),
             outcome_requests: BTreeMap::new(),
             watcher: None,
+            opened_at: last,
+            proofs: Vec::new(),
         })
     }
 

@@ -125,6 +125,24 @@ counters! {
         LeaseLost = "leases lost",
         /// A deadlock was broken.
         Deadlock = "deadlocks broken",
+        /// A handle has found what was committed under its idempotency key.
+        KeyFound = "idempotency keys found",
+        /// A transaction has locked a key ahead.
+        KeyLocked = "keys locked ahead",
+        /// A deadlock was broken at the expense of a request for a key.
+        KeyDeadlock = "deadlocks broken at a key",
+        /// A deadlock went over keys and named locks.
+        MixedDeadlock = "deadlocks over keys and locks",
+        /// A transaction under locks of keys was committed.
+        Turn = "turns taken",
+        /// A transaction read on at a newer snapshot behind a grant.
+        MovedOn = "snapshots moved on",
+        /// Something was written in a keyspace that may be dropped.
+        SpaceCommit = "commits in keyspaces that come and go",
+        /// A drop was visible.
+        Dropped = "keyspaces dropped",
+        /// An operation was refused because its keyspace was dropped.
+        KeyspaceGone = "refused for their keyspace",
         /// The lock manager went on after a panic.
         LockManagerRestart = "lock manager restarts",
         /// A transaction under a fence got its LSN.

@@ -36,6 +36,8 @@ struct State {
     fails_next: bool,
     /// A mutation: what is ingested is never synced.
     never_syncs: bool,
+    /// A mutation: dropped prefixes stay.
+    keeps_dropped: bool,
 }
 
 impl SimulatedStore {
@@ -54,6 +56,10 @@ impl SimulatedStore {
 
     pub(crate) fn never_sync(&self) {
         self.state().never_syncs = true;
+    }
+
+    pub(crate) fn keep_dropped(&self) {
+        self.state().keeps_dropped = true;
     }
 
     /// The process dies.
@@ -117,6 +123,9 @@ impl Store for SimulatedStore {
 
     fn drop_prefix(&self, prefix: &[u8]) -> Result<()> {
         let mut state = self.state();
+        if state.keeps_dropped {
+            return Ok(());
+        }
         state.dropped.insert(prefix.to_vec());
         let mut tree = Tree::clone(&state.current);
         tree.retain(|key, _| !key.starts_with(prefix));

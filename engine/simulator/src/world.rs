@@ -12,7 +12,7 @@ use crate::{
     mutation::Mutation,
     network::{Lane, Message, Party},
     options::Options,
-    process::{Directory, Process},
+    process::{Directory, Process, Question},
     report::{Counter, Seen, Summary},
     scale::Scale,
     shell::LockBooks,
@@ -66,8 +66,6 @@ pub(crate) struct World {
     pub(crate) directory: Directory,
     /// Up to where each tree is really complete.
     pub(crate) written: Vec<Lsn>,
-    /// A crash has taken commits that were never said to be durable.
-    pub(crate) has_lost: bool,
     pub(crate) process: Process,
     pub(crate) model: Model,
     pub(crate) keys: Arc<Keys>,
@@ -89,12 +87,18 @@ impl World {
             forces: !schedule.chance(8),
             forgets: schedule.chance(4) && FORGETS,
         };
-        let keys = Arc::new(Keys::new(&ring(nodes).expect("a few nodes make a ring")));
+        let keys = Arc::new(Keys::new(ring(nodes).expect("a few nodes make a ring")));
         let now_ms = Arc::new(AtomicU64::new(EPOCH_MS));
         let stores = (0..nodes).map(|_| Arc::new(SimulatedStore::new(Arc::clone(&now_ms))));
         let directory = Directory::create(nodes, stores.collect());
         if options.mutation == Some(Mutation::SkipTreeSync) {
             directory.stores.iter().for_each(|store| store.never_sync());
+        }
+        if options.mutation == Some(Mutation::KeepDropped) {
+            directory
+                .stores
+                .iter()
+                .for_each(|store| store.keep_dropped());
         }
         if options.mutation == Some(Mutation::SkipDirectorySync) {
             directory.disk.forget_to_force_directories();
@@ -117,7 +121,6 @@ impl World {
             no_ticks_before: Time(0),
             now_ms,
             written: vec![Lsn(0); directory.stores.len()],
-            has_lost: false,
             directory,
             process: process.expect("a new directory opens"),
             model,
@@ -129,6 +132,9 @@ impl World {
         };
         if options.mutation.is_some_and(Mutation::wants_contention) {
             world.clients.only_mix();
+        }
+        if options.mutation.is_some_and(Mutation::is_of_keys) {
+            world.clients.only_turns();
         }
         if world.schedule.chance(2) {
             let lane = world.any_lane();
@@ -425,9 +431,18 @@ impl World {
         let Some((number, txn)) = self.model.txns.iter().rev().nth(recent) else {
             return;
         };
+        let txn_key = txn.idempotency.clone();
         let (number, txn, deadline) = (*number, txn.id, txn.deadline);
         let request = self.request();
-        self.process.outcome_requests.insert(request, number);
+        let key = txn_key.filter(|_| self.schedule.chance(2));
+        if let Some(key) = key {
+            let question = Question::Under(key.clone());
+            self.process.outcome_requests.insert(request, question);
+            let message = Message::Journal(JournalMessage::FindKey { request, key });
+            return self.send(Party::Client(u8::MAX), Party::Journal, message);
+        }
+        let question = Question::Of(number);
+        self.process.outcome_requests.insert(request, question);
         let ask = Ask {
             txn,
             deadline,
@@ -446,22 +461,6 @@ impl World {
         self.process.checkpoint_requests.insert(request);
         let message = Message::Checkpoint(CheckpointMessage::Request(request));
         self.send(Party::Client(u8::MAX), Party::Checkpointer, message);
-    }
-
-    fn ask_for_keyspace(&mut self) {
-        let request = self.request();
-        let name = self.schedule.pick(&["x", "y", ""]).to_owned();
-        self.process.keyspace_requests.insert(request);
-        let message = if self.schedule.chance(3) {
-            JournalMessage::DropKeyspace { request, name }
-        } else {
-            JournalMessage::CreateKeyspace { request, name }
-        };
-        self.send(
-            Party::Client(u8::MAX),
-            Party::Journal,
-            Message::Journal(message),
-        );
     }
 
     fn request(&mut self) -> RequestId {

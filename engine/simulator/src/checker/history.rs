@@ -2,6 +2,16 @@
 //!
 //! Every appended value is appended once in the whole history, so a read says which appends it has seen, and in which
 //! order: an append-only list is its own version history (Kingsbury and Alvaro, *Elle*, 2020).
+//!
+//! # Crashes that take commits
+//!
+//! Where groups are not forced at once, a crash may take commits that were acknowledged, and is allowed nothing else: it
+//! cuts the order of LSNs at one place. So two histories must be strictly serializable: all that had happened by the
+//! crash, as it was seen then; and what is left of it ([`History::cut`]) together with all that follows. What was above
+//! the cut has not happened for anybody who comes later: what was written there counts as aborted, and who has only
+//! read there is left out.
+
+use mailring_engine::ids::Lsn;
 
 /// A key, by number.
 pub type Key = u32;
@@ -37,6 +47,8 @@ pub struct Transaction {
     pub outcome: Outcome,
     /// What it did.
     pub ops: Vec<Op>,
+    /// Its number in the engine, and the LSN at which it has read.
+    pub engine: Option<(u64, Lsn)>,
 }
 
 /// The history of a run.
@@ -54,14 +66,17 @@ impl History {
             end: None,
             outcome: Outcome::Unknown,
             ops: Vec::new(),
+            engine: None,
         });
         self.events += 1;
         self.transactions.len() - 1
     }
 
-    /// A transaction has done these things, whatever becomes of it.
-    pub fn does(&mut self, number: usize, ops: Vec<Op>) {
-        self.transactions[number].ops = ops;
+    /// A transaction has done these things, whatever becomes of it. `txn` is its number in the engine, `snapshot` the LSN
+    /// at which it has read.
+    pub fn does(&mut self, number: usize, txn: u64, snapshot: Lsn, ops: Vec<Op>) {
+        let transaction = &mut self.transactions[number];
+        (transaction.ops, transaction.engine) = (ops, Some((txn, snapshot)));
     }
 
     /// The client hears of the end of a transaction now.
@@ -75,11 +90,28 @@ impl History {
     }
 
     /// A transaction that only reads begins and ends now.
-    pub fn reads(&mut self, lists: impl Iterator<Item = (Key, Vec<u64>)>) {
+    pub fn reads(&mut self, at: Lsn, lists: impl Iterator<Item = (Key, Vec<u64>)>) {
         let number = self.begin();
         let ops = lists.map(|(key, list)| Op::Read(key, list));
-        self.does(number, ops.collect());
+        self.does(number, 0, at, ops.collect());
         self.end(number, Outcome::Committed);
+    }
+
+    /// A crash has taken everything above `last`. `lsn_of` tells where a transaction was committed before the crash, by its
+    /// number in the engine.
+    pub fn cut(&mut self, last: Lsn, lsn_of: impl Fn(u64) -> Option<Lsn>) {
+        for transaction in &mut self.transactions {
+            let Some((txn, snapshot)) = transaction.engine else {
+                continue;
+            };
+            if lsn_of(txn).is_some_and(|lsn| lsn > last) {
+                transaction.outcome = Outcome::Aborted;
+            } else if snapshot > last {
+                transaction.ops.clear();
+            }
+            // LSNs above the cut are given again.
+            transaction.engine = Some((txn, snapshot.min(last)));
+        }
     }
 
     /// The transactions, in the order in which they began.

@@ -4,6 +4,7 @@ use super::{
     history::{History, Op, Outcome},
     list_append::{Anomaly, CycleKind, Dependency, check},
 };
+use mailring_engine::ids::Lsn;
 
 /// A history from lines like `[ r1:12 a1:3 ] C`: begin and end are places in the text, `(n` begins transaction n, `n)`
 /// ends it, and what it does stands beside its outcome in `what`.
@@ -16,6 +17,8 @@ fn history(order: &str, what: &[(&str, Outcome)]) -> History {
             numbers[number] = history.begin();
             history.does(
                 numbers[number],
+                0,
+                Lsn(0),
                 what[number].0.split_whitespace().map(op).collect(),
             );
         } else {
@@ -213,4 +216,67 @@ fn what_is_unknown_counts_once_it_was_seen() {
     assert_eq!(kind(&at_once(&what)), CycleKind::G2);
     let what = [("ax1 ay1", U), ("ax2 ay2", U), ("rx12 ry21", C)];
     assert_eq!(kind(&at_once(&what)), CycleKind::G0);
+}
+
+/// A transaction that begins and ends at once; its number in the engine is its place.
+fn lives(history: &mut History, snapshot: u64, what: &str) {
+    let number = history.begin();
+    let ops = what.split_whitespace().map(op).collect();
+    history.does(number, number as u64, Lsn(snapshot), ops);
+    history.end(number, C);
+}
+
+/// Two appends at LSN 5 and 6, and somebody who has read both.
+fn before_the_crash() -> History {
+    let mut history = History::default();
+    lives(&mut history, 4, "rx ax1");
+    lives(&mut history, 5, "rx1 ax2");
+    lives(&mut history, 6, "rx12");
+    history
+}
+
+fn lsn_of(txn: u64) -> Option<Lsn> {
+    (txn < 2).then(|| Lsn(5 + txn))
+}
+
+#[test]
+fn what_a_crash_has_taken_may_have_been_read_before_it() {
+    let mut history = before_the_crash();
+    assert_eq!(check(&history), Ok(()));
+    history.cut(Lsn(5), lsn_of);
+    lives(&mut history, 5, "rx1 ax3");
+    lives(&mut history, 6, "rx13");
+    assert_eq!(check(&history), Ok(()));
+}
+
+#[test]
+fn what_a_crash_has_taken_is_read_by_nobody_behind_it() {
+    let mut history = before_the_crash();
+    history.cut(Lsn(5), lsn_of);
+    lives(&mut history, 5, "rx12");
+    let anomaly = Anomaly::AbortedRead {
+        reader: 3,
+        writer: 1,
+    };
+    assert_eq!(check(&history), Err(anomaly));
+}
+
+#[test]
+fn a_crash_that_takes_what_is_below_the_cut_is_found() {
+    let mut history = before_the_crash();
+    history.cut(Lsn(6), lsn_of);
+    lives(&mut history, 6, "rx1");
+    assert_eq!(kind(&history), CycleKind::RealTime);
+}
+
+#[test]
+fn a_crash_that_takes_from_the_middle_is_found() {
+    let mut history = before_the_crash();
+    // The first is gone, who has read it is not.
+    history.cut(Lsn(5), |txn| (txn == 0).then_some(Lsn(9)));
+    let anomaly = Anomaly::AbortedRead {
+        reader: 1,
+        writer: 0,
+    };
+    assert_eq!(check(&history), Err(anomaly));
 }

@@ -133,6 +133,12 @@ impl Model {
                     versions.insert(lsn, write.value.clone());
                 }
             }
+            if let RecordBody::CreateKeyspace { id, .. } = &body {
+                assert!(
+                    !self.knew_keyspace(*id, lsn),
+                    "keyspace {id} was given again at LSN {lsn}"
+                );
+            }
             self.log.insert(lsn, body);
         }
         commits
@@ -210,6 +216,12 @@ impl Model {
     pub(crate) fn knew_keyspace(&self, id: KeyspaceId, at: Lsn) -> bool {
         let created = |body: &RecordBody| matches!(body, RecordBody::CreateKeyspace { id: new, .. } if *new == id);
         self.log.range(..=at).any(|(_, body)| created(body))
+    }
+
+    /// Whether the keyspace of this number was dropped by `at`.
+    pub(crate) fn has_dropped(&self, id: KeyspaceId, at: Lsn) -> bool {
+        let dropped = |body: &RecordBody| matches!(body, RecordBody::DropKeyspace { id: gone } if *gone == id);
+        self.log.range(..=at).any(|(_, body)| dropped(body))
     }
 
     /// Checks an answer against the log. What has expired by now may count as gone, whatever the caller's clock said when

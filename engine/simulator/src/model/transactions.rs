@@ -25,8 +25,8 @@ pub(crate) struct Txn {
     pub(crate) deadline: Time,
     /// The versions that it has read.
     pub(crate) keys: Vec<(Bytes, Option<Value>)>,
-    /// The ranges that it has read, with the versions of all known keys there.
-    pub(crate) ranges: Vec<(KeyRange, Vec<Option<Value>>)>,
+    /// The ranges that it has read, with what was there.
+    pub(crate) ranges: Vec<(KeyRange, Vec<(Bytes, Value)>)>,
     pub(crate) writes: BTreeMap<Bytes, Option<Value>>,
     pub(crate) idempotency: Option<Bytes>,
     pub(crate) fences: Vec<Fence>,
@@ -35,10 +35,14 @@ pub(crate) struct Txn {
 }
 
 impl Model {
-    /// The versions of all known keys in a range.
-    pub(crate) fn versions_in(&self, range: &KeyRange, at: Lsn) -> Vec<Option<Value>> {
-        let keys = self.keys.within(range);
-        keys.map(|key| self.version(&key.bytes, at).cloned())
+    /// What is in a range at an LSN, expired or not.
+    pub(crate) fn versions_in(&self, range: &KeyRange, at: Lsn) -> Vec<(Bytes, Value)> {
+        let known = self.versions.range::<[u8], _>((range.low(), range.high()));
+        known
+            .filter_map(|(key, versions)| {
+                let (_, value) = versions.range(..=at).next_back()?;
+                Some((key.clone(), value.clone()?))
+            })
             .collect()
     }
 

@@ -110,6 +110,26 @@ mutations! {
     GrantUnannounced,
     /// The lock manager grants again after a panic though earlier leases may run.
     IgnoreOldLeases,
+    /// What lies behind a damaged place in the journal is gone when recovery looks for proofs there.
+    LoseProofs,
+    /// Keys that transactions lock ahead are locked in a mode that does not exclude.
+    ShareKeys,
+    /// A transaction lets go of its keys when it sends its commit.
+    ReleaseKeysEarly,
+    /// A transaction that was granted a key goes on reading at its old snapshot.
+    ReadBeforeGrant,
+    /// A client that walks away while it waits for a key leaves its request behind.
+    LeaveKeys,
+    /// In a deadlock the oldest is refused.
+    RefuseOldest,
+    /// Who is refused a key for a deadlock does not hear of it.
+    ForgetVictim,
+    /// Handles of a keyspace do not hear that it was dropped.
+    ForgetDrop,
+    /// The manifest of a checkpoint forgets which numbers of keyspaces were given.
+    ReuseNumbers,
+    /// Trees do not hide the keys of a dropped keyspace.
+    KeepDropped,
     /// A watcher is told of what was written, visible or not.
     WatchUnforced,
 }
@@ -135,6 +155,9 @@ impl Mutation {
                 (Fault::MessageLate, 3),
                 (Fault::Crash, 0),
             ],
+            Self::LoseProofs => &[(Fault::BitFlips, 5), (Fault::Crash, 3)],
+            Self::LeaveKeys => &[(Fault::ClientVanishes, 10)],
+            Self::ForgetVictim => &[(Fault::Crash, 0)],
             Self::HandOnAtVote | Self::HandOnAtLsn => &[(Fault::MessageLate, 3)],
             Self::IgnoreOldLeases => &[(Fault::LockManagerPanics, 4)],
             Self::BelieveSecondForce | Self::ManifestBeforeForce => &[(Fault::ForceFails, 10)],
@@ -153,6 +176,19 @@ impl Mutation {
                     | Self::IgnoreLockLife
                     | Self::GrantUnannounced
             )
+    }
+
+    /// Whether it is about keys that are locked ahead.
+    pub(crate) fn is_of_keys(self) -> bool {
+        matches!(
+            self,
+            Self::ShareKeys
+                | Self::ReleaseKeysEarly
+                | Self::ReadBeforeGrant
+                | Self::LeaveKeys
+                | Self::RefuseOldest
+                | Self::ForgetVictim
+        )
     }
 
     /// Whether it changes what nodes promise.

@@ -1,5 +1,6 @@
 //! The shell of the checkpointer, and the threads that write runs and manifests and compact.
 
+use super::panicked;
 use crate::{
     faults::Fault,
     mutation::Mutation,
@@ -10,7 +11,7 @@ use crate::{
 use mailring_engine::{
     Error, Result,
     checkpoint::{Checkpoint, CheckpointEffect, CheckpointMessage},
-    ids::{Lsn, NodeId},
+    ids::{KeyspaceId, Lsn, NodeId},
     keyspaces::Keyspaces,
     participant::NodeMessage,
     restart::Verdict,
@@ -42,28 +43,36 @@ impl World {
 
     /// A panic takes back what the step has changed, and the message is handled once more.
     fn with_checkpoint(&mut self, handle: impl Fn(&mut Checkpoint, &mut Vec<CheckpointEffect>)) {
-        if self.process.checkpoint_restarts.is_down() {
+        if self.process.checkpointer_is_dead {
             return self.process.checkpoint_requests.clear();
         }
         if self.strikes(Fault::CheckpointerPanics) {
             let (mut machine, mut out) = (self.process.checkpoint.clone(), Vec::new());
             handle(&mut machine, &mut out);
             let now = self.now;
-            if self.process.checkpoint_restarts.handle_panic(now, 0) == Verdict::Down {
-                let reason = "the checkpointer panicked".to_owned();
-                let failed = JournalMessage::Failed(Error::ReadOnly { reason });
-                self.process.checkpoint_requests.clear();
-                self.send(
-                    Party::Checkpointer,
-                    Party::Journal,
-                    Message::Journal(failed),
-                );
-                return;
+            let verdict = self.process.checkpoint_restarts.handle_panic(now, 0);
+            if verdict == Verdict::Down || self.strikes(Fault::RestartPanics) {
+                return self.checkpointer_gives_up();
             }
         }
         let mut out = Vec::new();
         handle(&mut self.process.checkpoint, &mut out);
+        if self.strikes(Fault::EffectPanics) {
+            // Some have left, so the step can't be taken back.
+            self.drop_some(&mut out);
+            self.carry_out_checkpoint(out);
+            return self.checkpointer_gives_up();
+        }
         self.carry_out_checkpoint(out);
+    }
+
+    fn checkpointer_gives_up(&mut self) {
+        let reason = "the checkpointer panicked".to_owned();
+        let failed = JournalMessage::Failed(Error::ReadOnly { reason });
+        self.process.checkpointer_is_dead = true;
+        self.process.checkpoint_requests.clear();
+        let journal = Party::Journal;
+        self.send(Party::Checkpointer, journal, Message::Journal(failed));
     }
 
     fn carry_out_checkpoint(&mut self, effects: Vec<CheckpointEffect>) {
@@ -143,7 +152,11 @@ impl World {
                         failed.collect()
                     }
                 };
-                CheckpointMessage::Written(results)
+                // A thread that panics behind its runs has written them all the same.
+                CheckpointMessage::Written(match self.strikes(Fault::WorkerPanics) {
+                    true => nodes.iter().map(|node| (*node, Err(panicked()))).collect(),
+                    false => results,
+                })
             }
             Job::Save {
                 complete,
@@ -164,9 +177,16 @@ impl World {
                 let mut next = self.process.manifest.clone();
                 let complete = (0..).map(NodeId).zip(complete);
                 next.record_checkpoint(complete, through, &catalogue);
+                if self.mutated(Mutation::ReuseNumbers) {
+                    next.next_keyspace = KeyspaceId(0);
+                }
                 let saved = match self.force_before_manifest() {
                     Ok(()) => next.save(&self.directory.disk),
                     Err(error) => Err(error),
+                };
+                let saved = match self.strikes(Fault::WorkerPanics) {
+                    true => Err(panicked()),
+                    false => saved,
                 };
                 if saved.is_ok() {
                     self.count(Seen::Saved, 1);

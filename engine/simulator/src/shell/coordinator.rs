@@ -11,6 +11,7 @@ use mailring_engine::{
     Error, Result,
     coordinator::{Coordinator, CoordinatorEffect, CoordinatorMessage, CoordinatorOptions},
     ids::{Lsn, RequestId, TxnId},
+    orphans::orphan_of_coordinator,
     participant::NodeMessage,
     restart::{Restarts, Verdict as Restart},
     transaction::{Ballot, Verdict, Vote},
@@ -41,8 +42,7 @@ impl World {
     pub(crate) fn coordinator_step(&mut self, message: CoordinatorMessage) {
         if self.process.coordinator.is_dead {
             if let CoordinatorMessage::Commit(commit) = message {
-                let reason = "the coordinator panicked too often".into();
-                self.transaction_answered(commit.request.0, Err(Error::ReadOnly { reason }));
+                self.transaction_answered(commit.request.0, Err(Error::CoordinatorDown));
             }
             return;
         }
@@ -70,14 +70,22 @@ impl World {
             shell.machine.handle(now, message.clone(), &mut out);
         }
         if dies {
+            self.carry_out_coordinator_in_part(out);
             self.coordinator_dies(Some(&message));
         } else {
             self.carry_out_coordinator(out);
         }
     }
 
+    fn carry_out_coordinator_in_part(&mut self, mut effects: Vec<CoordinatorEffect>) {
+        self.drop_some(&mut effects);
+        self.carry_out_coordinator(effects);
+    }
+
+    /// The clock ticks the coordinator only while anything runs.
     pub(crate) fn tick_coordinator(&mut self) {
-        if self.process.coordinator.is_dead {
+        let shell = &self.process.coordinator;
+        if shell.is_dead || shell.machine.running() == 0 {
             return;
         }
         let dies = self.strikes(Fault::CoordinatorPanics);
@@ -85,6 +93,7 @@ impl World {
         let machine = &mut self.process.coordinator.machine;
         machine.handle_timeout(self.now, &mut out);
         if dies {
+            self.carry_out_coordinator_in_part(out);
             self.coordinator_dies(None);
         } else {
             self.carry_out_coordinator(out);
@@ -98,26 +107,17 @@ impl World {
         let now = self.now;
         let shell = &mut self.process.coordinator;
         if shell.restarts.handle_panic(now, 0) == Restart::Down {
-            shell.is_dead = true;
-            let unanswered: Vec<_> = shell.replies.keys().copied().collect();
-            for id in unanswered {
-                let reason = "the coordinator panicked".into();
-                self.answer_transaction(id, Err(Error::Unknown { reason }));
-            }
-            return;
+            return self.coordinator_gives_up();
         }
         let mut out = Vec::new();
         shell.machine.restart(now, &mut out);
-        let again = message.filter(|message| {
-            matches!(
-                message,
-                CoordinatorMessage::Decided(_)
-                    | CoordinatorMessage::NodeDown(_)
-                    | CoordinatorMessage::ReadOnly(_)
-            )
-        });
-        if let Some(message) = again {
+        let again = message.and_then(CoordinatorMessage::again);
+        if let Some(message) = &again {
             shell.machine.handle(now, message.clone(), &mut out);
+        }
+        if self.strikes(Fault::RestartPanics) {
+            self.carry_out_coordinator_in_part(out);
+            return self.coordinator_gives_up();
         }
         self.carry_out_coordinator(out);
         let shell = &self.process.coordinator;
@@ -125,7 +125,18 @@ impl World {
         let orphans = shell.replies.iter().filter(|(id, _)| !owed(id));
         let orphans: Vec<_> = orphans.map(|(id, txn)| (*id, *txn)).collect();
         for (id, txn) in orphans {
-            self.answer_transaction(id, orphans_answer(txn, again));
+            let verdict = orphan_of_coordinator(txn, again.as_ref());
+            self.answer_transaction(id, told(verdict));
+        }
+    }
+
+    fn coordinator_gives_up(&mut self) {
+        let shell = &mut self.process.coordinator;
+        shell.is_dead = true;
+        let unanswered: Vec<_> = shell.replies.keys().copied().collect();
+        for id in unanswered {
+            let reason = "the coordinator panicked".into();
+            self.answer_transaction(id, Err(Error::Unknown { reason }));
         }
     }
 
@@ -194,25 +205,10 @@ impl CoordinatorShell {
     }
 }
 
-/// What is told to the caller of a transaction that the broken step has ended.
-fn orphans_answer(txn: TxnId, message: Option<&CoordinatorMessage>) -> Result<Lsn> {
-    let verdict = match message {
-        Some(CoordinatorMessage::Decided(decided)) => {
-            let mut decided = decided.iter();
-            decided.find(|decided| decided.txn == txn)
-        }
-        Some(CoordinatorMessage::ReadOnly(error)) => {
-            return Err(Error::Unknown {
-                reason: error.to_string(),
-            });
-        }
-        _ => None,
-    };
-    match verdict.map(|decided| &decided.verdict) {
-        Some(Verdict::Committed(lsn) | Verdict::Repeated(lsn)) => Ok(*lsn),
-        Some(Verdict::Refused(error) | Verdict::Unknown(error)) => Err(error.clone()),
-        None => Err(Error::Aborted {
-            reason: "the coordinator panicked before it was decided",
-        }),
+/// What a caller is told.
+fn told(verdict: Verdict) -> Result<Lsn> {
+    match verdict {
+        Verdict::Committed(lsn) | Verdict::Repeated(lsn) => Ok(lsn),
+        Verdict::Refused(error) | Verdict::Unknown(error) => Err(error),
     }
 }

@@ -3,14 +3,15 @@
 use crate::{
     mutation::Mutation,
     network::{Lane, Message, Party, Spare2},
+    process::Proof,
     report::Seen,
     world::World,
 };
 use mailring_engine::{
     Error, Result,
     ids::Lsn,
-    journal::{Group, Journal, JournalReader},
-    sequencer::{GroupWrite, JournalMessage},
+    journal::{Journal, JournalReader},
+    sequencer::{GroupWrite, JournalMessage, io},
 };
 
 impl World {
@@ -44,33 +45,20 @@ impl World {
 
     /// Writes groups and forces them together.
     pub(crate) fn write(&mut self, groups: Vec<GroupWrite>) -> JournalMessage {
-        let newest = groups.last().expect("there is a group");
-        let force = newest.force && !self.mutated(Mutation::NoForce);
-        let last = newest.last;
-        let journal = self.journal();
-        let mut result = groups.into_iter().try_for_each(|write| {
-            journal.append(&Group {
-                number: write.number,
-                first_lsn: write.first,
-                last_lsn: write.last,
-                payload: write.payload,
-            })
+        let mut groups = groups;
+        if self.mutated(Mutation::NoForce) {
+            groups.iter_mut().for_each(|group| group.force = false);
+        }
+        let forced = self.journal().forced_lsn();
+        let proofs = groups.iter().map(|group| Proof {
+            first: group.first,
+            forced,
         });
-        if force && result.is_ok() {
-            result = journal.force();
-        }
-        match result {
-            Ok(()) => JournalMessage::Persisted {
-                last,
-                room: journal.room(),
-                spare: journal.spare_room(),
-            },
-            Err(error) => {
-                let is_full = matches!(error, Error::DiskFull { .. });
-                assert!(!is_full, "a group was written that had no room");
-                JournalMessage::Failed(error)
-            }
-        }
+        self.process.proofs.extend(proofs);
+        let told = io::write_groups(self.journal(), groups);
+        let is_full = matches!(told, JournalMessage::Failed(Error::DiskFull { .. }));
+        assert!(!is_full, "a group was written that had no room");
+        told
     }
 
     /// Forces what was written without a force, as `Durability::Interval` does.
@@ -97,15 +85,13 @@ impl World {
     }
 
     pub(crate) fn add_spare(&mut self, outcome: Result<Spare2>) {
-        let journal = self.journal();
-        let spare = journal
-            .add_spare(outcome.map(|Spare2(spare)| spare))
-            .map(|()| journal.spare_room().expect("it was added"));
+        let outcome = outcome.map(|Spare2(spare)| spare);
+        let spare = io::add_spare(self.journal(), outcome);
         self.tell_from_io(JournalMessage::Spare(spare));
     }
 
     pub(crate) fn report_spare(&mut self) {
-        let room = self.journal().spare_room().unwrap_or(0);
+        let room = io::spare_room(self.journal());
         self.tell_from_io(JournalMessage::Spare(Ok(room)));
     }
 

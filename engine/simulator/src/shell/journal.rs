@@ -4,9 +4,11 @@ use crate::{
     faults::Fault,
     mutation::Mutation,
     network::{Message, Party},
+    process::Question,
     report::Seen,
     world::World,
 };
+use bytes::Bytes;
 use mailring_engine::{
     Error,
     checkpoint::CheckpointMessage,
@@ -49,13 +51,20 @@ impl World {
                 }
                 _ => {}
             }
-            if self.strikes(Fault::JournalPanics) {
+            let dies = self.strikes(Fault::JournalPanics);
+            if dies && self.faults.dice().chance(2) {
                 return self.journal_dies();
             }
             let mut out = Vec::new();
             self.process.sequencer.handle(self.now, message, &mut out);
+            if dies {
+                self.drop_some(&mut out);
+            }
             for effect in out {
                 queue.extend(self.carry_out_journal_effect(effect));
+            }
+            if dies {
+                return self.journal_dies();
             }
         }
     }
@@ -95,7 +104,9 @@ impl World {
             | JournalMessage::DropKeyspace { request, .. } => {
                 self.process.keyspace_requests.remove(request);
             }
-            JournalMessage::Asks(_) => self.process.outcome_requests.clear(),
+            JournalMessage::Asks(_) | JournalMessage::FindKey { .. } => {
+                self.process.outcome_requests.clear();
+            }
             _ => {}
         }
     }
@@ -199,18 +210,18 @@ impl World {
                     Message::Checkpoint(message),
                 );
             }
-            JournalEffect::Dropped(_) => {}
-            JournalEffect::Answer(request, result) => {
-                let asked = self.process.keyspace_requests.remove(&request);
-                assert!(asked, "keyspace request {request} was answered twice");
-                let visible = self.process.visible.load();
-                if let Ok(id) = result {
-                    assert!(self.model.knew_keyspace(id, visible), "{id} is not durable");
+            JournalEffect::Dropped(id) => {
+                self.count(Seen::Dropped, 1);
+                if !self.mutated(Mutation::ForgetDrop) {
+                    self.process.open_keyspaces.dropped(id);
                 }
             }
             JournalEffect::Owners(..)
             | JournalEffect::PublishRing { .. }
             | JournalEffect::RingAnswer(..) => unreachable!("nobody changes the ring"),
+            JournalEffect::Answer(request, result) => {
+                self.keyspace_answered(request, result);
+            }
             JournalEffect::ReadOnly(error) => self.turn_read_only(&error),
         }
         None
@@ -242,6 +253,25 @@ impl World {
         self.send(Party::Journal, to, Message::Node(message));
     }
 
+    /// A handle is told what was committed under an idempotency key, if anything was.
+    fn key_looked_up(&mut self, key: &Bytes, outcome: &mailring_engine::Result<TxnOutcome>) {
+        let known = self.model.committed_under(key);
+        let visible = self.process.visible.load();
+        match outcome {
+            Ok(TxnOutcome::Committed(lsn)) => {
+                self.count(Seen::KeyFound, 1);
+                assert!(*lsn <= visible, "{key:?}: LSN {lsn} is not visible");
+                assert_eq!(known, Some(*lsn), "{key:?} is elsewhere");
+            }
+            Ok(TxnOutcome::Aborted) => assert!(
+                known.is_none() || self.scale.forgets,
+                "{key:?} was committed at {known:?}, and is not known"
+            ),
+            Ok(TxnOutcome::Forgotten) => panic!("{key:?}: who asks for a key is not in doubt"),
+            Err(error) => assert!(matches!(error, Error::Unknown { .. }), "{error:?}"),
+        }
+    }
+
     /// A handle is told an outcome.
     pub(crate) fn outcome(
         &mut self,
@@ -249,7 +279,11 @@ impl World {
         outcome: &mailring_engine::Result<TxnOutcome>,
     ) {
         let asked = self.process.outcome_requests.remove(&request);
-        let number = asked.expect("an outcome is told once, to who asked");
+        let asked = asked.expect("an outcome is told once, to who asked");
+        let number = match asked {
+            Question::Of(number) => number,
+            Question::Under(key) => return self.key_looked_up(&key, outcome),
+        };
         let visible = self.process.visible.load();
         let applied = self.model.applied.get(&number).copied();
         match outcome {

@@ -1,9 +1,10 @@
-//! The shell of the lock manager, and those who lock.
+//! The shell of the lock manager.
 //!
 //! A panic gives the whole table up, as in the real shell: who waits or holds is told, and the next life grants nothing
 //! before the last lease of this one is over and the journal has said that it knows of the new life. The history of each
 //! lock does not count that as an end of its grants: a holder may be looking elsewhere.
 
+use super::key_locks::KeyTicket;
 use crate::{
     checker::locks::{Event, LockHistory},
     faults::Fault,
@@ -19,7 +20,7 @@ use mailring_engine::{
     ids::{Epoch, Incarnation, RequestId, Time, TxnId},
     locks::{
         Acquire, FIRST_LOCK_LIFE, FencingToken, LockEffect, LockMessage, LockTable, Mode, Resource,
-        Session, SessionId, Wait,
+        SessionId,
     },
     restart::{Restarts, Verdict},
     sequencer::JournalMessage,
@@ -27,18 +28,17 @@ use mailring_engine::{
 };
 use std::{collections::BTreeMap, sync::Arc};
 
-const NAMES: [&str; 3] = ["a", "b", "c"];
-const SESSIONS: u64 = 5;
+pub(crate) const NAMES: [&str; 3] = ["a", "b", "c"];
 
 /// A request, and what came of it.
 #[derive(Debug, Clone, Copy)]
-struct Ticket {
-    session: u64,
-    lock: usize,
-    mode: Mode,
+pub(crate) struct Ticket {
+    pub(crate) session: u64,
+    pub(crate) lock: usize,
+    pub(crate) mode: Mode,
     /// The grant whose mode it is to change, if it is no request of its own.
-    converts: Option<RequestId>,
-    held: Option<(FencingToken, Time)>,
+    pub(crate) converts: Option<RequestId>,
+    pub(crate) held: Option<(FencingToken, Time)>,
 }
 
 /// The shell of the lock manager.
@@ -46,19 +46,26 @@ pub(crate) struct LockShell {
     pub(crate) table: LockTable,
     /// The life that the journal has been told of.
     pub(crate) known_life: Incarnation,
-    tickets: BTreeMap<RequestId, Ticket>,
+    pub(crate) tickets: BTreeMap<RequestId, Ticket>,
+    /// Requests of transactions for keys.
+    pub(super) keys: BTreeMap<RequestId, KeyTicket>,
     restarts: Restarts,
     /// When the last lease that was told to anybody runs out, also in an earlier opening.
     last_lease: Time,
     pub(crate) is_down: bool,
+    /// When the clock is to tick it.
+    due: Option<Time>,
 }
 
 impl LockShell {
     pub(crate) fn new(scale: Scale, opening: u64, grants_from: Time, restarts: Restarts) -> Self {
+        let table = LockTable::new(scale.locks(), opening, grants_from);
         Self {
-            table: LockTable::new(scale.locks(), opening, grants_from),
+            due: table.next_timeout(),
+            table,
             known_life: FIRST_LOCK_LIFE,
             tickets: BTreeMap::new(),
+            keys: BTreeMap::new(),
             restarts,
             // The leases of an earlier opening count too.
             last_lease: grants_from,
@@ -68,7 +75,10 @@ impl LockShell {
 
     /// Whether nobody holds or waits, and nothing is kept for a transaction.
     pub(crate) fn is_idle(&self) -> bool {
-        self.tickets.is_empty() && self.table.fenced() == 0 && self.table.sizes() == [0; 3]
+        self.tickets.is_empty()
+            && self.keys.is_empty()
+            && self.table.fenced() == 0
+            && self.table.sizes() == [0; 3]
     }
 }
 
@@ -77,15 +87,22 @@ impl LockShell {
 pub(crate) struct LockBooks {
     histories: [LockHistory; NAMES.len()],
     /// Grants in their order, as those who carry fences know them.
-    grants: Vec<Fence>,
+    pub(crate) grants: Vec<Fence>,
     /// Rises when tickets are gone: then sessions of the same number are others.
-    generation: u64,
+    pub(crate) generation: u64,
+    /// When each session began.
+    pub(crate) ages: BTreeMap<SessionId, Time>,
+}
+
+pub(super) fn resource_of(ticket: &Ticket) -> Resource {
+    Resource::Lock(NAMES[ticket.lock].into())
 }
 
 impl LockBooks {
     /// The sessions of a process, or of a life of the lock manager, are gone.
     pub(crate) fn begin_generation(&mut self) {
         self.generation += 1;
+        self.ages.clear();
     }
 
     /// What was not forced is not written.
@@ -108,135 +125,6 @@ impl LockBooks {
 }
 
 impl World {
-    /// Somebody asks for a lock, or does something with one.
-    pub(crate) fn lock_client(&mut self) {
-        let tickets = &self.process.locks.tickets;
-        let some = self.clients.dice.below(tickets.len() + 2);
-        let held = tickets
-            .iter()
-            .filter(|(_, ticket)| ticket.converts.is_none());
-        let Some((&id, &ticket)) = held.clone().nth(some) else {
-            return self.acquire();
-        };
-        let dice = &mut self.clients.dice;
-        let message = match dice.below(8) {
-            0..3 => {
-                self.ended(id);
-                LockMessage::Release { id }
-            }
-            3..5 => LockMessage::Renew { id },
-            5 => {
-                let session = SessionId::Application(ticket.session);
-                let mine = held.filter(|(_, other)| other.session == ticket.session);
-                let mine: Vec<_> = mine.map(|(id, _)| *id).collect();
-                mine.into_iter().for_each(|id| self.ended(id));
-                LockMessage::ReleaseSession { session }
-            }
-            _ => match self.conversion(id, ticket) {
-                Some(message) => message,
-                None => return,
-            },
-        };
-        self.tell_locks_from(Party::Client(u8::MAX), message);
-    }
-
-    fn conversion(&mut self, grant: RequestId, ticket: Ticket) -> Option<LockMessage> {
-        let mut tickets = self.process.locks.tickets.values();
-        if ticket.held.is_none() || tickets.any(|other| other.converts == Some(grant)) {
-            return None;
-        }
-        let id = RequestId(self.next_number());
-        let mode = self.draw_mode();
-        let converts = Some(grant);
-        let conversion = Ticket {
-            mode,
-            converts,
-            held: None,
-            ..ticket
-        };
-        self.process.locks.tickets.insert(id, conversion);
-        let wait = Wait::Until(self.scale.after(self.now, 150));
-        Some(LockMessage::Convert {
-            id,
-            grant,
-            mode,
-            wait,
-        })
-    }
-
-    fn draw_mode(&mut self) -> Mode {
-        match self.clients.dice.below(10) {
-            0..6 => Mode::Exclusive,
-            6..9 => Mode::Shared,
-            _ => self.clients.dice.pick(&Mode::ALL),
-        }
-    }
-
-    fn acquire(&mut self) {
-        let dice = &mut self.clients.dice;
-        let (lock, number) = (dice.below(NAMES.len()), dice.within(0..SESSIONS));
-        let session = number + 100 * self.locks.generation;
-        let mut tickets = self.process.locks.tickets.values();
-        if tickets.any(|ticket| (ticket.session, ticket.lock) == (session, lock)) {
-            // Who holds it already would only share its own grant.
-            return;
-        }
-        let longest = match dice.chance(3) {
-            true => 40,
-            false => Scale::LONGEST_LEASE,
-        };
-        let (patience, lease) = (dice.within(0..200), dice.within(5..longest));
-        let is_patient = !dice.chance(5);
-        let mode = self.draw_mode();
-        let id = RequestId(self.next_number());
-        let ticket = Ticket {
-            session,
-            lock,
-            mode,
-            converts: None,
-            held: None,
-        };
-        self.process.locks.tickets.insert(id, ticket);
-        let acquire = Acquire {
-            id,
-            session: Session {
-                begun: Time(number),
-                id: SessionId::Application(session),
-            },
-            resource: Resource::Lock(NAMES[lock].into()),
-            mode,
-            wait: match is_patient {
-                true => Wait::Until(self.scale.after(self.now, patience)),
-                false => Wait::Never,
-            },
-            lease: Some(self.scale.steps(lease)),
-        };
-        let message = LockMessage::Acquire(acquire);
-        self.tell_locks_from(Party::Client(u8::MAX), message);
-    }
-
-    /// What a transaction carries: now and then the token of a holder, or of one who was.
-    pub(crate) fn draw_fences(&mut self) -> Vec<Fence> {
-        let recent = self.locks.grants.iter().rev().take(4);
-        let recent: Vec<Fence> = recent.cloned().collect();
-        let dice = &mut self.clients.dice;
-        let count = match dice.below(12) {
-            0..4 => 1,
-            4 => 2,
-            _ => 0,
-        };
-        let mut fences: Vec<Fence> = Vec::new();
-        for number in 0..count.min(recent.len()) {
-            // The newest ones are what has a chance.
-            let at = match dice.chance(4) {
-                true => dice.below(recent.len()),
-                false => number,
-            };
-            fences.push(recent[at].clone());
-        }
-        fences
-    }
-
     /// Transactions under fences have their LSNs.
     pub(crate) fn note_fenced_commits(&mut self) {
         for (fence, lsn) in std::mem::take(&mut self.model.fenced) {
@@ -253,9 +141,13 @@ impl World {
     }
 
     pub(crate) fn lock_step(&mut self, message: LockMessage) {
+        if let LockMessage::Acquire(acquire) = &message {
+            self.key_submitted(acquire.id);
+        }
         if self.process.locks.is_down {
             match message {
                 LockMessage::Acquire(Acquire { id, .. }) | LockMessage::Convert { id, .. } => {
+                    self.key_refused(id, &Error::LockManagerDown);
                     self.process.locks.tickets.remove(&id);
                 }
                 LockMessage::PrepareFence { txn, .. } => {
@@ -272,9 +164,15 @@ impl World {
         };
         let mut out = Vec::new();
         if !dies || self.faults.dice().chance(2) {
-            let table = &mut self.process.locks.table;
-            table.handle(self.now, message, &mut out);
+            let mut message = message;
+            if let (LockMessage::Acquire(acquire), Some(Mutation::RefuseOldest)) =
+                (&mut message, self.mutation)
+            {
+                acquire.session.begun = Time(u64::MAX - acquire.session.begun.0);
+            }
+            self.with_lock_table(Some(message), &mut out);
             if let (Some(txn), Some(Mutation::HandOnAtVote)) = (prepared, self.mutation) {
+                let table = &mut self.process.locks.table;
                 table.handle(self.now, LockMessage::ResolveFence { txn }, &mut out);
             }
         }
@@ -282,22 +180,33 @@ impl World {
             if let Some(txn) = prepared {
                 self.vote_on_fences(txn, Ballot::No(Error::LockLost));
             }
+            self.drop_some(&mut out);
+            self.carry_out_locks(out);
             self.locks_die();
         } else {
             self.carry_out_locks(out);
         }
+        self.publish_due();
     }
 
+    /// The clock ticks the lock manager only when it has something to do, as it has said itself.
     pub(crate) fn tick_locks(&mut self) {
-        if self.process.locks.is_down {
+        let shell = &self.process.locks;
+        if shell.is_down || shell.due.is_none_or(|due| due > self.now) {
             return;
         }
         let mut out = Vec::new();
-        self.process.locks.table.handle_timeout(self.now, &mut out);
+        self.with_lock_table(None, &mut out);
         match self.strikes(Fault::LockManagerPanics) {
             true => self.locks_die(),
             false => self.carry_out_locks(out),
         }
+        self.publish_due();
+    }
+
+    fn publish_due(&mut self) {
+        let shell = &mut self.process.locks;
+        shell.due = shell.table.next_timeout().filter(|_| !shell.is_down);
     }
 
     /// A handler has panicked: the table is given up.
@@ -310,6 +219,7 @@ impl World {
             let tickets: Vec<_> = self.process.locks.tickets.keys().copied().collect();
             tickets.into_iter().for_each(|id| self.ended(id));
         }
+        self.lose_keys(&Error::LockManagerRestarted);
         let shell = &mut self.process.locks;
         shell.tickets.clear();
         match shell.restarts.handle_panic(self.now, jitter) {
@@ -325,6 +235,7 @@ impl World {
     }
 
     fn locks_go_down(&mut self) {
+        self.lose_keys(&Error::LockManagerDown);
         let shell = &mut self.process.locks;
         shell.is_down = true;
         shell.tickets.clear();
@@ -343,13 +254,16 @@ impl World {
     fn carry_out_locks(&mut self, effects: Vec<LockEffect>) {
         for effect in effects {
             match effect {
+                LockEffect::Held { id, .. } if self.key_held(id) => {}
                 LockEffect::Held { id, token, expires } => self.held(id, token, expires),
                 LockEffect::Converted { id } => self.converted(id),
                 LockEffect::Refused { id, error } => {
                     if let Error::Deadlock { .. } = error {
                         self.count(Seen::Deadlock, 1);
                     }
-                    self.process.locks.tickets.remove(&id);
+                    if !self.key_refused(id, &error) {
+                        self.process.locks.tickets.remove(&id);
+                    }
                 }
                 LockEffect::Lost { id } => {
                     self.count(Seen::LeaseLost, 1);
@@ -450,7 +364,7 @@ impl World {
     }
 
     /// The holder has nothing any more, and knows it.
-    fn ended(&mut self, id: RequestId) {
+    pub(crate) fn ended(&mut self, id: RequestId) {
         if let Some(ticket) = self.process.locks.tickets.remove(&id)
             && ticket.held.is_some()
         {

@@ -5,20 +5,38 @@ mod checkpointer;
 mod coordinator;
 mod io;
 mod journal;
+mod key_locks;
 mod locks;
 mod node;
 mod supervisor;
 
 pub(crate) use coordinator::CoordinatorShell;
-pub(crate) use locks::{LockBooks, LockShell};
+pub(crate) use key_locks::KeyLocks;
+pub(crate) use locks::{LockBooks, LockShell, NAMES, Ticket};
 pub(crate) use node::NodeShell;
 
 use crate::{
     network::{Message, Party},
     world::World,
 };
+use mailring_engine::Error;
+
+/// What a thread answers for its panic.
+fn panicked() -> Error {
+    Error::Io {
+        context: "a thread panicked".into(),
+        kind: std::io::ErrorKind::Other,
+        message: "as it was told to".into(),
+    }
+}
 
 impl World {
+    /// A panic among effects that are carried out drops those that are left, if any.
+    fn drop_some<T>(&mut self, effects: &mut Vec<T>) {
+        let kept = self.faults.dice().below(effects.len() + 1);
+        effects.truncate(kept);
+    }
+
     /// Hands a message to its receiver.
     pub(crate) fn receive(&mut self, to: Party, message: Message) {
         match (to, message) {
@@ -40,6 +58,7 @@ impl World {
             (Party::Checkpointer, Message::ReadOnly(error)) => self.checkpoint_fails(&error),
             (Party::Worker, Message::Job(job)) => self.work(job),
             (Party::Compactor, Message::Compact) => self.compact(),
+            (Party::Compactor, Message::Hide(id)) => self.hide(id),
             (Party::Supervisor, Message::Panicked(node)) => self.node_has_panicked(node),
             (Party::Supervisor, Message::Broken(node)) => self.take_down(node),
             (to, message) => unreachable!("{to:?} does not take {message:?}"),

@@ -1,5 +1,6 @@
 //! The shell of a storage node, and the thread that rebuilds one.
 
+use super::panicked;
 use crate::{
     faults::Fault,
     mutation::{Mutation, Tampered},
@@ -13,6 +14,7 @@ use mailring_engine::{
     coordinator::CoordinatorMessage,
     generation::Generation,
     ids::{Incarnation, Lsn, NodeId, RequestId},
+    orphans::orphan_of_node,
     participant::{Answer, NodeEffect, NodeMessage, Participant},
     rebuild::rebuild_node,
     sequencer::JournalMessage,
@@ -43,11 +45,7 @@ impl World {
     pub(crate) fn node_step(&mut self, number: u16, message: NodeMessage) {
         let dies = self.strikes(Fault::NodePanics);
         let handles = !dies || self.faults.dice().chance(2);
-        let again = repeatable(&message);
-        let is_telling = matches!(
-            message,
-            NodeMessage::Visible(_) | NodeMessage::ReadOnly(_) | NodeMessage::GoDown
-        );
+        let (again, is_telling) = (message.again(), message.tells_of_commits());
         let node = &mut self.process.nodes[usize::from(number)];
         if let NodeMessage::Request { id, .. } = &message {
             node.replies.insert(id.0);
@@ -57,13 +55,25 @@ impl World {
             self.handle_node(number, message, &mut out);
         }
         if dies {
+            self.carry_out_node_in_part(number, out);
             self.node_dies(number, again, is_telling);
         } else {
             self.carry_out_node(number, out);
         }
     }
 
+    /// A panic among the effects drops those that are left.
+    fn carry_out_node_in_part(&mut self, number: u16, mut effects: Vec<NodeEffect>) {
+        self.drop_some(&mut effects);
+        self.carry_out_node(number, effects);
+    }
+
+    /// The clock ticks a node only where it has asked for that.
     pub(crate) fn tick_node(&mut self, number: u16) {
+        let machine = &self.process.nodes[usize::from(number)].machine;
+        if !machine.is_guarded() && !machine.is_recovering() {
+            return;
+        }
         let now = self.now;
         let dies = self.strikes(Fault::NodePanics);
         let machine = &mut self.process.nodes[usize::from(number)].machine;
@@ -71,10 +81,11 @@ impl World {
         let mut out = Vec::new();
         machine.handle_timeout(now, &mut out);
         self.count(Seen::Parked, parked);
+        self.untamper(&mut out);
         if dies {
+            self.carry_out_node_in_part(number, out);
             return self.node_dies(number, None, false);
         }
-        self.untamper(&mut out);
         let asks = |effect: &&NodeEffect| matches!(effect, NodeEffect::Journal(_));
         self.count(Seen::AskedInDoubt, out.iter().filter(asks).count() as u64);
         self.carry_out_node(number, out);
@@ -99,6 +110,7 @@ impl World {
             self.handle_node(number, message, &mut out);
             if dies_again {
                 // Who dies of it twice does not come back.
+                self.carry_out_node_in_part(number, out);
                 self.send(itself, Party::Supervisor, Message::Broken(NodeId(number)));
             } else {
                 self.carry_out_node(number, out);
@@ -108,14 +120,7 @@ impl World {
         let owed = |id: &&u64| !node.machine.owes(RequestId(**id));
         let orphans: Vec<u64> = node.replies.iter().filter(owed).copied().collect();
         for id in orphans {
-            let error = match is_telling {
-                true => Error::Unknown {
-                    reason: "the node restarted while it was answering".into(),
-                },
-                false => Error::NodeRestarted {
-                    node: NodeId(number),
-                },
-            };
+            let error = orphan_of_node(NodeId(number), is_telling);
             self.answer(number, id, Err(error));
         }
         self.send(itself, Party::Supervisor, Message::Panicked(NodeId(number)));
@@ -123,7 +128,12 @@ impl World {
 
     pub(crate) fn resume(&mut self, number: u16) {
         let held = self.process.nodes[usize::from(number)].held.take();
-        self.carry_out_node(number, held.unwrap_or_default());
+        let held = held.unwrap_or_default();
+        if self.strikes(Fault::NodePanics) {
+            self.carry_out_node_in_part(number, held);
+            return self.node_dies(number, None, false);
+        }
+        self.carry_out_node(number, held);
     }
 
     fn answer(&mut self, node: u16, id: u64, result: Result<Answer>) {
@@ -208,6 +218,10 @@ impl World {
             true => Ok(()),
             false => rebuild_node(&reader, NodeId(number), after, through, &generation),
         };
+        let result = match self.strikes(Fault::RebuildPanics) {
+            true => Err(panicked()),
+            false => result,
+        };
         let message = NodeMessage::Rebuilt {
             incarnation,
             through,
@@ -215,29 +229,5 @@ impl World {
         };
         let (from, to) = (Party::Rebuilder(number), Party::Node(number));
         self.send(from, to, Message::Node(message));
-    }
-}
-
-/// A copy of a message that must not be lost with the life that dies of it.
-fn repeatable(message: &NodeMessage) -> Option<NodeMessage> {
-    match message {
-        NodeMessage::Resolve(_)
-        | NodeMessage::Visible(_)
-        | NodeMessage::Freeze(_)
-        | NodeMessage::Flushed { .. }
-        | NodeMessage::ReadOnly(_)
-        | NodeMessage::GoDown
-        | NodeMessage::Prepares(_)
-        | NodeMessage::Aborts(_)
-        | NodeMessage::Settles(_)
-        | NodeMessage::Owners(_)
-        | NodeMessage::HandOver { .. }
-        | NodeMessage::KeepArcs { .. }
-        | NodeMessage::Forget { .. } => Some(message.clone()),
-        // The caller of a request is told. A new life has nothing to flush, and asks for its own fence and rebuild.
-        NodeMessage::Request { .. }
-        | NodeMessage::Flush
-        | NodeMessage::Fenced { .. }
-        | NodeMessage::Rebuilt { .. } => None,
     }
 }

@@ -1,6 +1,7 @@
 //! The shell of the supervisor: the restart policy, back-off, and the end of who dies too often.
 
 use crate::{
+    faults::Fault,
     mutation::Mutation,
     network::{Message, Party},
     report::Seen,
@@ -15,7 +16,12 @@ impl World {
     pub(crate) fn node_has_panicked(&mut self, node: NodeId) {
         let jitter = self.schedule.any();
         let restarts = &mut self.process.restarts[usize::from(node.0)];
-        match restarts.handle_panic(self.now, jitter) {
+        let verdict = restarts.handle_panic(self.now, jitter);
+        if self.strikes(Fault::SupervisorPanics) {
+            // It panics again at the same report: nobody would bring the node back, so it is given up.
+            return self.take_down(node);
+        }
+        match verdict {
             Verdict::Restart { at } => self.wake_at(at, Wake::Resume(node.0)),
             Verdict::Down => self.take_down(node),
         }

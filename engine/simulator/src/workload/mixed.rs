@@ -69,6 +69,11 @@ impl MixedJob {
         }
     }
 
+    /// The keys that it writes.
+    pub(super) fn written(&self) -> impl Iterator<Item = &Bytes> {
+        self.writes.iter()
+    }
+
     /// A counter that was read is raised, or else removed; a register is named after who wrote it.
     pub(super) fn writes(&self, draft: &Draft) -> BTreeMap<Bytes, Option<Value>> {
         let number = draft.number;

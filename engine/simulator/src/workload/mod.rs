@@ -12,15 +12,21 @@
 //! | mixed (`mixed`) | any reads, ranges and writes together |
 //! | single operations (`single`) | counters, compare-and-set, registers, large values, values that expire |
 //! | once (`mixed`) | under an idempotency key, repeated until its outcome is known |
+//! | turns (`turns`) | keys locked ahead: who takes turns does not conflict |
+//! | spaces (`spaces`) | keyspaces that come and go under the hands of their users |
 //!
 //! Reads go where those of a handle go: to the views of a snapshot, without a message. What is read is compared with the
 //! model at once.
 
+mod ahead;
 mod bank;
 mod lists;
+mod lockers;
 mod mixed;
 mod single;
+mod spaces;
 mod transaction;
+mod turns;
 
 use crate::{
     checker::history::{History, Outcome},
@@ -28,6 +34,7 @@ use crate::{
     faults::Fault,
     keys::Kind,
     report::Seen,
+    shell::KeyLocks,
     world::World,
 };
 use bytes::Bytes;
@@ -37,7 +44,8 @@ use mailring_engine::{
     participant::{Answer, Operation},
 };
 use std::collections::BTreeMap;
-pub(crate) use {lists::list, transaction::Draft};
+use turns::Turns;
+pub(crate) use {lists::list, spaces::SpaceRequest, transaction::Draft};
 
 /// What a client is about to do.
 #[derive(Debug, Clone)]
@@ -47,6 +55,19 @@ pub(crate) enum Job {
     Lists(lists::ListJob),
     Mixed(mixed::MixedJob),
     Single,
+    Turn(turns::TurnJob),
+    Space(spaces::SpaceJob),
+}
+
+/// One try at a job.
+#[derive(Debug, Clone)]
+pub(crate) struct Attempt {
+    job: Job,
+    /// Tries before this one.
+    earlier: u32,
+    deadline: Time,
+    /// When the first try began: the age in a deadlock.
+    begun: Time,
 }
 
 /// One client more than these can probe every node and the coordinator.
@@ -66,11 +87,11 @@ enum Phase {
 #[derive(Debug)]
 struct Sent {
     op: u64,
-    job: Job,
-    attempts: u32,
-    deadline: Time,
+    attempt: Attempt,
     /// Its place in the history of lists.
     history: Option<usize>,
+    /// The keys that it has locked.
+    keys: Option<KeyLocks>,
 }
 
 #[derive(Debug)]
@@ -90,10 +111,11 @@ pub(crate) struct Clients {
     waiting: BTreeMap<u64, usize>,
     pub(crate) history: History,
     /// How often each kind of job is drawn.
-    mix: [usize; 5],
+    mix: [usize; 7],
     /// They begin nothing new any more.
     is_closing: bool,
     keys_used: u64,
+    turns: Turns,
 }
 
 /// What a client hears.
@@ -116,15 +138,18 @@ impl Clients {
         };
         // Some runs are all of one kind, most are of everything.
         let mix = match dice.below(8) {
-            0 => [10, 2, 0, 0, 1],
-            1 => [0, 0, 10, 0, 1],
-            2 => [0, 0, 0, 10, 4],
+            0 => [10, 2, 0, 0, 1, 0, 0],
+            1 => [0, 0, 10, 0, 1, 0, 0],
+            2 => [0, 0, 0, 10, 4, 0, 0],
+            3 => [0, 0, 0, 2, 1, 10, 0],
             _ => [
                 dice.below(5),
                 dice.below(2),
                 dice.below(6),
                 dice.below(6),
                 1 + dice.below(8),
+                dice.below(4),
+                dice.below(4),
             ],
         };
         Self {
@@ -134,27 +159,19 @@ impl Clients {
             mix,
             is_closing: false,
             keys_used: 0,
+            turns: Turns::default(),
             dice,
         }
     }
 
     /// Everybody runs transactions that read and write the same few keys.
     pub(crate) fn only_mix(&mut self) {
-        self.mix = [0, 0, 2, 12, 1];
+        self.mix = [0, 0, 2, 12, 1, 0, 0];
     }
 
-    /// Nothing new is begun, and what is only being drafted is given up.
-    pub(crate) fn close(&mut self) {
-        self.is_closing = true;
-        for client in &mut self.all {
-            if let Phase::Drafting(draft) = &client.phase {
-                if let Some(number) = draft.history {
-                    self.history.end(number, Outcome::Aborted);
-                }
-                client.phase = Phase::Idle;
-            }
-            client.again = None;
-        }
+    /// Everybody takes turns.
+    pub(crate) fn only_turns(&mut self) {
+        self.mix = [0, 0, 0, 2, 1, 10, 0];
     }
 
     /// Whether nobody waits for anything.
@@ -171,6 +188,20 @@ impl World {
         self.client_acts(number);
     }
 
+    /// Nothing new is begun, and what is only being drafted is given up, unless it waits: who waits for a lock is to be
+    /// answered.
+    pub(crate) fn close_clients(&mut self) {
+        self.clients.is_closing = true;
+        for number in 0..self.clients.all.len() {
+            let client = &mut self.clients.all[number];
+            client.again = None;
+            match std::mem::replace(&mut client.phase, Phase::Idle) {
+                Phase::Drafting(draft) if draft.asks.is_none() => self.give_up(number, *draft),
+                phase => client.phase = phase,
+            }
+        }
+    }
+
     fn client_acts(&mut self, number: usize) {
         let client = &mut self.clients.all[number];
         if client.wake > self.now {
@@ -179,10 +210,10 @@ impl World {
         match std::mem::replace(&mut client.phase, Phase::Idle) {
             Phase::Idle => {
                 if let Some(job) = client.again.take() {
-                    self.begin(number, job, 0, None);
+                    self.begin_first(number, job);
                 } else if !self.clients.is_closing {
                     let job = self.draw_job();
-                    self.begin(number, job, 0, None);
+                    self.begin_first(number, job);
                 }
             }
             Phase::Drafting(draft) => self.go_on(number, draft),
@@ -190,6 +221,8 @@ impl World {
                 if self.strikes(Fault::ClientVanishes) {
                     // Its future is dropped; whatever it has begun goes on.
                     self.clients.waiting.remove(&sent.op);
+                    self.ends_turn(sent.op, false);
+                    self.let_go(number, sent.keys);
                 } else {
                     self.clients.all[number].phase = Phase::Waiting(sent);
                 }
@@ -215,7 +248,13 @@ impl World {
             to: 1,
             sum: 1,
         };
-        self.begin(nodes, job, 0, Some(Time::MAX));
+        let attempt = Attempt {
+            job,
+            earlier: 0,
+            deadline: Time::MAX,
+            begun: self.now,
+        };
+        self.begin(nodes, attempt);
         nodes + 1
     }
 
@@ -238,7 +277,15 @@ impl World {
                         let used = &mut self.clients.keys_used;
                         Job::Mixed(mixed::MixedJob::draw(dice, &self.keys, used))
                     }
-                    _ => Job::Single,
+                    4 => Job::Single,
+                    5 => Job::Turn(turns::TurnJob::draw(dice, &self.keys)),
+                    _ => match self.draw_space() {
+                        Some(space) => {
+                            let dice = &mut self.clients.dice;
+                            Job::Space(spaces::SpaceJob::draw(dice, &self.keys, space))
+                        }
+                        None => Job::Single,
+                    },
                 };
             }
             at -= share;
@@ -246,14 +293,24 @@ impl World {
         Job::Audit
     }
 
-    /// Begins a job, for the first time or again.
-    fn begin(&mut self, number: usize, job: Job, attempts: u32, deadline: Option<Time>) {
+    /// Begins a job for the first time.
+    fn begin_first(&mut self, number: usize, job: Job) {
         let patience = self.clients.dice.within(30..1_000);
-        let deadline = deadline.unwrap_or_else(|| self.scale.after(self.now, patience));
-        if let Job::Single = job {
+        let attempt = Attempt {
+            job,
+            earlier: 0,
+            deadline: self.scale.after(self.now, patience),
+            begun: self.now,
+        };
+        self.begin(number, attempt);
+    }
+
+    /// Begins a job, for the first time or again.
+    fn begin(&mut self, number: usize, attempt: Attempt) {
+        if let Job::Single = attempt.job {
             return self.send_single(number);
         }
-        let draft = self.draft(job, attempts, deadline);
+        let draft = self.draft(attempt);
         self.clients.all[number].phase = Phase::Drafting(Box::new(draft));
     }
 
@@ -285,6 +342,10 @@ impl World {
         assert!(was_waiting, "txn {id} was answered twice: {result:?}");
         let visible = self.process.visible.load();
         let repeats = self.model.transaction_answered(id, &result, visible);
+        if let Err(error) = &result {
+            self.check_turn(id, error);
+        }
+        self.ends_turn(id, result.is_ok());
         let heard = match result {
             Ok(_) if repeats => {
                 self.count(Seen::Repeated, 1);
@@ -325,6 +386,7 @@ impl World {
         let Phase::Waiting(sent) = std::mem::replace(&mut client.phase, Phase::Idle) else {
             panic!("client {number} does not wait");
         };
+        let sent = *sent;
         let heard = match self.strikes(Fault::ReplyLost) {
             true => Heard::Unknown,
             false => heard,
@@ -338,11 +400,12 @@ impl World {
             self.clients.history.end(number, outcome);
         }
         self.rest(number);
+        self.let_go(number, sent.keys);
         match heard {
-            Heard::Committed => self.job_done(&sent.job),
+            Heard::Committed => self.job_done(&sent.attempt.job),
             Heard::Repeated => {}
-            Heard::Refused(error) => self.refused(number, *sent, &error),
-            Heard::Unknown => self.outcome_is_unknown(number, sent.job),
+            Heard::Refused(error) => self.refused(number, sent.attempt, &error),
+            Heard::Unknown => self.outcome_is_unknown(number, sent.attempt.job),
         }
     }
 
@@ -355,21 +418,24 @@ impl World {
         match job {
             Job::Transfer { .. } => self.count(Seen::Transfer, 1),
             Job::Lists(_) => self.count(Seen::ListTransaction, 1),
-            Job::Audit | Job::Mixed(_) | Job::Single => {}
+            Job::Space(_) => self.count(Seen::SpaceCommit, 1),
+            Job::Audit | Job::Mixed(_) | Job::Single | Job::Turn(_) => {}
         }
     }
 
     /// Nothing was written: what is worth it is tried again, until its deadline.
-    fn refused(&mut self, number: usize, sent: Sent, error: &Error) {
-        let is_worth_repeating = matches!(
-            error,
-            Error::Conflict { .. }
-                | Error::Aborted { .. }
-                | Error::NodeRestarted { .. }
-                | Error::Overloaded { .. }
-        );
-        if is_worth_repeating && sent.attempts < 6 && sent.deadline > self.now {
-            self.begin(number, sent.job, sent.attempts + 1, Some(sent.deadline));
+    fn refused(&mut self, number: usize, attempt: Attempt, error: &Error) {
+        let is_tired = attempt.earlier >= 6 || attempt.deadline <= self.now;
+        if error.is_worth_another_attempt() && !is_tired {
+            let earlier = attempt.earlier + 1;
+            self.begin(number, Attempt { earlier, ..attempt });
+        }
+    }
+
+    /// A transaction's locks end with it.
+    fn let_go(&mut self, number: usize, keys: Option<KeyLocks>) {
+        if let Some(keys) = keys {
+            self.release_keys(number, keys);
         }
     }
 
@@ -386,6 +452,7 @@ impl World {
     /// The process has died: who waits will hear nothing, and what was only drafted is gone.
     pub(crate) fn clients_lose_the_engine(&mut self) {
         self.clients.waiting.clear();
+        self.clients.turns = Turns::default();
         for number in 0..self.clients.all.len() {
             let client = &mut self.clients.all[number];
             client.wake = Time(0);
@@ -397,7 +464,7 @@ impl World {
                     }
                 }
                 // Its outcome stays unknown.
-                Phase::Waiting(sent) => self.outcome_is_unknown(number, sent.job),
+                Phase::Waiting(sent) => self.outcome_is_unknown(number, sent.attempt.job),
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Single operations: counters, compare-and-set, registers, large values, values that expire.
 
-use super::{Job, Sent};
+use super::{Attempt, Job, Sent};
 use crate::{
     faults::Fault,
     keys::Kind,
@@ -59,10 +59,14 @@ impl World {
         ));
         let sent = Sent {
             op: id,
-            job: Job::Single,
-            attempts: 0,
-            deadline,
+            attempt: Attempt {
+                job: Job::Single,
+                earlier: 0,
+                deadline,
+                begun: self.now,
+            },
             history: None,
+            keys: None,
         };
         self.wait(client, sent);
         let message = NodeMessage::Request {
@@ -116,7 +120,19 @@ impl World {
         };
         let value = Some(text(id, padding));
         let write = |key: Bytes, value| Write { key, value };
-        match self.clients.dice.below(16) {
+        let drawn = self.clients.dice.below(16);
+        if drawn == 12
+            && let Some(space) = self.draw_space()
+        {
+            let all: Vec<_> = keys.of_space(space.id()).collect();
+            let (node, key) = all[self.clients.dice.below(all.len())].clone();
+            let operation = match self.clients.dice.chance(3) {
+                true => self.compare_and_set(key, value, now_ms),
+                false => Operation::Write([write(key, value)].into()),
+            };
+            return (node, operation);
+        }
+        match drawn {
             0..5 => {
                 let counter = draw(self, Kind::Counter);
                 let operation = Operation::Add {

@@ -1,6 +1,6 @@
 //! A transaction as a handle runs it: a snapshot, its views, reads one by one, and a commit on the shortest way.
 
-use super::{Job, Phase, Sent, bank};
+use super::{Attempt, Job, Phase, Sent, bank};
 use crate::{
     checker::history::Outcome,
     faults::Fault,
@@ -9,17 +9,20 @@ use crate::{
     mutation::Mutation,
     network::{Message, Party},
     report::Seen,
+    shell::KeyLocks,
     world::World,
 };
 use bytes::Bytes;
 use mailring_engine::{
     Error,
     coordinator::CoordinatorMessage,
-    ids::{Lsn, NodeId, RequestId, Time, TxnId},
+    draft,
+    ids::{Lsn, NodeId, RequestId, TxnId},
+    locks::{Session, SessionId},
     participant::{NodeMessage, Operation},
     scan::{Merge, Source},
     store::runs::Direction,
-    transaction::{Commit, Fence, KeyRange, ReadSet, TxnPart},
+    transaction::{Commit, Fence, KeyRange, TxnPart},
     value::{Value, Write},
     view::NodeView,
 };
@@ -34,22 +37,27 @@ const MAILBOX: usize = 64;
 /// A transaction that is not sent yet.
 #[derive(Debug)]
 pub(crate) struct Draft {
-    job: Job,
-    attempts: u32,
-    deadline: Time,
+    pub(super) attempt: Attempt,
     pub(super) number: u64,
     id: TxnId,
     pub(super) snapshot: Lsn,
     /// The tokens under which it is to commit.
     fences: Vec<Fence>,
-    views: Option<Vec<Arc<NodeView>>>,
-    keys: VecDeque<Bytes>,
+    pub(super) views: Option<Vec<Arc<NodeView>>>,
+    pub(super) keys: VecDeque<Bytes>,
     ranges: VecDeque<KeyRange>,
     /// What it has read, as it was when it was read: expired values are not there.
     seen: BTreeMap<Bytes, Option<Value>>,
-    read_keys: Vec<Bytes>,
-    read_ranges: Vec<KeyRange>,
+    pub(super) read_keys: Vec<Bytes>,
+    pub(super) read_ranges: Vec<KeyRange>,
     pub(super) history: Option<usize>,
+    /// Who locks keys.
+    pub(super) session: Session,
+    /// The keys that it is going to lock.
+    ahead: VecDeque<Bytes>,
+    /// The request for a key that it waits for.
+    pub(super) asks: Option<RequestId>,
+    pub(super) grants: Vec<RequestId>,
 }
 
 impl Draft {
@@ -59,14 +67,25 @@ impl Draft {
     }
 }
 
+impl Draft {
+    fn take_keys(&mut self) -> Option<KeyLocks> {
+        let grants = std::mem::take(&mut self.grants);
+        (!grants.is_empty()).then_some(KeyLocks {
+            session: self.session.id,
+            grants,
+        })
+    }
+}
+
 impl World {
-    pub(super) fn draft(&mut self, job: Job, attempts: u32, deadline: Time) -> Draft {
+    pub(super) fn draft(&mut self, attempt: Attempt) -> Draft {
         let number = self.next_number();
         let opening = self.process.manifest.openings;
         let id = TxnId::new(opening, number).expect("it was opened");
         let keys = &self.keys;
         let (mut names, mut ranges) = (VecDeque::new(), VecDeque::new());
-        match &job {
+        let mut ahead = VecDeque::new();
+        match &attempt.job {
             Job::Transfer { from, to, .. } => names.extend(bank::accounts(keys, *from, *to)),
             Job::Audit => match self.clients.dice.chance(2) {
                 true => ranges.push_back(keys.range_of(Kind::Account)),
@@ -79,23 +98,41 @@ impl World {
                 }
             }
             Job::Mixed(mixed) => {
+                if self.clients.dice.chance(6) {
+                    ahead.extend(mixed.written().cloned());
+                }
                 names.extend(mixed.reads.iter().cloned());
                 ranges.extend(mixed.ranges.iter().cloned());
             }
+            Job::Turn(turn) => ahead.extend(turn.keys.iter().cloned()),
+            Job::Space(space) => {
+                names.extend(space.reads.iter().cloned());
+                ranges.extend(space.scans.then(|| space.range()));
+            }
             Job::Single => unreachable!("it is no transaction"),
         }
-        let is_mixed = matches!(job, Job::Mixed(_));
-        let is_lists = matches!(job, Job::Lists(_));
+        let is_mixed = matches!(attempt.job, Job::Mixed(_));
+        let is_lists = matches!(attempt.job, Job::Lists(_));
         let history = is_lists.then(|| self.clients.history.begin());
         let fences = match is_mixed {
             true => self.draw_fences(),
             false => Vec::new(),
         };
+        let own = Session {
+            begun: attempt.begun,
+            id: SessionId::Transaction(id),
+        };
+        let session = match !ahead.is_empty() && self.clients.dice.chance(4) {
+            true => self.draw_session(),
+            false => own,
+        };
         Draft {
-            job,
+            attempt,
             fences,
-            attempts,
-            deadline,
+            session,
+            ahead,
+            asks: None,
+            grants: Vec::new(),
             number,
             id,
             snapshot: self.process.visible.load(),
@@ -121,25 +158,60 @@ impl World {
             } else {
                 draft.views = Some(views);
             }
+        } else if let Some(request) = draft.asks {
+            match self.wait_for_key(client, *draft, request) {
+                Some(goes_on) => draft = Box::new(goes_on),
+                None => return,
+            }
+        } else if self.locks_next(&draft) {
+            let key = draft.ahead.pop_front().expect("it was looked at");
+            let until = draft.attempt.deadline;
+            draft.asks = Some(self.ask_for_key(client, draft.session, key, until));
         } else if let Some(key) = draft.keys.pop_front() {
-            if !self.read(&mut draft, key) {
-                return self.give_up(client, &draft);
+            if !self.may_read(&draft) || !self.read(&mut draft, key) {
+                return self.give_up(client, *draft);
             }
         } else if let Some(range) = draft.ranges.pop_front() {
-            if !self.scan(&mut draft, range) {
-                return self.give_up(client, &draft);
+            if !self.may_read(&draft) || !self.scan(&mut draft, range) {
+                return self.give_up(client, *draft);
             }
+        } else if !self.may_read(&draft) {
+            return self.give_up(client, *draft);
         } else {
             return self.commit(client, *draft);
         }
         self.clients.all[client].phase = Phase::Drafting(draft);
     }
 
-    fn give_up(&mut self, client: usize, draft: &Draft) {
+    /// Rolls back.
+    pub(super) fn give_up(&mut self, client: usize, mut draft: Draft) {
         if let Some(number) = draft.history {
             self.clients.history.end(number, Outcome::Aborted);
         }
+        self.leaves_turn(draft.number);
+        let keys = draft.take_keys();
+        self.let_go(client, keys);
         self.rest(client);
+    }
+
+    /// Whether the keyspace that it uses is still there.
+    fn may_read(&mut self, draft: &Draft) -> bool {
+        match &draft.attempt.job {
+            Job::Space(job) => {
+                let space = Arc::clone(&job.space);
+                self.may_enter(&space)
+            }
+            _ => true,
+        }
+    }
+
+    /// Whether it locks a key next, before it reads.
+    fn locks_next(&mut self, draft: &Draft) -> bool {
+        if draft.ahead.is_empty() {
+            return false;
+        }
+        let reads = !(draft.keys.is_empty() && draft.ranges.is_empty());
+        !reads || self.clients.dice.chance(2)
     }
 
     /// Reads a key in the views of the snapshot; false if its node is down.
@@ -195,12 +267,12 @@ impl World {
         if direction == Direction::Backward {
             found.reverse();
         }
-        let mut wanted = Vec::new();
-        for key in self.keys.within(&range) {
-            let value = self.model.value(&key.bytes, draft.snapshot, now_ms);
-            wanted.extend(value.map(|value| (key.bytes.clone(), value.clone())));
-            draft.seen.insert(key.bytes.clone(), value.cloned());
-        }
+        let mut wanted = self.model.versions_in(&range, draft.snapshot);
+        wanted.retain(|(_, value)| !value.is_expired(now_ms));
+        let seen = wanted.iter().cloned();
+        draft
+            .seen
+            .extend(seen.map(|(key, value)| (key, Some(value))));
         assert_eq!(
             found, wanted,
             "txn {} scans {range:?} at LSN {}",
@@ -212,7 +284,7 @@ impl World {
 
     fn commit(&mut self, client: usize, mut draft: Draft) {
         let keys = Arc::clone(&self.keys);
-        let writes = match &draft.job {
+        let writes = match &draft.attempt.job {
             Job::Transfer { from, to, sum } => bank::transfer(&keys, &draft, [*from, *to], *sum),
             Job::Audit => {
                 bank::audit(&keys, &draft);
@@ -221,23 +293,29 @@ impl World {
             }
             Job::Lists(lists) => lists.writes(&keys, &draft),
             Job::Mixed(mixed) => mixed.writes(&draft),
+            Job::Turn(turn) => turn.writes(&draft),
+            Job::Space(space) => space.writes(&draft),
             Job::Single => unreachable!("it is no transaction"),
         };
-        if let (Some(number), Job::Lists(lists)) = (draft.history, &draft.job) {
-            self.clients.history.does(number, lists.ops(&keys, &draft));
+        if let (Some(number), Job::Lists(lists)) = (draft.history, &draft.attempt.job) {
+            let ops = lists.ops(&keys, &draft);
+            let history = &mut self.clients.history;
+            history.does(number, draft.number, draft.snapshot, ops);
         }
         if writes.is_empty() {
             // What it has read was true at its snapshot, and that is all.
             if let Some(number) = draft.history {
                 self.clients.history.end(number, Outcome::Committed);
             }
+            let keys = draft.take_keys();
+            self.let_go(client, keys);
             return self.rest(client);
         }
         if self.mutated(Mutation::ForgetScans) {
             draft.read_ranges.clear();
         }
         let parts = self.parts(&draft, &writes);
-        let idempotency = match &draft.job {
+        let idempotency = match &draft.attempt.job {
             Job::Mixed(mixed) => mixed.idempotency.clone(),
             _ => None,
         };
@@ -247,7 +325,7 @@ impl World {
         let txn = Txn {
             id: draft.id,
             snapshot: draft.snapshot,
-            deadline: draft.deadline,
+            deadline: draft.attempt.deadline,
             keys: read.map(|key| (key.clone(), version(key))).collect(),
             ranges: draft
                 .read_ranges
@@ -265,18 +343,23 @@ impl World {
             self.steps
         ));
         self.model.txns.insert(number, txn);
+        let mut keys = draft.take_keys();
+        if self.mutated(Mutation::ReleaseKeysEarly) {
+            let keys = keys.take();
+            self.let_go(client, keys);
+        }
+        let deadline = draft.attempt.deadline;
         let sent = Sent {
             op: number,
-            job: draft.job,
-            attempts: draft.attempts,
-            deadline: draft.deadline,
+            attempt: draft.attempt,
             history: draft.history,
+            keys,
         };
         self.wait(client, sent);
         let commit = Commit {
             txn: draft.id,
             request: RequestId(number),
-            deadline: draft.deadline,
+            deadline,
             parts: parts.into(),
             idempotency,
             fences: draft.fences,
@@ -324,36 +407,14 @@ impl World {
         self.send(Party::Client(client as u8), Party::Coordinator, message);
     }
 
-    /// One part for each node that was read or is written. A range was read on every node.
     fn parts(&self, draft: &Draft, writes: &BTreeMap<Bytes, Option<Value>>) -> Vec<TxnPart> {
-        let mut parts: BTreeMap<NodeId, (Vec<Bytes>, Vec<Write>)> = BTreeMap::new();
-        if !draft.read_ranges.is_empty() {
-            for node in 0..self.nodes() {
-                parts.entry(NodeId(node)).or_default();
-            }
-        }
-        for key in &draft.read_keys {
-            let part = parts.entry(self.keys.owner(key)).or_default();
-            part.0.push(key.clone());
-        }
-        for (key, value) in writes {
-            let part = parts.entry(self.keys.owner(key)).or_default();
-            part.1.push(Write {
-                key: key.clone(),
-                value: value.clone(),
-            });
-        }
-        let parts = parts.into_iter();
-        parts
-            .map(|(node, (keys, writes))| TxnPart {
-                node,
-                reads: Arc::new(ReadSet {
-                    snapshot: draft.snapshot,
-                    keys,
-                    ranges: draft.read_ranges.clone(),
-                }),
-                writes: writes.into(),
-            })
-            .collect()
+        let keys = draft.read_keys.iter();
+        let keys = keys.map(|key| (key.clone(), self.keys.owner(key)));
+        let writes = writes.iter().map(|(key, value)| {
+            let (key, value) = (key.clone(), value.clone());
+            (self.keys.owner(&key), Write { key, value })
+        });
+        let owners = (0..self.nodes()).map(NodeId);
+        draft::parts(owners, draft.snapshot, keys, &draft.read_ranges, writes)
     }
 }
