@@ -186,14 +186,14 @@ pub enum MotionEffect {
 /// Work for the mover's thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Job {
-    /// [`super::sweep()`]: over the node's store as it is when the work begins.
+    /// [`Carry::sweep`](super::Carry::sweep): over the node's store as it is when the work begins.
     Sweep {
         /// Whose tree.
         node: NodeId,
         /// What to remove.
         arcs: Arc<ArcSet>,
     },
-    /// [`super::copy()`]: of a view at an LSN that the shell takes when the work begins. The visible LSN, with a view whose
+    /// [`Carry::copy`](super::Carry::copy): of a view at an LSN that the shell takes when the work begins. The visible LSN, with a view whose
     /// complete LSN has not passed it; of a node that is down the view's complete LSN (its generations may lack what is
     /// visible, the journal does not).
     Copy {
@@ -204,7 +204,7 @@ pub enum Job {
         /// Which arcs go where.
         targets: Arc<Targets>,
     },
-    /// [`super::follow()`] from `after` on.
+    /// [`Carry::follow`](super::Carry::follow) from `after` on.
     Follow {
         /// Whose commits.
         source: NodeId,
