@@ -27,6 +27,8 @@ pub(crate) enum Choice {
     Bank(Mix),
     /// Pairs of lock and unlock.
     Lock,
+    /// Puts and gets while nodes and records grow.
+    Grow,
 }
 
 impl ValueEnum for Choice {
@@ -35,7 +37,7 @@ impl ValueEnum for Choice {
             let records = Preset::value_variants().iter().copied();
             let banks = Mix::value_variants().iter().copied();
             let choices = records.map(Choice::Records).chain(banks.map(Choice::Bank));
-            choices.chain([Choice::Lock]).collect()
+            choices.chain([Choice::Lock, Choice::Grow]).collect()
         });
         &ALL
     }
@@ -47,6 +49,10 @@ impl ValueEnum for Choice {
             Self::Lock => {
                 Some(PossibleValue::new("lock").help("Takes named locks and gives them back"))
             }
+            Self::Grow => Some(
+                PossibleValue::new("grow")
+                    .help("Puts and gets by number of nodes, and by number of records"),
+            ),
         }
     }
 }
@@ -144,10 +150,25 @@ pub(crate) struct RunArgs {
     /// Whom to measure.
     #[arg(long, default_value_t = Kind::under_test())]
     pub(crate) subject: Kind,
+    /// Draws the charts of the workload `grow` into this file.
+    #[arg(long)]
+    pub(crate) svg: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) work: WorkArgs,
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
+}
+
+impl RunArgs {
+    /// # Errors
+    ///
+    /// What is wrong with the flags.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.svg.is_some() && self.work.workload != Choice::Grow {
+            return Err(Fault::from("--svg is for the workload grow"));
+        }
+        self.work.check()
+    }
 }
 
 /// The flags of `compare`.
@@ -207,14 +228,14 @@ impl WorkArgs {
             } if !(*time > 0.0 && *time < 1e6) => "--seconds must be above 0",
             Self { warmup, .. } if !(0.0..1e6).contains(warmup) => "--warmup must not be negative",
             Self {
-                workload: Choice::Records(_) | Choice::Lock,
+                workload: Choice::Records(_) | Choice::Lock | Choice::Grow,
                 cross_node: Some(_),
                 ..
             } => "--cross-node is for workloads with transactions",
             Self { names: Some(0), .. } => "--names must not be 0",
             Self {
                 names: Some(_),
-                workload: Choice::Records(_) | Choice::Bank(_),
+                workload: Choice::Records(_) | Choice::Bank(_) | Choice::Grow,
                 ..
             } => "--names is for the workload lock",
             _ => return Ok(()),
@@ -341,6 +362,7 @@ mod tests {
             "ycsb-t",
             "counter",
             "lock",
+            "grow",
         ] {
             assert!(names.iter().any(|known| known == name), "{name} is missing");
         }

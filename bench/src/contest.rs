@@ -120,10 +120,7 @@ impl Lab {
 
     /// Loads the records of a shape once and keeps them for every figure that only reads; returns their name.
     pub(crate) fn dataset(&mut self, kind: Kind, shape: Shape) -> Result<String> {
-        let name = format!(
-            "data-{}-{}-{}",
-            shape.records, shape.key_bytes, shape.value_bytes
-        );
+        let name = self.dataset_name(shape);
         if self.loaded.insert(self.path(kind, &name)) {
             self.remove(kind, &name)?;
             let subject = self.open(
@@ -141,6 +138,20 @@ impl Lab {
             subject.close()?;
         }
         Ok(name)
+    }
+
+    fn dataset_name(&self, shape: Shape) -> String {
+        format!(
+            "data-{}-{}-{}-{}",
+            self.nodes, shape.records, shape.key_bytes, shape.value_bytes
+        )
+    }
+
+    /// Removes what [`Lab::dataset`] has loaded, if it has.
+    pub(crate) fn forget_dataset(&mut self, kind: Kind, shape: Shape) -> Result<()> {
+        let name = self.dataset_name(shape);
+        self.loaded.remove(&self.path(kind, &name));
+        self.remove(kind, &name)
     }
 
     /// Runs a job with a progress bar, if somebody watches.

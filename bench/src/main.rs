@@ -8,6 +8,7 @@
 //! cargo run --release -p mailring-bench -- run --workload put --rate 20000 --seconds 10
 //! cargo run --release -p mailring-bench -- run --workload transfer --cross-node 100
 //! cargo run --release -p mailring-bench -- run --workload lock --names 8
+//! cargo run --release -p mailring-bench -- run --workload grow --records 10000000 --svg growth.svg
 //! cargo run --release -p mailring-bench -- compare --workload b --clients 2
 //! cargo run --release -p mailring-bench -- compare --workload smallbank --distribution zipfian --theta 0.9
 //! cargo run --release -p mailring-bench --features rocksdb,lmdb,redis -- compare --figure all
@@ -44,6 +45,7 @@ mod interleave;
 mod locks;
 mod operations;
 mod report;
+mod ring;
 mod standing;
 mod subject;
 mod tally;
@@ -129,11 +131,27 @@ fn hold(args: &WorkArgs, lab: &mut Lab, peers: Vec<Kind>) -> Result<Standing> {
             peers,
             settings,
         }),
+        Choice::Grow => Err(Fault::from("grow measures one subject: use `run`")),
     }
+}
+
+fn run_grow(args: &RunArgs, lab: &mut Lab) -> Result<()> {
+    let growth = ring::grow(&args.work, lab, args.subject)?;
+    println!("{}", growth.table());
+    if let Some(path) = &args.svg {
+        ring::write_svg(path, &growth)?;
+    }
+    args.place
+        .json
+        .as_deref()
+        .map_or(Ok(()), |path| report::write_json(path, &growth))
 }
 
 fn run(args: &RunArgs) -> Result<()> {
     let (mut lab, _guard) = lab(&args.place, 1)?;
+    if args.work.workload == Choice::Grow {
+        return run_grow(args, &mut lab);
+    }
     let standing = if args.work.workload == Choice::Records(Preset::Load) {
         let mut bench = Bench {
             lab,
@@ -190,6 +208,7 @@ fn compare(args: &CompareArgs) -> Result<()> {
                 .collect(),
             Choice::Bank(_) => Kind::usual_banks(),
             Choice::Lock => Kind::usual_lockers(),
+            Choice::Grow => Vec::new(),
         };
         let peers = args.peers.clone().unwrap_or(usual);
         let others = peers.into_iter().filter(|kind| *kind != args.subject);
@@ -222,7 +241,7 @@ fn compare(args: &CompareArgs) -> Result<()> {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Run(args) => args.work.check().and_then(|()| run(&args)),
+        Command::Run(args) => args.check().and_then(|()| run(&args)),
         Command::Compare(args) => args.work.check().and_then(|()| compare(&args)),
         Command::Child(args) => {
             runtime(None).and_then(|runtime| figures::reopen::child(&args, &runtime))
