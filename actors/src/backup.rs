@@ -11,9 +11,9 @@ use mailring_engine::{
     Error, Result,
     checkpoint::Catalogue,
     disk::{DirectoryDisk, Disk},
-    ids::{Incarnation, Lsn},
+    ids::Lsn,
     journal::{Journal, JournalOptions},
-    manifest::{Manifest, NodeProgress, NodeSettings},
+    manifest::{Manifest, NodeSettings},
     store::{
         RunEntry, StoreFactory,
         lsm::{LsmFactory, LsmOptions},
@@ -65,6 +65,10 @@ fn write(engine: &Engine, catalogue: &Catalogue, directory: PathBuf) -> Result<B
     }
     let _lock = lock(&directory)?;
     let pinned = engine.pin()?;
+    // A ring in motion is copied as it is at this moment, and goes on when the copy is opened.
+    let mut catalogue = catalogue.clone();
+    catalogue.ring = pinned.routes.state().clone();
+    let catalogue = &catalogue;
     let factory = LsmFactory::new(LsmOptions::new(1 << 20, 16));
     let (mut keys, mut bytes) = (0, 0);
     for (member, view) in pinned.owners() {
@@ -106,14 +110,6 @@ fn manifest(engine: &Engine, pinned: &Pinned, catalogue: &Catalogue) -> Manifest
             .map(|(node, weight)| NodeSettings {
                 node: *node,
                 weight: *weight,
-            })
-            .collect(),
-        progress: nodes
-            .iter()
-            .map(|(node, _)| NodeProgress {
-                node: *node,
-                complete: pinned.at,
-                incarnation: Incarnation(0),
             })
             .collect(),
         epoch: ring.epoch(),

@@ -56,6 +56,7 @@ pub struct Builder {
     pub(crate) max_lease: Duration,
     pub(crate) arbiters: usize,
     pub(crate) watch_capacity: usize,
+    pub(crate) move_rate: Option<u64>,
     pub(crate) fault_hook: Option<FaultHook>,
     pub(crate) disk: Option<Arc<dyn Disk>>,
     pub(crate) store_hook: Option<StoreHook>,
@@ -91,6 +92,7 @@ impl Builder {
             max_lease: Duration::from_secs(30),
             arbiters: (cores / 2).max(1),
             watch_capacity: 1024,
+            move_rate: Some(32 * MIB as u64),
             fault_hook: None,
             disk: None,
             store_hook: None,
@@ -193,6 +195,13 @@ impl Builder {
         self
     }
 
+    /// Bytes a second that are read at most to move them from node to node; `None` is no limit, default 32 MiB. What a
+    /// write waits for, at the end of a move, is not limited.
+    pub fn move_rate(mut self, bytes_per_second: impl Into<Option<u64>>) -> Self {
+        self.move_rate = bytes_per_second.into();
+        self
+    }
+
     /// Calls `hook` before and after every message is handled; a panic of the hook is a panic of the handler.
     #[doc(hidden)]
     pub fn fault_hook(mut self, hook: FaultHook) -> Self {
@@ -276,6 +285,13 @@ impl Builder {
                 "watch_capacity",
                 "0".into(),
                 "a watch needs room for at least one group",
+            );
+        }
+        if self.move_rate == Some(0) {
+            return refuse(
+                "move_rate",
+                "0".into(),
+                "nothing would ever move; `None` is no limit",
             );
         }
         if self.segment_bytes < MIB as u64 || self.segment_bytes > 1 << 32 {

@@ -21,10 +21,12 @@ use mailring_engine::{
     ids::{Lsn, NodeId, RequestId},
     keyspaces::Keyspaces,
     manifest::Manifest,
+    motion::MotionMessage,
     participant::NodeMessage,
     restart::{Restarts, Verdict},
     run::frozen_run,
     sequencer::JournalMessage,
+    store::RunEntry,
 };
 use slab::Slab;
 use std::{
@@ -54,10 +56,29 @@ pub(crate) enum Job {
         through: Lsn,
         catalogue: Catalogue,
     },
+    /// From the mover: a run of what moves.
+    Ingest {
+        node: NodeId,
+        run: Vec<RunEntry>,
+        reply: Sender<Result<()>>,
+    },
 }
 
 /// The compacting thread is asked to compact.
-pub(crate) struct Compact;
+pub(crate) enum Compact {
+    /// By the checkpointer, who hears of it.
+    Asked,
+    /// By the mover, who does not.
+    Unasked,
+}
+
+/// From the router: let the journal release nothing above this; answered by `Held`.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct HoldJournal {
+    pub(crate) task: RequestId,
+    pub(crate) through: Option<Lsn>,
+}
 
 pub(crate) struct Checkpointer {
     machine: Checkpoint,
@@ -182,7 +203,7 @@ impl Checkpointer {
                 let _ = self.io.send(IoRequest::Release(through));
             }
             CheckpointEffect::Maintain => {
-                let _ = self.compactions.send(Compact);
+                let _ = self.compactions.send(Compact::Asked);
             }
             CheckpointEffect::Answer(request, result) => {
                 let key = usize::try_from(request.0).expect("request numbers are slab keys");
@@ -230,6 +251,16 @@ impl Handler<Ask<CheckpointNow, oneshot::Sender<Result<Lsn>>>> for Checkpointer 
         }
         let request = RequestId(self.replies.insert(ask.reply) as u64);
         self.handle(&CheckpointMessage::Request(request));
+    }
+}
+
+impl Handler<HoldJournal> for Checkpointer {
+    type Result = ();
+
+    fn handle(&mut self, hold: HoldJournal, _: &mut Self::Context) {
+        self.handle(&CheckpointMessage::Hold(hold.through));
+        let task = hold.task;
+        self.switchboard.to_router(MotionMessage::Held { task });
     }
 }
 
@@ -311,6 +342,18 @@ pub(crate) fn run_worker(
                 written_views.clear();
                 CheckpointMessage::Saved(saved.map(|saved| manifest = saved))
             }
+            Job::Ingest { node, run, reply } => {
+                let ingested = guarded(|| {
+                    switchboard.between_faults("runs", kind, || {
+                        let member = switchboard.member(node);
+                        let member = member.ok_or(Error::NodeDown { node })?;
+                        member.store.ingest(&mut run.into_iter())
+                    })
+                });
+                // The mover may have stopped.
+                let _ = reply.send(ingested.unwrap_or_else(|reason| Err(panicked(WORKER, reason))));
+                continue;
+            }
         };
         switchboard.to_checkpointer(message);
     }
@@ -361,16 +404,12 @@ const IDLE: Duration = Duration::from_millis(300);
 /// Compacts until the checkpointer is gone: after each checkpoint as far as is due, and once more when writing pauses,
 /// which a store takes as the time to merge everything.
 pub(crate) fn run_compaction(requests: &Receiver<Compact>, switchboard: &Switchboard) {
-    while let Ok(Compact) = requests.recv() {
-        let outcome = compact(switchboard);
-        switchboard.to_checkpointer(CheckpointMessage::Maintained(outcome));
+    while let Ok(request) = requests.recv() {
+        carry_out(&request, switchboard);
         let mut last = switchboard.visible.load();
         while requests.is_empty() {
             match requests.recv_timeout(IDLE) {
-                Ok(Compact) => {
-                    let outcome = compact(switchboard);
-                    switchboard.to_checkpointer(CheckpointMessage::Maintained(outcome));
-                }
+                Ok(request) => carry_out(&request, switchboard),
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) if switchboard.visible.load() == last => {
                     // Told in the log; nobody waits for it.
@@ -380,6 +419,14 @@ pub(crate) fn run_compaction(requests: &Receiver<Compact>, switchboard: &Switchb
                 Err(RecvTimeoutError::Timeout) => last = switchboard.visible.load(),
             }
         }
+    }
+}
+
+fn carry_out(request: &Compact, switchboard: &Switchboard) {
+    let outcome = compact(switchboard);
+    match request {
+        Compact::Asked => switchboard.to_checkpointer(CheckpointMessage::Maintained(outcome)),
+        Compact::Unasked => {}
     }
 }
 

@@ -9,7 +9,7 @@ use mailring_engine::ids::Time;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -63,6 +63,34 @@ impl TickSlot {
     /// Frees the slot, when the tick is being handled.
     pub(crate) fn free(&self) {
         self.0.store(false, Ordering::Release);
+    }
+}
+
+/// When an actor wants its next tick, and its slot.
+#[derive(Debug)]
+pub(crate) struct DueTick {
+    due: AtomicU64,
+    pub(crate) slot: TickSlot,
+}
+
+impl Default for DueTick {
+    fn default() -> Self {
+        Self {
+            due: AtomicU64::new(u64::MAX),
+            slot: TickSlot::default(),
+        }
+    }
+}
+
+impl DueTick {
+    pub(crate) fn set(&self, due: Option<Time>) {
+        let due = due.unwrap_or(Time::MAX);
+        self.due.store(due.0, Ordering::Release);
+    }
+
+    /// Whether a tick is to be sent now.
+    pub(crate) fn claim(&self, now: Time) -> bool {
+        self.due.load(Ordering::Acquire) <= now.0 && self.slot.claim()
     }
 }
 

@@ -8,6 +8,7 @@ use crate::{
     journal_io::{IoRequest, JournalFile, SegmentRequest},
     kinds::{self, EFFECT},
     message::{Ask, Deliver, Tick},
+    router::Publish,
     switchboard::{FaultSite, Switchboard},
 };
 use actix::{Actor, AsyncContext, Context, Handler};
@@ -19,6 +20,7 @@ use mailring_engine::{
     coordinator::CoordinatorMessage,
     ids::{KeyspaceId, Lsn, RequestId, Time, TxnId},
     locks::LockMessage,
+    motion::MotionMessage,
     open_keyspaces::OpenKeyspace,
     participant::NodeMessage,
     sequencer::{Change, JournalEffect, JournalMessage, Sequencer},
@@ -181,6 +183,8 @@ impl JournalActor {
         self.switchboard
             .to_coordinator(CoordinatorMessage::ReadOnly(error.clone()));
         self.switchboard
+            .to_router(MotionMessage::ReadOnly(error.clone()));
+        self.switchboard
             .checkpointer()
             .do_send(crate::checkpointer::ReadOnly(error));
     }
@@ -242,12 +246,12 @@ impl JournalActor {
             JournalEffect::Owners(node, owners) => {
                 switchboard.to_node(node, NodeMessage::Owners(owners));
             }
-            // Nobody asks for changes of the ring yet.
-            JournalEffect::PublishRing { state, .. } => {
-                let epoch = state.epoch();
-                return Some(JournalMessage::RingPublished { epoch });
+            JournalEffect::PublishRing { lsn, state } => {
+                switchboard.router().do_send(Publish { lsn, state });
             }
-            JournalEffect::RingAnswer(..) => {}
+            JournalEffect::RingAnswer(task, result) => {
+                switchboard.to_router(MotionMessage::RingAnswer(task, result));
+            }
             JournalEffect::Dropped(id) => switchboard.keyspaces.dropped(id),
             JournalEffect::Answer(request, result) => self.answer(request, result),
             JournalEffect::ReadOnly(error) => self.turn_read_only(error),

@@ -1,23 +1,31 @@
 //! The kinds of messages by name, for the fault hook.
 //!
 //! A kind that is not listed here does not compile, and the tests inject a panic at each one that is listed: a new kind
-//! of message needs a row in their table. What no actor sends yet stands behind `unsent`.
+//! of message needs a row in their table.
 
 use crate::{checkpointer::Job, journal_io::IoRequest};
 use mailring_engine::{
-    checkpoint::CheckpointMessage, coordinator::CoordinatorMessage, locks::LockMessage,
-    participant::NodeMessage, sequencer::JournalMessage,
+    checkpoint::CheckpointMessage,
+    coordinator::CoordinatorMessage,
+    locks::LockMessage,
+    motion::{Job as MoverJob, MotionMessage},
+    participant::NodeMessage,
+    sequencer::JournalMessage,
 };
 
 macro_rules! kinds {
-    ($(#[$doc:meta])* $list:ident, $name:ident($message:ident) = $($kind:ident)+ $(; unsent $($unsent:ident)+)?) => {
+    ($(#[$doc:meta])* $list:ident, $name:ident($message:ident) = $($kind:ident)+ $(; $moves:ident = $($move:ident)+)?) => {
         $(#[$doc])*
         pub const $list: &[&str] = &[$(stringify!($kind)),+];
+        $(
+            /// What comes besides while arcs move.
+            pub const $moves: &[&str] = &[$(stringify!($move)),+];
+        )?
 
         pub(crate) fn $name(message: &$message) -> &'static str {
             match message {
                 $($message::$kind { .. } => stringify!($kind),)+
-                $($($message::$unsent { .. } => stringify!($unsent),)+)?
+                $($($message::$move { .. } => stringify!($move),)+)?
             }
         }
     };
@@ -30,7 +38,7 @@ kinds! {
     /// What a storage node gets.
     NODE, of_node(NodeMessage) =
         Request Flush Resolve Visible Freeze Flushed Fenced Rebuilt ReadOnly GoDown Prepares Aborts Settles;
-        unsent HandOver KeepArcs Owners Forget
+        NODE_MOVES = HandOver KeepArcs Owners Forget
 }
 
 /// What a storage node's shell gets besides.
@@ -50,7 +58,7 @@ kinds! {
     JOURNAL, of_journal(JournalMessage) =
         Append Decides Asks FindKey Cut Persisted Failed Spare Installed Fence Down Mark CreateKeyspace DropKeyspace Watch
         LockLife;
-        unsent Ring RingPublished
+        JOURNAL_MOVES = Ring RingPublished
 }
 
 /// What the journal's shell answers without a message to the journal.
@@ -60,7 +68,7 @@ kinds! {
     /// What the checkpointer gets, but for [`CHECKPOINTER_SHELL`].
     CHECKPOINTER, of_checkpointer(CheckpointMessage) =
         Tick Request Frozen NodeDown MarkReached Written Saved Maintained;
-        unsent Hold
+        CHECKPOINTER_MOVES = Hold
 }
 
 /// What the checkpointer's shell gets besides.
@@ -82,5 +90,23 @@ kinds! {
 
 kinds! {
     /// What the thread gets that writes runs and the manifest.
-    RUNS, of_runs(Job) = Write Save
+    RUNS, of_runs(Job) = Write Save; RUNS_MOVES = Ingest
 }
+
+/// What the mover's thread is asked to do besides what [`MOVER_WORK`] lists.
+pub const MOVER: &[&str] = &["Open"];
+
+kinds! {
+    /// What the mover's thread works on.
+    MOVER_WORK, of_job(MoverJob) = Sweep Copy Follow
+}
+
+kinds! {
+    /// What the router gets that changes the ring.
+    MOTION, of_motion(MotionMessage) =
+        Start Cancel Resume NodesReady RingAnswer Held HandedOver Worked Working Checkpointed Forgotten NodeRestarted
+        NodeDown ReadOnly
+}
+
+/// What the router gets besides.
+pub const ROUTER_SHELL: &[&str] = &["Tick", "Publish", "Opened", "NodeStatus"];

@@ -50,6 +50,8 @@ mod locks;
 mod mailring;
 mod member;
 mod message;
+mod mover;
+mod nodes;
 mod offload;
 mod open;
 mod pin;
@@ -85,10 +87,15 @@ pub use mailring_engine::{
     Error, Result, Rival,
     ids::{Lsn, NodeId, TxnId},
     locks::{FencingToken, MAX_LOCK_NAME_BYTES, Mode as LockMode, Resource, SessionId, WaitsFor},
+    motion::Flow,
     restart::RestartPolicy,
+    ring::ArcMove,
     store::StoreStats,
     transaction::TxnOutcome,
     value::{MAX_KEY_BYTES, MAX_VALUE_BYTES},
+};
+pub use nodes::{
+    BlockingNodes, Change, ChangeEnd, ChangeProgress, ChangeStep, NodeInfo, Nodes, Plan,
 };
 pub use range::KeyRange;
 pub use scan::Scan;

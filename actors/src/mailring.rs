@@ -1,13 +1,8 @@
 //! The handle.
 
 use crate::{
-    Backup, Batch, Builder, Keyspace, Locks, Snapshot, Stats, Verification, backup,
-    builder::Place,
-    engine::Engine,
-    journal::KeyspaceRequest,
-    member::Member,
-    offload::offload,
-    stats::{NodeState, NodeStats},
+    Backup, Batch, Builder, Keyspace, Locks, Snapshot, Stats, Verification, backup, builder::Place,
+    engine::Engine, journal::KeyspaceRequest, member::Member, offload::offload, stats::NodeStats,
 };
 use mailring_engine::{Error, Result, ids::Lsn};
 use std::{
@@ -197,6 +192,7 @@ impl Mailring {
                     checkpoint_failure.clone().filter(is_full)
                 }),
             checkpoint_failure,
+            change: switchboard.showing.progress(),
         }
     }
 
@@ -234,11 +230,7 @@ fn node_stats(member: &Member) -> NodeStats {
     let view = member.table.view();
     NodeStats {
         node: member.node(),
-        state: if member.table.is_down() {
-            NodeState::Down
-        } else {
-            health.state
-        },
+        state: member.state(),
         last_failure: health.last_failure.clone(),
         restarts: health.restarts,
         queue_depth: member.queue.depth(),

@@ -75,6 +75,14 @@ impl Member {
         self.address().do_send(Deliver(message));
     }
 
+    /// How it is now.
+    pub(crate) fn state(&self) -> NodeState {
+        match self.table.is_down() {
+            true => NodeState::Down,
+            false => self.health.load().state,
+        }
+    }
+
     pub(crate) fn resume(&self) {
         self.address().do_send(Resume);
     }

@@ -149,7 +149,8 @@ impl Pinned {
             let table = Arc::new(NodeTable::new(node, view));
             Arc::new(Member::new(table, store, 1))
         });
-        let routes = Routes::new(Arc::new(ring), Lsn(0), None, members.collect(), |_| false);
+        let state = Arc::new(mailring_engine::ring_state::RingState::new(ring));
+        let routes = Routes::new(state, members.collect());
         Self::new(Lsn(0), Arc::new(routes))
     }
 }

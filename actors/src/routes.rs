@@ -24,16 +24,20 @@ use crate::member::Member;
 use mailring_engine::{
     ids::{Epoch, Lsn, NodeId},
     ring::Ring,
+    ring_state::RingState,
 };
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 /// Where a node has no place.
 const NOWHERE: u16 = u16::MAX;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Routes {
     ring: Arc<Ring>,
+    /// The LSN from which on the ring says who owns an arc.
     since: Lsn,
+    /// What the journal said when it came to this ring.
+    state: Arc<RingState>,
     previous: Option<Arc<Self>>,
     /// All that are open, by ascending number, owners of arcs or not.
     nodes: Vec<Arc<Member>>,
@@ -46,18 +50,23 @@ pub(crate) struct Routes {
 }
 
 impl Routes {
-    /// Routes by a ring that holds from `since` on.
+    /// Routes by a ring, without any from before.
     ///
     /// # Panics
     ///
     /// Panics if an owner of the ring is not among the nodes: its keys could not be reached.
-    pub(crate) fn new(
-        ring: Arc<Ring>,
-        since: Lsn,
+    pub(crate) fn new(state: Arc<RingState>, nodes: Vec<Arc<Member>>) -> Self {
+        let mixed = mixed_by(&state);
+        Self::with(state, None, nodes, &mixed)
+    }
+
+    fn with(
+        state: Arc<RingState>,
         previous: Option<Arc<Self>>,
         mut nodes: Vec<Arc<Member>>,
-        is_mixed: impl Fn(NodeId) -> bool,
+        mixed: &BTreeSet<NodeId>,
     ) -> Self {
+        let ring = Arc::clone(state.ring());
         nodes.sort_unstable_by_key(|member| member.node());
         let numbers = nodes
             .last()
@@ -73,16 +82,58 @@ impl Routes {
             let place = place.expect("every owner of an arc is open");
             owns[usize::from(place)] = true;
         }
-        let mixed = nodes.iter().map(|member| is_mixed(member.node())).collect();
+        let is_mixed = |member: &Arc<Member>| mixed.contains(&member.node());
         Self {
+            since: state.since(),
+            mixed: nodes.iter().map(is_mixed).collect(),
             ring,
-            since,
+            state,
             previous,
             nodes,
             places,
             owns,
-            mixed,
         }
+    }
+
+    /// The same with other nodes: more are open.
+    pub(crate) fn with_nodes(&self, nodes: Vec<Arc<Member>>) -> Self {
+        Self::with(
+            Arc::clone(&self.state),
+            self.previous.clone(),
+            nodes,
+            &self.mixed_nodes(),
+        )
+    }
+
+    /// The routes that follow when the journal has come to `state`.
+    ///
+    /// Those of before are kept only over a cut. Whatever else is published is visible already, and so was the last cut:
+    /// who comes with an older LSN starts again.
+    pub(crate) fn moved_on(&self, state: Arc<RingState>) -> Self {
+        let mut mixed = mixed_by(&state);
+        if !mixed.is_empty() {
+            // One change may have taken another's place, and what that has left goes by and by.
+            mixed.extend(self.mixed_nodes());
+        }
+        let previous = (state.since() > self.since).then(|| {
+            Arc::new(Self {
+                previous: None,
+                ..self.clone()
+            })
+        });
+        // A node that is open before its change begins is not known yet.
+        let known = state.slots().len();
+        let stays = |member: &&Arc<Member>| {
+            usize::from(member.node().0) >= known || state.is_live(member.node())
+        };
+        let nodes = self.nodes.iter().filter(stays).cloned().collect();
+        Self::with(state, previous, nodes, &mixed)
+    }
+
+    fn mixed_nodes(&self) -> BTreeSet<NodeId> {
+        let nodes = self.nodes.iter().zip(&self.mixed);
+        let mixed = nodes.filter(|(_, is_mixed)| **is_mixed);
+        mixed.map(|(member, _)| member.node()).collect()
     }
 
     /// The routes of a reader at `at`; `None` if he must start again with a newer LSN.
@@ -96,6 +147,11 @@ impl Routes {
 
     pub(crate) fn ring(&self) -> &Arc<Ring> {
         &self.ring
+    }
+
+    /// What the journal knows of the ring and its nodes.
+    pub(crate) fn state(&self) -> &RingState {
+        &self.state
     }
 
     #[inline]
@@ -157,4 +213,11 @@ impl Routes {
         let nodes = self.nodes.iter().zip(&self.owns);
         nodes.filter_map(|(member, owns)| owns.then_some(member))
     }
+}
+
+/// The nodes that give or take arcs in the change that is under way.
+fn mixed_by(state: &RingState) -> BTreeSet<NodeId> {
+    let running = state.running().into_iter();
+    let moves = running.flat_map(|running| &running.change.moves);
+    moves.flat_map(|one| [one.from, one.to]).collect()
 }

@@ -1,5 +1,6 @@
 //! What `stats()` tells.
 
+use crate::ChangeProgress;
 use mailring_engine::{
     Error,
     ids::{Lsn, NodeId},
@@ -96,4 +97,6 @@ pub struct Stats {
     /// Set while checkpoints can't write a tree. Writes are refused with it once the memory budget is used up; it is
     /// tried again by itself.
     pub checkpoint_failure: Option<Error>,
+    /// How far the change of the nodes is that is under way.
+    pub change: Option<ChangeProgress>,
 }

@@ -20,6 +20,7 @@ use mailring_engine::{
     generation::Generation,
     ids::{Epoch, Incarnation, Lsn, NodeId, RequestId, Time},
     journal::JournalReader,
+    motion::MotionMessage,
     participant::{Answer, NodeEffect, NodeMessage, Operation, Participant},
     rebuild::rebuild_node,
 };
@@ -181,8 +182,22 @@ impl StorageNode {
                 node: self.node,
                 error,
             }),
-            // Nobody has asked for it yet.
-            NodeEffect::HandedOver { .. } => {}
+            NodeEffect::Forgotten { node, change } => self
+                .switchboard
+                .to_router(MotionMessage::Forgotten { node, change }),
+            NodeEffect::HandedOver {
+                node,
+                change,
+                attempt,
+                incarnation,
+                through,
+            } => self.switchboard.to_router(MotionMessage::HandedOver {
+                node,
+                change,
+                attempt,
+                incarnation,
+                through,
+            }),
         }
     }
 

@@ -5,12 +5,13 @@ use crate::{
     budget::Budget,
     cache_share::CacheShare,
     checkpointer::Checkpointer,
-    clock::{Clock, TickSlot, wall_clock_ms},
+    clock::{Clock, DueTick, TickSlot, wall_clock_ms},
     coordinator::CoordinatorActor,
     journal::JournalActor,
     locks::{LockDesk, LockManager},
     member::{Member, Queue},
     message::{Deliver, Tick},
+    nodes::Showing,
     router::Router,
     routes::Routes,
     supervisor::Supervisor,
@@ -20,12 +21,12 @@ use actix::Addr;
 use arc_swap::ArcSwap;
 use mailring_engine::{
     Error, cache::RowCache, checkpoint::CheckpointMessage, coordinator::CoordinatorMessage,
-    ids::NodeId, locks::LockMessage, open_keyspaces::OpenKeyspaces, participant::NodeMessage,
-    sequencer::JournalMessage, view::Visible,
+    ids::NodeId, locks::LockMessage, motion::MotionMessage, open_keyspaces::OpenKeyspaces,
+    participant::NodeMessage, sequencer::JournalMessage, view::Visible,
 };
 use std::sync::{
     Arc, Mutex, OnceLock, PoisonError,
-    atomic::{AtomicU64, AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 use tokio::sync::Notify;
 
@@ -36,7 +37,7 @@ pub type FaultHook = Arc<dyn Fn(&FaultSite<'_>) + Send + Sync>;
 #[derive(Debug, Clone, Copy)]
 pub struct FaultSite<'a> {
     /// The actor (`"node"`, `"coordinator"`, `"journal"`, `"checkpointer"`, `"router"`, `"supervisor"` or `"locks"`), or the
-    /// thread that works for one (`"io"`, `"segments"`, `"runs"`, `"compaction"` or `"rebuild"`).
+    /// thread that works for one (`"io"`, `"segments"`, `"runs"`, `"compaction"`, `"rebuild"` or `"mover"`).
     pub actor: &'a str,
     /// The node's number, for a node.
     pub node: Option<NodeId>,
@@ -67,6 +68,11 @@ pub(crate) struct Switchboard {
     pub(crate) routes: ArcSwap<Routes>,
     /// Wakes who waits for newer routes.
     pub(crate) rerouted: Notify,
+    /// What handles see of the change of the ring.
+    pub(crate) showing: Showing,
+    pub(crate) motion_due: DueTick,
+    /// Set when the engine stops: long work ends.
+    pub(crate) stopping: AtomicBool,
     pub(crate) telemetry: Telemetry,
     pub(crate) fault_hook: Option<FaultHook>,
     pub(crate) read_only: OnceLock<Error>,
@@ -140,6 +146,10 @@ impl Switchboard {
     pub(crate) fn to_locks(&self, message: LockMessage) {
         // Where the desk is closed nobody is there any more to be told, and nothing is decided.
         let _ = self.locks.tell(self.lock_manager(), message);
+    }
+
+    pub(crate) fn to_router(&self, message: MotionMessage) {
+        self.addresses().router.do_send(Deliver(message));
     }
 
     pub(crate) fn to_checkpointer(&self, message: CheckpointMessage) {
@@ -217,6 +227,9 @@ impl Switchboard {
         }
         if self.locks.is_due(self.clock.now()) && self.lock_tick.claim() {
             addresses.lock_manager.do_send(Tick);
+        }
+        if self.motion_due.claim(self.clock.now()) {
+            addresses.router.do_send(Tick);
         }
         if self.coordinator_running.load(Ordering::Relaxed) > 0 && self.coordinator_tick.claim() {
             addresses.coordinator.do_send(Tick);

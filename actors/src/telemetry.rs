@@ -42,6 +42,10 @@ const ABORTS: &str = "mailring_transaction_aborts_total";
 const RETRIES: &str = "mailring_transaction_retries_total";
 const COMMIT_SECONDS: &str = "mailring_transaction_commit_seconds";
 const PREPARED: &str = "mailring_transactions_prepared";
+const NODES: &str = "mailring_nodes";
+const MOVED_KEYS: &str = "mailring_moved_keys_total";
+const MOVED_BYTES: &str = "mailring_moved_bytes_total";
+const ARCS_LEFT: &str = "mailring_change_arcs_left";
 
 fn describe() {
     describe_counter!(
@@ -163,6 +167,22 @@ fn describe() {
         PREPARED,
         Unit::Count,
         "Parts of transactions that the nodes have prepared now"
+    );
+    describe_gauge!(NODES, Unit::Count, "Nodes that are open");
+    describe_counter!(
+        MOVED_KEYS,
+        Unit::Count,
+        "Pairs and tombstones copied and swept to change the nodes"
+    );
+    describe_counter!(
+        MOVED_BYTES,
+        Unit::Bytes,
+        "Bytes of pairs copied and of keys swept to change the nodes"
+    );
+    describe_gauge!(
+        ARCS_LEFT,
+        Unit::Count,
+        "Arcs that the change of the nodes has still to move"
     );
 }
 
@@ -327,6 +347,10 @@ pub(crate) struct Telemetry {
     retries: Counter,
     commit_seconds: Histogram,
     prepared: Gauge,
+    nodes: Gauge,
+    moved_keys: Counter,
+    moved_bytes: Counter,
+    arcs_left: Gauge,
     commits_total: AtomicU64,
     aborts_total: AtomicU64,
     conflicts_total: AtomicU64,
@@ -357,6 +381,10 @@ impl Telemetry {
             retries: metrics::counter!(RETRIES),
             commit_seconds: metrics::histogram!(COMMIT_SECONDS),
             prepared: metrics::gauge!(PREPARED),
+            nodes: metrics::gauge!(NODES),
+            moved_keys: metrics::counter!(MOVED_KEYS),
+            moved_bytes: metrics::counter!(MOVED_BYTES),
+            arcs_left: metrics::gauge!(ARCS_LEFT),
             commits_total: AtomicU64::new(0),
             aborts_total: AtomicU64::new(0),
             conflicts_total: AtomicU64::new(0),
@@ -385,6 +413,12 @@ impl Telemetry {
         self.checkpoints_total.fetch_add(1, Relaxed);
         self.checkpoint_bytes.increment(bytes);
         self.checkpoint_seconds.record(seconds);
+    }
+
+    /// Something was copied or swept.
+    pub(crate) fn moved(&self, keys: u64, bytes: u64) {
+        self.moved_keys.increment(keys);
+        self.moved_bytes.increment(bytes);
     }
 
     /// A commit of a transaction with writes was answered.
@@ -447,6 +481,10 @@ impl Telemetry {
             let active = member.table.view().active.bytes();
             figures.generation_bytes.set(active as f64);
         }
+        self.nodes.set(routes.nodes().len() as f64);
+        let change = switchboard.showing.progress();
+        let left = change.map_or(0, |change| change.arcs_total - change.arcs_done);
+        self.arcs_left.set(left as f64);
         self.locks.publish_gauges();
         let budget = &switchboard.budget;
         let cached = switchboard.cache.bytes();

@@ -11,7 +11,7 @@ mod settings;
 mod start;
 mod threads;
 
-pub(crate) use settings::ring_of;
+pub(crate) use nodes::{Beginning, Life, NodeActors, Stores};
 pub(crate) use threads::Threads;
 
 use crate::{

@@ -9,7 +9,7 @@ use crate::{
     system::Arbiters,
 };
 use mailring_engine::{
-    Result,
+    Error, Result,
     generation::Generation,
     ids::{Epoch, Incarnation, Lsn, NodeId},
     journal::JournalReader,
@@ -22,6 +22,7 @@ use mailring_engine::{
     view::{Frozen, NodeTable, NodeView},
 };
 use std::{
+    fs::{self, File},
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicU64},
 };
@@ -31,7 +32,8 @@ const OPEN_FILES: usize = 256;
 
 /// Opens the stores of nodes.
 pub(crate) struct Stores {
-    directory: PathBuf,
+    /// None in memory.
+    directory: Option<PathBuf>,
     factory: Box<dyn StoreFactory>,
     hook: Option<StoreHook>,
 }
@@ -55,15 +57,41 @@ impl Stores {
             }),
         };
         Self {
-            directory: directory.to_owned(),
+            directory: matches!(builder.place, Place::Directory(_)).then(|| directory.to_owned()),
             factory,
             hook: builder.store_hook.clone(),
         }
     }
 
+    fn folder(&self, node: NodeId) -> Option<PathBuf> {
+        let directory = self.directory.as_ref()?;
+        Some(tree_folder(directory, node))
+    }
+
+    /// Makes the store of a node that never was. A folder of its is left over from a beginning that was cut short.
+    pub(crate) fn create(&self, node: NodeId) -> Result<Arc<dyn Store>> {
+        self.remove(node)?;
+        let store = self.open(node)?;
+        if let Some(directory) = &self.directory {
+            let synced = File::open(directory).and_then(|directory| directory.sync_all());
+            synced
+                .map_err(|error| Error::io(format!("forcing {}", directory.display()), &error))?;
+        }
+        Ok(store)
+    }
+
+    /// Removes what there is of a node that is none any more, and that nobody reads.
+    pub(crate) fn remove(&self, node: NodeId) -> Result<()> {
+        let Some(folder) = self.folder(node).filter(|folder| folder.exists()) else {
+            return Ok(());
+        };
+        let removed = fs::remove_dir_all(&folder);
+        removed.map_err(|error| Error::io(format!("removing {}", folder.display()), &error))
+    }
+
     /// Opens a node's store, and creates it if it is not there.
     pub(crate) fn open(&self, node: NodeId) -> Result<Arc<dyn Store>> {
-        let folder = tree_folder(&self.directory, node);
+        let folder = self.folder(node).unwrap_or_default();
         let store = self.factory.open(node, &folder)?;
         Ok(match &self.hook {
             Some(hook) => hook(store),

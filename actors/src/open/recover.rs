@@ -1,24 +1,20 @@
 //! From a directory to what its engine knew: manifest, trees, and the journal replayed into generations.
 
 use super::{
-    nodes::Stores,
-    settings::{check_settings, new_manifest, ring_of},
+    nodes::{Beginning, Stores},
+    settings::{check_arcs, check_nodes, new_manifest},
 };
 use crate::Builder;
 use mailring_engine::{
     Error, Result,
     disk::Disk,
-    generation::Generation,
-    ids::{Incarnation, Lsn, Time},
-    journal::{
-        Journal, JournalOptions,
-        record::{Record, RecordBody},
-    },
+    ids::{Incarnation, Lsn, NodeId},
+    journal::{Journal, JournalOptions, record::Record},
     keyspaces::Keyspaces,
     manifest::Manifest,
     outcomes::{OutcomeLimits, Outcomes},
-    ring::Ring,
-    store::Store,
+    replay::Replay,
+    ring_state::RingState,
 };
 use std::{
     path::Path,
@@ -32,12 +28,15 @@ use std::{
 /// What was read back from a directory.
 pub(super) struct Recovered {
     pub(super) manifest: Manifest,
-    pub(super) ring: Ring,
+    pub(super) ring: RingState,
     pub(super) keyspaces: Keyspaces,
     pub(super) outcomes: Outcomes,
-    pub(super) incarnations: Vec<Incarnation>,
-    pub(super) stores: Vec<Arc<dyn Store>>,
-    pub(super) generations: Vec<Generation>,
+    /// By node number, those that have left included; so are the complete LSNs.
+    pub(super) lives: Vec<Incarnation>,
+    pub(super) complete: Vec<Lsn>,
+    pub(super) opener: Stores,
+    /// Those that take part.
+    pub(super) nodes: Vec<Beginning>,
     pub(super) journal: Journal,
     pub(super) last_lsn: Lsn,
     /// How long leases of an earlier opening may go on.
@@ -56,7 +55,7 @@ pub(super) fn recover(
     let is_new = found.is_none();
     let mut manifest = match found {
         Some(manifest) => {
-            check_settings(builder, &manifest)?;
+            check_arcs(builder, &manifest)?;
             manifest
         }
         None if !builder.create => {
@@ -66,7 +65,6 @@ pub(super) fn recover(
         }
         None => new_manifest(builder)?,
     };
-    let ring = ring_of(&manifest)?;
     let was_clean = manifest.clean_shutdown;
     // A salt is used for one opening only: the count is forced before anything is written under it.
     manifest.openings += 1;
@@ -89,36 +87,13 @@ pub(super) fn recover(
         false => None,
     };
     manifest.save(&**disk)?;
-    let mut keyspaces = manifest.keyspaces(&**disk)?;
-    let opener = Stores::new(builder, directory, now_ms, held_indexes);
-    let mut stores = Vec::new();
-    for node in &manifest.nodes {
-        stores.push(opener.open(node.node)?);
-    }
-    let generations: Vec<_> = stores
-        .iter()
-        .map(|_| Generation::with_gauge(Arc::clone(gauge)))
-        .collect();
-    let mut incarnations: Vec<_> = manifest.progress.iter().map(|p| p.incarnation).collect();
-    let complete: Vec<_> = manifest.progress.iter().map(|p| p.complete).collect();
-    let catalogue_lsn = manifest.last_lsn;
     let limits = OutcomeLimits::default();
-    let mut outcomes = Outcomes::restored(manifest.openings, limits, &manifest.outcomes);
+    let mut replay = Replay::new(&manifest, &**disk, limits, Arc::clone(gauge))?;
     let (journal, last_lsn) = if let Some(journal) = created {
         (journal, Lsn(0))
     } else {
-        let after = complete.iter().min().copied().unwrap_or_default();
-        let mut visit = |record: Record| {
-            replay(
-                record,
-                catalogue_lsn,
-                &complete,
-                &generations,
-                &mut keyspaces,
-                &mut incarnations,
-                &mut outcomes,
-            )
-        };
+        let after = replay.after();
+        let mut visit = |record: Record| replay.visit(record);
         let (journal, recovery) = Journal::open(Arc::clone(disk), options, after, &mut visit)?;
         tracing::info!(
             last_lsn = recovery.last_lsn.0,
@@ -128,11 +103,37 @@ pub(super) fn recover(
         );
         (journal, recovery.last_lsn)
     };
+    let Replay {
+        keyspaces,
+        outcomes,
+        ring,
+        nodes: replayed,
+        ..
+    } = replay;
+    check_nodes(builder, &ring)?;
+    let opener = Stores::new(builder, directory, now_ms, held_indexes);
+    let lives = replayed.iter().map(|node| node.incarnation).collect();
+    let complete = replayed.iter().map(|node| node.complete).collect();
+    let mut nodes = Vec::new();
+    for (node, replayed) in (0..).map(NodeId).zip(replayed) {
+        if !ring.is_live(node) {
+            // It has left, and nobody reads it any more.
+            opener.remove(node)?;
+            continue;
+        }
+        nodes.push(Beginning {
+            node,
+            store: opener.open(node)?,
+            generation: replayed.generation,
+            complete: replayed.complete,
+            last_lsn,
+        });
+    }
     for id in 1..keyspaces.next_id().0 {
         let id = mailring_engine::ids::KeyspaceId(id);
         if !keyspaces.contains(id) {
-            for store in &stores {
-                store.drop_prefix(&id.0.to_be_bytes())?;
+            for node in &nodes {
+                node.store.drop_prefix(&id.0.to_be_bytes())?;
             }
         }
     }
@@ -141,54 +142,12 @@ pub(super) fn recover(
         ring,
         keyspaces,
         outcomes,
-        incarnations,
-        stores,
-        generations,
+        lives,
+        complete,
+        opener,
+        nodes,
         journal,
         last_lsn,
         old_leases,
     })
-}
-
-/// Installs one record of the journal.
-fn replay(
-    record: Record,
-    catalogue_lsn: Lsn,
-    complete: &[Lsn],
-    generations: &[Generation],
-    keyspaces: &mut Keyspaces,
-    incarnations: &mut [Incarnation],
-    outcomes: &mut Outcomes,
-) -> Result<()> {
-    let lsn = record.lsn;
-    match record.body {
-        RecordBody::Commit { txn, parts } => {
-            if let Some(tag) = txn.filter(|_| lsn > catalogue_lsn) {
-                outcomes.commit(lsn, tag, Time(0));
-            }
-            for part in &parts {
-                let node = usize::from(part.node.0);
-                if complete.get(node).is_some_and(|complete| lsn > *complete) {
-                    for write in &part.writes {
-                        generations[node].insert(lsn, write);
-                    }
-                }
-            }
-        }
-        RecordBody::CreateKeyspace { id, name } if lsn > catalogue_lsn => {
-            keyspaces.install_create(id, &name)?;
-        }
-        RecordBody::DropKeyspace { id } if lsn > catalogue_lsn => {
-            keyspaces.install_drop(id);
-        }
-        RecordBody::Fence { node, incarnation } => {
-            if let Some(current) = incarnations.get_mut(usize::from(node.0)) {
-                *current = incarnation.next().max(*current);
-            }
-        }
-        RecordBody::CreateKeyspace { .. }
-        | RecordBody::DropKeyspace { .. }
-        | RecordBody::Ring(_) => {}
-    }
-    Ok(())
 }

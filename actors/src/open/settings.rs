@@ -7,6 +7,7 @@ use mailring_engine::{
     keyspaces::Keyspaces,
     manifest::{Manifest, NodeProgress, NodeSettings},
     ring::Ring,
+    ring_state::RingState,
 };
 
 pub(super) fn new_manifest(builder: &Builder) -> Result<Manifest> {
@@ -26,7 +27,9 @@ pub(super) fn new_manifest(builder: &Builder) -> Result<Manifest> {
         });
     }
     let arc_bits = builder.arc_bits_for(nodes.len());
-    let manifest = Manifest {
+    let members: Vec<_> = nodes.iter().map(|node| (node.node, node.weight)).collect();
+    Ring::new(arc_bits, &members)?;
+    Ok(Manifest {
         arc_bits: u8::try_from(arc_bits).unwrap_or(u8::MAX),
         progress: nodes
             .iter()
@@ -39,35 +42,11 @@ pub(super) fn new_manifest(builder: &Builder) -> Result<Manifest> {
         nodes,
         next_keyspace: Keyspaces::new().next_id(),
         ..Manifest::default()
-    };
-    ring_of(&manifest)?;
-    Ok(manifest)
+    })
 }
 
-/// The ring of a directory: from its table where nodes have moved, else from its settings.
-pub(crate) fn ring_of(manifest: &Manifest) -> Result<Ring> {
-    let nodes: Vec<_> = manifest
-        .nodes
-        .iter()
-        .map(|node| (node.node, node.weight))
-        .collect();
-    match &manifest.arcs {
-        Some(owners) => Ring::from_table(owners.clone(), &nodes, manifest.epoch),
-        None => Ring::new(u32::from(manifest.arc_bits), &nodes),
-    }
-}
-
-pub(super) fn check_settings(builder: &Builder, manifest: &Manifest) -> Result<()> {
-    let weights: Vec<u32> = manifest.nodes.iter().map(|node| node.weight).collect();
-    if let Some(requested) = &builder.weights
-        && *requested != weights
-    {
-        return Err(Error::SettingsMismatch {
-            setting: "nodes and their weights",
-            directory: format!("{weights:?}"),
-            requested: format!("{requested:?}"),
-        });
-    }
+/// Whether the builder asks for another number of arcs than the directory has.
+pub(super) fn check_arcs(builder: &Builder, manifest: &Manifest) -> Result<()> {
     if let Some(requested) = builder.arc_bits
         && requested != u32::from(manifest.arc_bits)
     {
@@ -78,4 +57,44 @@ pub(super) fn check_settings(builder: &Builder, manifest: &Manifest) -> Result<(
         });
     }
     Ok(())
+}
+
+/// Whether the builder asks for other nodes than the directory has by now. While they are being changed, those of before
+/// and those that will be are as good.
+pub(super) fn check_nodes(builder: &Builder, ring: &RingState) -> Result<()> {
+    let Some(requested) = &builder.weights else {
+        return Ok(());
+    };
+    let nodes = ring.ring().nodes();
+    let changing = ring.running().map(|running| {
+        let members = &running.change.members[..];
+        [members, &running.before[..]]
+    });
+    let known = changing.into_iter().flatten().chain([nodes]);
+    let weights = |nodes: &[(NodeId, u32)]| nodes.iter().map(|(_, weight)| *weight).collect();
+    if known
+        .map(weights)
+        .any(|weights: Vec<u32>| weights == *requested)
+    {
+        return Ok(());
+    }
+    let are_first = nodes.iter().map(|(node, _)| node.0).eq(0..len_of(nodes));
+    let directory = if are_first {
+        let weights: Vec<u32> = weights(nodes);
+        format!("{weights:?}")
+    } else {
+        let named = nodes
+            .iter()
+            .map(|(node, weight)| format!("node {node}: {weight}"));
+        named.collect::<Vec<_>>().join(", ")
+    };
+    Err(Error::SettingsMismatch {
+        setting: "nodes and their weights",
+        directory,
+        requested: format!("{requested:?}"),
+    })
+}
+
+fn len_of(nodes: &[(NodeId, u32)]) -> u16 {
+    u16::try_from(nodes.len()).unwrap_or(u16::MAX)
 }

@@ -1,7 +1,7 @@
 //! From what was recovered to running actors and threads.
 
 use super::{
-    nodes::{Beginning, Life, NodeActors},
+    nodes::{Life, NodeActors},
     recover::Recovered,
     threads::{Files, Threads},
 };
@@ -19,6 +19,8 @@ use crate::{
     journal_io::{self, JournalFile},
     locks::{LockDesk, LockManager},
     member::Queue,
+    mover::{self, Mover, StopSign},
+    nodes::Showing,
     router::Router,
     routes::Routes,
     supervisor::Supervisor,
@@ -38,10 +40,10 @@ use mailring_engine::{
     journal::frame_bytes,
     locks::{LockLimits, LockTable},
     manifest::Manifest,
+    motion::{Heal, Motion, MotionMessage, MotionOptions},
     open_keyspaces::OpenKeyspaces,
     participant::ParticipantOptions,
     restart::Restarts,
-    ring_state::RingState,
     sequencer::{Sequencer, SequencerOptions, SequencerState},
     value::KEYSPACE_PREFIX_BYTES,
     view::Visible,
@@ -75,31 +77,19 @@ pub(super) fn start(
         ring,
         keyspaces,
         outcomes,
-        incarnations,
-        stores,
-        generations,
+        lives,
+        complete,
+        opener,
+        nodes,
         journal,
         last_lsn,
         old_leases,
     } = recovered;
-    let ring = RingState::new(ring);
     let clock = Clock::start();
     let opening = manifest.openings;
-    let nodes = manifest
-        .progress
-        .iter()
-        .zip(generations)
-        .zip(stores)
-        .map(|((progress, generation), store)| {
-            let beginning = Beginning {
-                node: progress.node,
-                store,
-                generation,
-                complete: progress.complete,
-                last_lsn,
-            };
-            beginning.member(builder.mailbox_capacity)
-        })
+    let nodes = nodes.into_iter();
+    let nodes: Vec<_> = nodes
+        .map(|beginning| beginning.member(builder.mailbox_capacity))
         .collect();
     let budget = Budget::new(
         clock,
@@ -118,14 +108,11 @@ pub(super) fn start(
         },
         telemetry: Telemetry::new(),
         budget: Arc::new(budget),
-        routes: ArcSwap::from_pointee(Routes::new(
-            Arc::clone(ring.ring()),
-            ring.since(),
-            None,
-            nodes,
-            |_| false,
-        )),
+        routes: ArcSwap::from_pointee(Routes::new(Arc::new(ring.clone()), nodes)),
         rerouted: Notify::new(),
+        showing: Showing::default(),
+        motion_due: clock::DueTick::default(),
+        stopping: AtomicBool::new(false),
         fault_hook: builder.fault_hook.clone(),
         read_only: OnceLock::new(),
         keyspaces: OpenKeyspaces::default(),
@@ -154,10 +141,10 @@ pub(super) fn start(
         SequencerState {
             last_lsn,
             last_group: journal.last_group(),
-            incarnations: incarnations.clone(),
+            incarnations: lives.clone(),
             keyspaces,
             outcomes,
-            ring,
+            ring: ring.clone(),
             room: journal.room(),
         },
     );
@@ -171,10 +158,14 @@ pub(super) fn start(
         interval,
         Arc::clone(&switchboard.forced),
     ));
+    let mover_journal = reader.clone();
     let (io_sender, io_requests) = unbounded();
     let (segment_sender, segment_requests) = unbounded();
     let (job_sender, jobs) = unbounded();
     let (compaction_sender, compactions) = unbounded();
+    let (mover_jobs, mover_compactions) = (job_sender.clone(), compaction_sender.clone());
+    let (mover_sender, mover_requests) = unbounded();
+    let stop = StopSign::default();
     let (clock_sender, clock_stop) = crossbeam_channel::bounded(0);
 
     let system = ActorSystem::start(builder.arbiters)?;
@@ -188,16 +179,15 @@ pub(super) fn start(
             ..ParticipantOptions::default()
         },
     };
-    for (member, incarnation) in switchboard.routes.load().nodes().iter().zip(&incarnations) {
+    for member in switchboard.routes.load().nodes() {
         let node = member.node();
         let life = Life {
-            incarnation: *incarnation,
-            owned_since: sequencer.ring().owned_since(node),
+            incarnation: lives[usize::from(node.0)],
+            owned_since: ring.owned_since(node),
             last_lsn,
         };
         node_actors.start(&switchboard, member, life);
     }
-    let complete = manifest.progress.iter().map(|p| p.complete).collect();
     let addresses = Addresses {
         coordinator: {
             // Handles bound their transactions; a batch, which only writes, may be larger.
@@ -239,8 +229,15 @@ pub(super) fn start(
             Supervisor::start_in_arbiter(home, move |_| actor)
         },
         router: {
-            let actor = Router::new(Arc::clone(&switchboard));
-            Router::start_in_arbiter(home, move |_| actor)
+            let options = MotionOptions {
+                // Who is down has nobody take its place yet.
+                heal: Heal::Wait,
+                ..MotionOptions::default()
+            };
+            let motion = Motion::new(options, ring, clock.now());
+            let actor = Router::new(Arc::clone(&switchboard), motion, mover_sender, stop.clone());
+            // Its steps are few, but may copy a large ring.
+            Router::start_in_arbiter(arbiters.of(lives.len() + 1), move |_| actor)
         },
         lock_manager: {
             let limits = LockLimits {
@@ -254,8 +251,19 @@ pub(super) fn start(
                 Arc::clone(&switchboard),
             );
             // Behind the nodes, so that it has a thread of its own where there is one to spare.
-            LockManager::start_in_arbiter(arbiters.of(incarnations.len()), move |_| actor)
+            LockManager::start_in_arbiter(arbiters.of(lives.len()), move |_| actor)
         },
+    };
+    let mover = Mover {
+        stores: opener,
+        actors: node_actors,
+        journal: mover_journal,
+        runs: mover_jobs,
+        compactions: mover_compactions,
+        stop,
+        rate: builder.move_rate,
+        memory_budget: builder.memory_budget,
+        queue_capacity: builder.mailbox_capacity,
     };
     assert!(
         switchboard.addresses.set(addresses).is_ok(),
@@ -294,6 +302,11 @@ pub(super) fn start(
             checkpointer::run_worker(&jobs, manifest, &worker_disk, &worker_file, board);
         }),
     )?;
+    let mover_board = Arc::clone(&switchboard);
+    spawn(
+        "move",
+        Box::new(move |_| mover::run_mover(&mover_requests, &mover, &mover_board)),
+    )?;
     spawn(
         "compaction",
         Box::new(move |board| checkpointer::run_compaction(&compactions, board)),
@@ -303,14 +316,16 @@ pub(super) fn start(
         Box::new(move |board| clock::run(board, &clock_stop)),
     )?;
 
-    Ok(Mailring {
+    let board = Arc::clone(&switchboard);
+    let db = Mailring {
         engine: Arc::new(Engine {
-            switchboard,
+            switchboard: Arc::clone(&board),
             deadline: builder.deadline,
             max_lease: builder.max_lease,
             opening,
             transactions: AtomicU64::new(0),
             threads: Mutex::new(Some(Threads {
+                switchboard,
                 system,
                 clock: clock_sender,
                 joins,
@@ -322,7 +337,10 @@ pub(super) fn start(
             })),
             closed: AtomicBool::new(false),
         }),
-    })
+    };
+    // A change that was under way goes on.
+    board.to_router(MotionMessage::Resume);
+    Ok(db)
 }
 
 /// What the tokens of locks begin with: the number of this opening, which is forced before anything starts. An engine in

@@ -1,12 +1,20 @@
 //! What runs behind a handle, and how it is stopped.
 
-use crate::{guard::guarded, journal_io::JournalFile, system::ActorSystem};
+use crate::{
+    guard::guarded, journal_io::JournalFile, switchboard::Switchboard, system::ActorSystem,
+};
 use mailring_engine::{Error, Result, disk::Disk, manifest::Manifest};
-use std::{fs::File, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{
+    fs::File,
+    sync::{Arc, atomic::Ordering},
+    thread::JoinHandle,
+    time::Duration,
+};
 
 /// Everything that runs, and how it is stopped.
 #[derive(Debug)]
 pub(crate) struct Threads {
+    pub(super) switchboard: Arc<Switchboard>,
     pub(super) system: ActorSystem,
     pub(super) clock: crossbeam_channel::Sender<()>,
     pub(super) joins: Vec<JoinHandle<()>>,
@@ -37,6 +45,7 @@ impl Threads {
     /// Stops everything, and says in the manifest that no lock is held any more, and that all writes are in the trees if
     /// `clean`.
     pub(crate) fn stop_cleanly(self, clean: bool) -> Result<()> {
+        self.switchboard.stopping.store(true, Ordering::Release);
         self.system.stop();
         drop(self.clock);
         for join in self.joins {

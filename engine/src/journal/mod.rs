@@ -65,7 +65,7 @@ mod tests;
 mod writer;
 
 pub use reader::JournalReader;
-pub use recovery::{JournalReport, Recovery, verify};
+pub use recovery::{JournalReport, Recovery, verify, verify_records};
 pub use segment::FORMAT_VERSION;
 pub use spare::{Spare, SpareRequest};
 pub use writer::{Group, Journal, JournalOptions, JournalStats};

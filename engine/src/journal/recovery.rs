@@ -374,7 +374,19 @@ pub(super) fn repair(disk: &dyn Disk, scan: &Scan) -> Result<()> {
 ///
 /// [`Error::CorruptJournal`], [`Error::NewerFormat`] or [`Error::Io`].
 pub fn verify(disk: &dyn Disk) -> Result<JournalReport> {
-    let scan = scan(disk, None, &mut |_| Ok(()))?;
+    verify_records(disk, &mut |_| Ok(()))
+}
+
+/// As [`verify`], and shows every record in order.
+///
+/// # Errors
+///
+/// As [`verify`], and those of `visit`.
+pub fn verify_records(
+    disk: &dyn Disk,
+    visit: &mut dyn FnMut(Record) -> Result<()>,
+) -> Result<JournalReport> {
+    let scan = scan(disk, None, visit)?;
     Ok(JournalReport {
         segments: scan.segments.len(),
         groups: scan.recovery.groups,

@@ -32,7 +32,7 @@ impl Participant {
         out.push(NodeEffect::Frozen { through, ready });
     }
 
-    pub(super) fn flushed(&mut self, through: Lsn) {
+    pub(super) fn flushed(&mut self, through: Lsn, out: &mut Vec<NodeEffect>) {
         let view = self.table.view();
         self.table.publish(NodeView {
             frozen: view
@@ -46,5 +46,6 @@ impl Participant {
             ..NodeView::clone(&view)
         });
         self.forget_if_passed();
+        self.tell_forgotten(out);
     }
 }

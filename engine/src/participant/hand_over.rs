@@ -74,6 +74,8 @@ pub(super) struct Ownership {
     /// What was routed by an older ring is refused, whatever it touches.
     refused_below: Epoch,
     leaving: Option<Leaving>,
+    /// The change whose swept tree is to be shown, and who made it so is to be told.
+    swept: Option<u64>,
     /// What was gained, oldest first, that no view shows yet: the node recovers.
     unseen: Vec<(Lsn, Arc<ArcSet>)>,
 }
@@ -111,6 +113,7 @@ impl Ownership {
             suspect_below: Epoch(0),
             refused_below: Epoch(0),
             leaving: None,
+            swept: None,
             unseen: Vec::new(),
         }
     }
@@ -356,13 +359,28 @@ impl Participant {
     }
 
     /// Nothing of the arcs is left in the tree. They are forgotten when the view's tree has passed the Cut as well.
-    pub(super) fn forget(&mut self, change: u64) {
+    pub(super) fn forget(&mut self, change: u64, out: &mut Vec<NodeEffect>) {
         if let Some(leaving) = &mut self.ownership.leaving
             && leaving.change == change
             && let Stage::Lost { is_clean, .. } = &mut leaving.stage
         {
             *is_clean = true;
             self.forget_if_passed();
+        }
+        self.ownership.swept = Some(change);
+        // While something is frozen a checkpoint's run may be in the tree already; its end shows the tree anew.
+        if matches!(self.phase, Phase::Serving) && self.table.view().frozen.is_empty() {
+            let now = (self.tree.0)();
+            self.show(|view| view.tree = now);
+            self.tell_forgotten(out);
+        }
+    }
+
+    /// The view shows the tree of this moment.
+    pub(super) fn tell_forgotten(&mut self, out: &mut Vec<NodeEffect>) {
+        let node = self.node();
+        if let Some(change) = self.ownership.swept.take() {
+            out.push(NodeEffect::Forgotten { node, change });
         }
     }
 

@@ -139,8 +139,9 @@ pub enum NodeMessage {
     /// From the journal, in line with [`NodeMessage::Resolve`] and [`NodeMessage::Settles`]: the node has lost or gained
     /// arcs. Answered by [`JournalMessage::Installed`] through its LSN. May come twice.
     Owners(Owners),
-    /// From the mover: nothing of the arcs that were lost in this change is left in the tree, which has passed the Cut. May
-    /// come twice.
+    /// From the mover: nothing of the arcs of this change that are not the node's own is left in the tree, which has passed the
+    /// Cut of those that it has lost. The node shows the tree as it is now, as soon as that is not ahead of its view, and
+    /// answers [`NodeEffect::Forgotten`]. May come twice.
     Forget {
         /// The change of the ring.
         change: u64,
@@ -191,6 +192,13 @@ pub enum NodeEffect {
     },
     /// The node can't serve: its journal can't be read back.
     Broken(Error),
+    /// Tell the mover: the view shows a tree as it was after [`NodeMessage::Forget`].
+    Forgotten {
+        /// The node.
+        node: NodeId,
+        /// The change.
+        change: u64,
+    },
     /// Tell the mover: nothing that this life has admitted on the arcs is under way any more.
     HandedOver {
         /// The node.

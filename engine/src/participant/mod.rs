@@ -220,7 +220,7 @@ impl Participant {
             }
             NodeMessage::Visible(lsn) => self.answer_through(lsn, out),
             NodeMessage::Freeze(lsn) => self.freeze(lsn, out),
-            NodeMessage::Flushed { through } => self.flushed(through),
+            NodeMessage::Flushed { through } => self.flushed(through, out),
             NodeMessage::Fenced {
                 incarnation,
                 through,
@@ -239,7 +239,7 @@ impl Participant {
             } => self.hand_over(now, (change, attempt), arcs, out),
             NodeMessage::KeepArcs { change } => self.keep_arcs(change),
             NodeMessage::Owners(owners) => self.own(owners, out),
-            NodeMessage::Forget { change } => self.forget(change),
+            NodeMessage::Forget { change } => self.forget(change, out),
         }
     }
 

@@ -177,7 +177,9 @@ impl World {
                     assert!(is_io, "node {node} can't be brought back: {error}");
                     self.send(from, Party::Supervisor, Message::Broken(node));
                 }
-                NodeEffect::HandedOver { .. } => unreachable!("nobody asks for it"),
+                NodeEffect::HandedOver { .. } | NodeEffect::Forgotten { .. } => {
+                    unreachable!("nobody asks for it")
+                }
             }
         }
     }

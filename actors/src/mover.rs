@@ -1,0 +1,342 @@
+//! The mover's thread: copies what a node holds on some arcs, follows what is committed there, sweeps, and opens the stores
+//! of nodes that join. The router asks for one piece of work at a time; what to do is decided in its machine
+//! ([`mailring_engine::motion`]), how, in [`Carry`].
+//!
+//! ```text
+//!  router ── Open, Work ──▶ mover ── Ingest(run) ──▶ the thread that writes runs ──▶ trees
+//!  router ◀── Opened, Working, Worked ── mover
+//! ```
+//!
+//! It reads no faster than the limit allows, so that the foreground keeps its latency, but for what writers wait for. Runs
+//! go through the thread that writes checkpoints: a tree takes one run at a time. One run is under way, so the memory it
+//! takes is bounded by twice a chunk. A panic is an error of the work, which is tried again.
+
+use crate::{
+    checkpointer::{self, Compact},
+    clock::wall_clock_ms,
+    guard::{guarded, panicked},
+    journal::Describe,
+    kinds,
+    member::Member,
+    message::{Ask, Deliver},
+    open::{Beginning, Life, NodeActors, Stores},
+    router::Opened,
+    switchboard::Switchboard,
+};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use mailring_engine::{
+    Error, Result,
+    generation::Generation,
+    ids::{Lsn, NodeId, RequestId},
+    journal::JournalReader,
+    keyspaces::Keyspaces,
+    motion::{CHUNK_BYTES, Carry, Job, MotionMessage, Moved, Work},
+    ring_state::FIRST_LIFE,
+    store::RunEntry,
+};
+use std::{
+    cell::{Cell, RefCell},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+use tokio::sync::oneshot;
+
+/// How often the router hears how far a piece of work is.
+const TOLD_EVERY: Duration = Duration::from_millis(100);
+/// The longest sleep in one piece: who is told to stop does so by then.
+const NAP: Duration = Duration::from_millis(10);
+/// After so many runs the trees are compacted as far as is due: a read may have to look into each.
+const RUNS_TO_COMPACT: u32 = 4;
+/// The part of the memory budget that a chunk may take, if that is less than a chunk wants.
+const BUDGET_PARTS: usize = 32;
+
+/// What the mover's thread is asked to do.
+#[derive(Debug)]
+pub(crate) enum MoverRequest {
+    /// Open stores and start actors for nodes that join.
+    Open { task: RequestId, nodes: Vec<NodeId> },
+    /// Work on what moves.
+    Work { task: RequestId, job: Job },
+}
+
+/// What tells the mover's thread to stop: the number of the last task that must not go on.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct StopSign(Arc<AtomicU64>);
+
+impl StopSign {
+    /// Ends this task, and all before it.
+    pub(crate) fn stop(&self, task: RequestId) {
+        self.0.fetch_max(task.0, Ordering::AcqRel);
+    }
+
+    fn is_set(&self, task: RequestId) -> bool {
+        self.0.load(Ordering::Acquire) >= task.0
+    }
+}
+
+/// What the thread works with.
+pub(crate) struct Mover {
+    pub(crate) stores: Stores,
+    pub(crate) actors: NodeActors,
+    pub(crate) journal: JournalReader,
+    pub(crate) runs: Sender<checkpointer::Job>,
+    pub(crate) compactions: Sender<Compact>,
+    pub(crate) stop: StopSign,
+    /// Bytes a second.
+    pub(crate) rate: Option<u64>,
+    pub(crate) memory_budget: usize,
+    pub(crate) queue_capacity: usize,
+}
+
+/// Works until the router is gone.
+pub(crate) fn run_mover(
+    requests: &Receiver<MoverRequest>,
+    mover: &Mover,
+    switchboard: &Arc<Switchboard>,
+) {
+    for request in requests {
+        let board = switchboard;
+        match request {
+            MoverRequest::Open { task, nodes } => {
+                let opened = guarded(|| {
+                    board.between_faults("mover", "Open", || {
+                        let nodes = nodes.iter().filter(|node| board.member(**node).is_none());
+                        nodes.map(|node| mover.open(board, *node)).collect()
+                    })
+                });
+                let members = opened.unwrap_or_else(|reason| Err(panicked(WHO, reason)));
+                board.router().do_send(Opened { task, members });
+            }
+            MoverRequest::Work { task, job } => {
+                let name = kinds::of_job(&job);
+                let result = guarded(|| {
+                    board.between_faults("mover", name, || mover.work(board, task, &job))
+                });
+                let result = result.unwrap_or_else(|reason| Err(panicked(WHO, reason)));
+                board
+                    .router()
+                    .do_send(Deliver(MotionMessage::Worked { task, result }));
+            }
+        }
+    }
+}
+
+const WHO: &str = "the mover's thread";
+
+impl Mover {
+    /// Opens a node that never was: its folder, if there is one, is left over from a beginning that was cut short.
+    fn open(&self, board: &Arc<Switchboard>, node: NodeId) -> Result<Arc<Member>> {
+        let store = self.stores.create(node)?;
+        let generation = Generation::with_gauge(Arc::clone(&board.budget.generations));
+        // Nothing of it is in the journal before its change begins, which is still to come.
+        let last_lsn = board.visible.load();
+        let beginning = Beginning {
+            node,
+            store,
+            generation,
+            complete: last_lsn,
+            last_lsn,
+        };
+        let member = beginning.member(self.queue_capacity);
+        let life = Life {
+            incarnation: FIRST_LIFE,
+            owned_since: board.routes.load().epoch(),
+            last_lsn,
+        };
+        self.actors.start(board, &member, life);
+        Ok(member)
+    }
+
+    fn work(&self, board: &Arc<Switchboard>, task: RequestId, job: &Job) -> Result<Work> {
+        let keyspaces = keyspaces(board)?;
+        let is_urgent = matches!(
+            job,
+            Job::Follow {
+                is_urgent: true,
+                ..
+            }
+        );
+        let progress = Progress::new(self, board, task, is_urgent);
+        let mut sink = |node, run| progress.ingest(node, run);
+        let mut pace = |bytes| progress.pace(bytes);
+        let mut carry = Carry {
+            keyspaces: &keyspaces,
+            chunk_bytes: CHUNK_BYTES.min(self.memory_budget / BUDGET_PARTS),
+            sink: &mut sink,
+            pace: &mut pace,
+        };
+        match job {
+            Job::Sweep { node, arcs } => {
+                let tree = known(board, *node)?.store.view();
+                carry.sweep(&*tree, *node, arcs)?;
+                Ok(Work::Swept)
+            }
+            Job::Copy {
+                source,
+                is_down,
+                targets,
+            } => {
+                let table = Arc::clone(&known(board, *source)?.table);
+                let (at, view) = loop {
+                    let visible = board.visible.load();
+                    let view = table.view();
+                    if *is_down {
+                        break (view.complete, view);
+                    }
+                    if view.complete <= visible {
+                        break (visible, view);
+                    }
+                };
+                let moved = carry.copy(&view, at, targets, wall_clock_ms())?;
+                Ok(Work::Copied { at, moved })
+            }
+            Job::Follow {
+                source,
+                targets,
+                after,
+                through,
+                ..
+            } => {
+                let through = match through {
+                    Some(through) => {
+                        progress.wait_for(*through)?;
+                        *through
+                    }
+                    None => board.visible.load().max(*after),
+                };
+                let moved = carry.follow(&self.journal, *source, targets, *after, through)?;
+                Ok(Work::Followed { through, moved })
+            }
+        }
+    }
+}
+
+fn known(board: &Switchboard, node: NodeId) -> Result<Arc<Member>> {
+    board.member(node).ok_or(Error::NodeDown { node })
+}
+
+/// The keyspaces as the journal knows them now.
+fn keyspaces(board: &Switchboard) -> Result<Keyspaces> {
+    let (reply, answer) = oneshot::channel();
+    board.journal().do_send(Ask {
+        message: Describe,
+        reply,
+    });
+    // The journal ends with its system, and the question with it.
+    let catalogue = answer.blocking_recv().map_err(|_| Error::Closed)?;
+    Ok(catalogue.keyspaces)
+}
+
+/// How far a piece of work is, and how fast it may go on.
+struct Progress<'a> {
+    mover: &'a Mover,
+    board: &'a Switchboard,
+    task: RequestId,
+    is_urgent: bool,
+    ingested: Cell<Moved>,
+    runs: Cell<u32>,
+    /// When the limit allows the next read.
+    next: Cell<Instant>,
+    told: RefCell<Instant>,
+}
+
+impl<'a> Progress<'a> {
+    fn new(mover: &'a Mover, board: &'a Switchboard, task: RequestId, is_urgent: bool) -> Self {
+        let now = Instant::now();
+        Self {
+            mover,
+            board,
+            task,
+            is_urgent,
+            ingested: Cell::default(),
+            runs: Cell::new(0),
+            next: Cell::new(now),
+            told: RefCell::new(now),
+        }
+    }
+
+    /// Fails if the work shall end.
+    fn check(&self) -> Result<()> {
+        if self.board.stopping.load(Ordering::Acquire) || self.mover.stop.is_set(self.task) {
+            return Err(Error::Closed);
+        }
+        match self.board.read_only.get() {
+            Some(error) => Err(Error::ReadOnly {
+                reason: error.to_string(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    fn ingest(&self, node: NodeId, run: Vec<RunEntry>) -> Result<()> {
+        self.check()?;
+        let bytes = run
+            .iter()
+            .map(|(key, stored)| key.len() + stored.as_ref().map_or(0, |stored| stored.len()));
+        let more = Moved {
+            keys: run.len() as u64,
+            bytes: bytes.sum::<usize>() as u64,
+        };
+        let (reply, answer) = bounded(1);
+        let job = checkpointer::Job::Ingest { node, run, reply };
+        let gone = |_| Error::Closed;
+        self.mover.runs.send(job).map_err(|_| Error::Closed)?;
+        answer.recv().map_err(gone)??;
+        self.ingested.set(self.ingested.get().and(more));
+        self.board.telemetry.moved(more.keys, more.bytes);
+        self.runs.set(self.runs.get() + 1);
+        if self.runs.get().is_multiple_of(RUNS_TO_COMPACT) {
+            // Beside the checkpoints', of which nobody has to hear.
+            let _ = self.mover.compactions.send(Compact::Unasked);
+        }
+        self.tell();
+        Ok(())
+    }
+
+    fn tell(&self) {
+        let mut told = self.told.borrow_mut();
+        let now = Instant::now();
+        if now.duration_since(*told) >= TOLD_EVERY {
+            *told = now;
+            let Moved { keys, bytes } = self.ingested.get();
+            let task = self.task;
+            let working = MotionMessage::Working { task, keys, bytes };
+            self.board.router().do_send(Deliver(working));
+        }
+    }
+
+    /// Sleeps until the limit allows to go on behind so many bytes.
+    fn pace(&self, bytes: u64) -> Result<()> {
+        self.check()?;
+        let Some(rate) = self.mover.rate.filter(|_| !self.is_urgent) else {
+            return Ok(());
+        };
+        let now = Instant::now();
+        let took = Duration::from_secs_f64(bytes as f64 / rate as f64);
+        // What was not used is lost: the foreground would feel it, were it made up for.
+        let next = self.next.get().max(now) + took;
+        self.next.set(next);
+        loop {
+            let left = next.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            thread::sleep(left.min(NAP));
+            self.check()?;
+        }
+    }
+
+    /// Waits until this is visible: what is committed, and not in the file yet, can't be followed.
+    fn wait_for(&self, through: Lsn) -> Result<()> {
+        const SOON: Duration = Duration::from_micros(100);
+        while self.board.visible.load() < through {
+            self.check()?;
+            thread::sleep(SOON);
+        }
+        Ok(())
+    }
+}

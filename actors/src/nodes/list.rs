@@ -1,0 +1,47 @@
+//! The nodes as they are now.
+
+use super::Nodes;
+use crate::{member::Member, stats::NodeState};
+use mailring_engine::ids::NodeId;
+use std::sync::Arc;
+
+/// A node of the engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NodeInfo {
+    /// Its number.
+    pub node: NodeId,
+    /// Its weight.
+    pub weight: u32,
+    /// The arcs that it owns. None while it joins or leaves.
+    pub arcs: usize,
+    /// Keys in its tree, roughly: overwritten and removed ones may be counted until they are compacted.
+    pub approximate_keys: u64,
+    /// Bytes of its tree and of what is on the way there.
+    pub bytes: u64,
+    /// How it is.
+    pub state: NodeState,
+}
+
+impl Nodes {
+    /// The nodes, by number: those that own arcs, that are about to, and that are about to leave.
+    #[must_use]
+    pub fn list(&self) -> Vec<NodeInfo> {
+        let routes = self.engine.switchboard.routes.load_full();
+        let ring = routes.ring();
+        let info = |(node, weight): &(NodeId, u32)| {
+            let member: &Arc<Member> = routes.member(*node)?;
+            let in_memory: usize = member.table.view().generations().map(|g| g.bytes()).sum();
+            let tree = member.store.stats();
+            Some(NodeInfo {
+                node: *node,
+                weight: *weight,
+                arcs: ring.arcs_of_node(*node).count(),
+                approximate_keys: tree.approximate_keys,
+                bytes: tree.bytes + in_memory as u64,
+                state: member.state(),
+            })
+        };
+        ring.nodes().iter().filter_map(info).collect()
+    }
+}
