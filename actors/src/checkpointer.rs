@@ -345,6 +345,9 @@ pub(crate) fn run_worker(
             Job::Ingest { node, run, reply } => {
                 let ingested = guarded(|| {
                     switchboard.between_faults("runs", kind, || {
+                        // Nor must copies be ahead of the journal: if a crash lost the beginning of their change, nobody
+                        // would sweep them. With `Durability::Always` this does nothing.
+                        journal.force(switchboard.clock.now())?;
                         let member = switchboard.member(node);
                         let member = member.ok_or(Error::NodeDown { node })?;
                         member.store.ingest(&mut run.into_iter())

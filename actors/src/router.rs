@@ -391,9 +391,6 @@ impl Handler<Deliver<MotionMessage>> for Router {
     type Result = ();
 
     fn handle(&mut self, Deliver(message): Deliver<MotionMessage>, ctx: &mut Self::Context) {
-        if matches!(message, MotionMessage::Resume) && self.motion.ring().running().is_some() {
-            self.switchboard.showing.begin();
-        }
         self.deliver(message, ctx);
     }
 }

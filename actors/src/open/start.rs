@@ -85,6 +85,7 @@ pub(super) fn start(
         last_lsn,
         old_leases,
     } = recovered;
+    let is_changing = ring.running().is_some();
     let clock = Clock::start();
     let opening = manifest.openings;
     let nodes = nodes.into_iter();
@@ -338,7 +339,10 @@ pub(super) fn start(
             closed: AtomicBool::new(false),
         }),
     };
-    // A change that was under way goes on.
+    // A change that was under way goes on, and whoever has the handle finds it at once.
+    if is_changing {
+        board.showing.begin();
+    }
     board.to_router(MotionMessage::Resume);
     Ok(db)
 }
