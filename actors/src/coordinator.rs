@@ -33,11 +33,11 @@ use bytes::Bytes;
 use mailring_engine::{
     Error, Result,
     coordinator::{Coordinator, CoordinatorEffect, CoordinatorMessage},
-    ids::{Epoch, Lsn, RequestId, Time, TxnId},
+    ids::{Epoch, Lsn, NodeId, RequestId, Time, TxnId},
     orphans::orphan_of_coordinator,
     participant::NodeMessage,
     restart::{Restarts, Verdict as Restart},
-    transaction::{Commit, Fence, TxnPart, Verdict},
+    transaction::{Ballot, Commit, Fence, Prepare, TxnPart, Verdict, Vote},
 };
 use slab::Slab;
 use std::sync::{Arc, atomic::Ordering::Relaxed};
@@ -158,7 +158,13 @@ impl CoordinatorActor {
             });
             match effect {
                 CoordinatorEffect::Prepares(node, prepares) => {
-                    board.to_node(node, NodeMessage::Prepares(prepares));
+                    match board.member(node) {
+                        Some(member) => member.tell(NodeMessage::Prepares(prepares)),
+                        // It has left since these were routed: nobody should wait for its silence.
+                        None => {
+                            board.to_coordinator(CoordinatorMessage::Votes(moved(node, &prepares)))
+                        }
+                    }
                 }
                 CoordinatorEffect::Aborts(node, aborts) => {
                     board.to_node(node, NodeMessage::Aborts(aborts));
@@ -254,6 +260,16 @@ fn told(verdict: Verdict) -> Result<Decision> {
         }),
         Verdict::Refused(error) | Verdict::Unknown(error) => Err(error),
     }
+}
+
+/// The votes of a node that is not there any more.
+fn moved(node: NodeId, prepares: &[Prepare]) -> Vec<Vote> {
+    let votes = prepares.iter().map(|prepare| Vote {
+        txn: prepare.txn,
+        node,
+        ballot: Ballot::No(Error::Moved { node }),
+    });
+    votes.collect()
 }
 
 impl Actor for CoordinatorActor {
