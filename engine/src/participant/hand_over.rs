@@ -5,7 +5,7 @@
 //!  motion  ── Cut(life) ──────▶ journal: gives it an LSN
 //!  journal ── Owners(LSN) ────▶ source: refuses what was routed by an older ring    target: shows the copies, floor = LSN
 //!                               both: Installed(LSN) ──▶ journal; then the ring is published, and the LSN becomes visible
-//!  motion  ── Forget ─────────▶ source: nothing of the arcs is left here
+//!  motion  ── Forget ─────────▶ source: nothing of the arcs is left here ── shown ── Forgotten ──▶ motion
 //! ```
 //!
 //! A source is *drained* when no commit can come any more that writes a key of the arcs here, or was right only as long as
@@ -74,8 +74,8 @@ pub(super) struct Ownership {
     /// What was routed by an older ring is refused, whatever it touches.
     refused_below: Epoch,
     leaving: Option<Leaving>,
-    /// The change whose swept tree is to be shown, and who made it so is to be told.
-    swept: Option<u64>,
+    /// The changes whose swept tree is to be shown, of which the mover is to be told.
+    swept: BTreeSet<u64>,
     /// What was gained, oldest first, that no view shows yet: the node recovers.
     unseen: Vec<(Lsn, Arc<ArcSet>)>,
 }
@@ -113,7 +113,7 @@ impl Ownership {
             suspect_below: Epoch(0),
             refused_below: Epoch(0),
             leaving: None,
-            swept: None,
+            swept: BTreeSet::new(),
             unseen: Vec::new(),
         }
     }
@@ -367,20 +367,31 @@ impl Participant {
             *is_clean = true;
             self.forget_if_passed();
         }
-        self.ownership.swept = Some(change);
+        self.ownership.swept.insert(change);
+        let is_lost_in = |leaving: &Leaving| leaving.change == change;
+        let waits = self.ownership.leaving.as_ref().is_some_and(is_lost_in);
         // While something is frozen a checkpoint's run may be in the tree already; its end shows the tree anew.
-        if matches!(self.phase, Phase::Serving) && self.table.view().frozen.is_empty() {
+        let is_whole = self.table.view().frozen.is_empty();
+        if matches!(self.phase, Phase::Serving) && is_whole && !waits {
             let now = (self.tree.0)();
             self.show(|view| view.tree = now);
             self.tell_forgotten(out);
         }
     }
 
-    /// The view shows the tree of this moment.
+    /// The view shows the tree of this moment. As long as that has not passed the Cut of a change, readers of before may
+    /// come, and generations hold what may be written behind the sweep.
     pub(super) fn tell_forgotten(&mut self, out: &mut Vec<NodeEffect>) {
         let node = self.node();
-        if let Some(change) = self.ownership.swept.take() {
-            out.push(NodeEffect::Forgotten { node, change });
+        let leaving = self.ownership.leaving.as_ref();
+        let lost_in = leaving.map(|leaving| leaving.change);
+        let swept = std::mem::take(&mut self.ownership.swept);
+        for change in swept {
+            if lost_in == Some(change) {
+                self.ownership.swept.insert(change);
+            } else {
+                out.push(NodeEffect::Forgotten { node, change });
+            }
         }
     }
 

@@ -127,6 +127,12 @@ impl Bench {
         taken.expect("memory takes it");
     }
 
+    /// What a sweep does to the tree.
+    fn sweep(&self, names: &[&str]) {
+        let mut run = names.iter().map(|name| (key(name), None));
+        self.store.ingest(&mut run).expect("memory takes it");
+    }
+
     fn scan(&self, at: u64) -> Vec<(Bytes, Bytes)> {
         let all = (Bound::Unbounded, Bound::Unbounded);
         let view = self.table.view();
@@ -311,14 +317,40 @@ fn a_source_refuses_by_the_ring_and_forgets_the_arcs_when_its_tree_has_passed_th
     assert_eq!(node.tell(routed(scan, AFTER)), [yes_at(3, AFTER)]);
     assert!(node.is_leaving("m1"));
     node.tell(NodeMessage::Flushed { through: Lsn(4) });
-    assert_eq!(node.tell(NodeMessage::Forget { change: 1 }), []);
+    let other = NodeMessage::Forget { change: 1 };
+    let told = node.tell(other);
+    assert_eq!(told, [forgotten(1)], "nothing was lost in that one");
     assert_eq!(node.tell(NodeMessage::Forget { change: 2 }), []);
     assert!(node.is_leaving("m1"), "a reader of before may still come");
     assert_eq!(node.tell(put(3, "s2", "x")), []);
-    node.tell(NodeMessage::Flushed { through: Lsn(5) });
+    let flushed = NodeMessage::Flushed { through: Lsn(5) };
+    assert_eq!(node.tell(flushed), [forgotten(2)]);
     assert!(!node.is_leaving("m1"));
     assert_eq!(node.tell(put(4, "s2", "x")), [moved(4)], "it can't be told");
     assert_eq!(node.tell(routed(put(5, "s2", "x"), AFTER)), []);
+}
+
+fn forgotten(change: u64) -> NodeEffect {
+    let node = NodeId(4);
+    NodeEffect::Forgotten { node, change }
+}
+
+#[test]
+fn a_swept_tree_is_shown_when_no_checkpoint_can_have_written_ahead_of_the_view() {
+    let mut node = bench();
+    node.ingest(&[("m1", "copy")]);
+    node.tell(NodeMessage::Flushed { through: Lsn(1) });
+    assert_eq!(node.scan(1).len(), 1);
+    node.sweep(&["m1"]);
+    assert_eq!(node.scan(1).len(), 1, "not yet");
+    let forget = NodeMessage::Forget { change: 1 };
+    assert_eq!(node.tell(forget.clone()), [forgotten(1)]);
+    assert_eq!(node.scan(1).len(), 0);
+    assert_eq!(node.tell(forget.clone()), [forgotten(1)], "asked twice");
+    node.tell(NodeMessage::Freeze(Lsn(2)));
+    assert_eq!(node.tell(forget), [], "a run may be in the tree");
+    let flushed = NodeMessage::Flushed { through: Lsn(2) };
+    assert_eq!(node.tell(flushed), [forgotten(1)]);
 }
 
 #[test]
