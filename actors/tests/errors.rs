@@ -211,7 +211,7 @@ async fn a_memory_budget_that_is_not_freed_answers_overloaded_at_the_deadline() 
     let _open = OpensAtTheEnd(Arc::clone(&gate));
     let db = builder(directory.path())
         .memory_budget(32 << 20)
-        .deadline(Duration::from_millis(300))
+        .deadline(Duration::from_secs(1))
         .disk(Arc::new(common::disk::HookedDisk::gated(
             directory.path(),
             Arc::clone(&gate),

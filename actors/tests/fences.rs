@@ -10,7 +10,8 @@ use mailring::{
 };
 use std::{sync::Arc, time::Duration};
 
-const SHORT: Duration = Duration::from_millis(60);
+/// Longer than what a slow machine needs for a write, and short enough to be waited for.
+const SHORT: Duration = Duration::from_secs(1);
 
 /// The lock manager has a thread of its own.
 fn memory() -> Builder {

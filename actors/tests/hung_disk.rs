@@ -6,7 +6,8 @@ use common::{Gate, OpensAtTheEnd, Trap, builder, disk::HookedDisk, patiently, un
 use mailring::{Error, Result};
 use std::{sync::Arc, time::Duration};
 
-const SOON: Duration = Duration::from_millis(200);
+/// Longer than what a slow disk takes when it does not hang.
+const SOON: Duration = Duration::from_secs(1);
 
 /// Whether the write was written can't be told, neither where the journal's actor itself hangs in a force in place (with
 /// every node on its thread) nor where its thread does.

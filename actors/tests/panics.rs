@@ -470,7 +470,7 @@ async fn a_lock_manager_that_panics_between_two_effects_tells_whoever_holds_or_w
 {
     let stage = stage_for(Nothing).await?;
     let locks = stage.db.locks();
-    let lease = Duration::from_millis(50);
+    let lease = Duration::from_millis(500);
     let held = locks.lock("held").lease(lease).await?;
     let mut waits = std::pin::pin!(locks.lock("held").acquire());
     let mut context = Context::from_waker(Waker::noop());

@@ -32,10 +32,15 @@ async fn transfer(db: &Mailring, ks: &Keyspace, number: usize) -> Result<Lsn> {
     Ok(db.stats().visible_lsn)
 }
 
-/// A transfer by whoever holds a lock.
-async fn fenced_transfer(db: &Mailring, ks: &Keyspace, number: usize) -> Result<()> {
-    let patience = Duration::from_secs(1);
-    let lock = db.locks().lock("till").lease(Duration::from_millis(200));
+/// A transfer by whoever holds a lock, which may fail by its short times alone where they are [`FencedTimes::SHORT`].
+async fn fenced_transfer(
+    db: &Mailring,
+    ks: &Keyspace,
+    number: usize,
+    times: FencedTimes,
+) -> Result<()> {
+    let FencedTimes { lease, patience } = times;
+    let lock = db.locks().lock("till").lease(lease);
     let mut guard = lock.shared().timeout(patience).await?;
     guard.upgrade_within(patience).await?;
     guard.renew().await?;
@@ -44,8 +49,28 @@ async fn fenced_transfer(db: &Mailring, ks: &Keyspace, number: usize) -> Result<
         txn.get_for_update(ks, "account-0").await?;
         move_one(&txn, ks, number).await
     };
-    let transaction = db.transaction().deadline(Duration::from_secs(2));
+    let transaction = db.transaction().deadline(2 * patience);
     transaction.run(body).await
+}
+
+#[derive(Clone, Copy)]
+struct FencedTimes {
+    lease: Duration,
+    patience: Duration,
+}
+
+impl FencedTimes {
+    /// Of a load whose locks are lost in panics all the time: nobody is to wait long for a lease that nobody holds.
+    const SHORT: Self = Self {
+        lease: Duration::from_millis(200),
+        patience: Duration::from_secs(1),
+    };
+
+    /// No machine is that slow.
+    const AMPLE: Self = Self {
+        lease: Duration::from_secs(20),
+        patience: Duration::from_secs(30),
+    };
 }
 
 pub struct Stage {
@@ -119,9 +144,9 @@ impl Stage {
         })
     }
 
-    /// A transfer by whoever holds a lock.
+    /// A transfer by whoever holds a lock, with more time than it can need.
     pub async fn fenced_transfer(&self, number: usize) -> Result<()> {
-        fenced_transfer(&self.db, &self.ks, number).await
+        fenced_transfer(&self.db, &self.ks, number, FencedTimes::AMPLE).await
     }
 
     /// Transfers under a fence from several tasks that take turns by a lock. Whatever the answers are, there are some.
@@ -133,7 +158,8 @@ impl Stage {
                     let (db, ks) = (db.clone(), ks.clone());
                     tokio::spawn(async move {
                         for round in 0..rounds {
-                            let _ = fenced_transfer(&db, &ks, task + round).await;
+                            let _ =
+                                fenced_transfer(&db, &ks, task + round, FencedTimes::SHORT).await;
                         }
                     })
                 })
