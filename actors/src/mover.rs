@@ -19,7 +19,7 @@ use crate::{
     kinds,
     member::Member,
     message::{Ask, Deliver},
-    open::{Beginning, Life, NodeActors, Stores},
+    open::{Life, NodeActors, Stores},
     router::Opened,
     switchboard::Switchboard,
 };
@@ -31,7 +31,7 @@ use mailring_engine::{
     journal::JournalReader,
     keyspaces::Keyspaces,
     motion::{CHUNK_BYTES, Carry, Job, MotionMessage, Moved, Work},
-    ring_state::FIRST_LIFE,
+    replay::ReplayedNode,
     store::RunEntry,
 };
 use std::{
@@ -134,16 +134,12 @@ impl Mover {
         let generation = Generation::with_gauge(Arc::clone(&board.budget.generations));
         // Nothing of it is in the journal before its change begins, which is still to come.
         let last_lsn = board.visible.load();
-        let beginning = Beginning {
-            node,
-            store,
-            generation,
-            complete: last_lsn,
-            last_lsn,
-        };
-        let member = beginning.member(self.queue_capacity);
+        let joining = ReplayedNode::joining(last_lsn, generation);
+        let incarnation = joining.incarnation;
+        let table = Arc::new(joining.table(node, store.view(), last_lsn));
+        let member = Arc::new(Member::new(table, store, self.queue_capacity));
         let life = Life {
-            incarnation: FIRST_LIFE,
+            incarnation,
             owned_since: board.routes.load().epoch(),
             last_lsn,
         };

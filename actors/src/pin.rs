@@ -28,7 +28,7 @@ impl Pinned {
     }
 
     /// The nodes that own something here, and what they show.
-    pub(crate) fn owners(&self) -> impl Iterator<Item = (&Arc<Member>, &Arc<NodeView>)> {
+    pub(crate) fn owners(&self) -> impl Iterator<Item = (&Arc<Member>, &Arc<NodeView>)> + Clone {
         let nodes = self.routes.nodes().iter().zip(&self.views);
         nodes.filter_map(|(member, view)| Some((member, view.as_ref()?)))
     }

@@ -1,8 +1,9 @@
 //! The actor of a storage node: carries messages to and from its [`Participant`].
 //!
 //! A panic while a message is handled, or its effects are carried out, ends that life of the node, not the actor: the unwind
-//! is caught, the effects of the broken step, or those that are left, are dropped, the caller is answered, and the participant starts a new life when the supervisor says
-//! so. The mailbox survives; what it holds is handled or stashed by the new life.
+//! is caught, the effects of the broken step, or those that are left, are dropped, the caller is answered
+//! ([`mailring_engine::orphans`]), and the participant starts a new life when the supervisor says so. The mailbox survives;
+//! what it holds is handled or stashed by the new life.
 
 use crate::{
     admission::Admission,
@@ -21,6 +22,7 @@ use mailring_engine::{
     ids::{Epoch, Incarnation, Lsn, NodeId, RequestId, Time},
     journal::JournalReader,
     motion::MotionMessage,
+    orphans::orphan_of_node,
     participant::{Answer, NodeEffect, NodeMessage, Operation, Participant},
     rebuild::rebuild_node,
 };
@@ -92,7 +94,7 @@ impl StorageNode {
     fn step(&mut self, message: NodeMessage, ctx: &mut Context<Self>) {
         let mut effects = std::mem::take(&mut self.effects);
         let kind = kinds::of_node(&message);
-        let again = repeatable(&message);
+        let (again, was_telling) = (message.again(), message.tells_of_commits());
         let now = self.switchboard.clock.now();
         let result = guarded(|| {
             self.fault(kind, false);
@@ -106,12 +108,12 @@ impl StorageNode {
                 let result = self.carry_out_all(effects.drain(..), ctx);
                 self.effects = effects;
                 if let Err(reason) = result {
-                    self.die(&reason, kind, again, ctx);
+                    self.die(&reason, was_telling, again, ctx);
                     self.ask_for_ticks();
                 }
             }
             Err(reason) => {
-                self.die(&reason, kind, again, ctx);
+                self.die(&reason, was_telling, again, ctx);
                 self.ask_for_ticks();
             }
         }
@@ -210,7 +212,7 @@ impl StorageNode {
     fn die(
         &mut self,
         reason: &str,
-        kind: &str,
+        was_telling: bool,
         again: Option<NodeMessage>,
         ctx: &mut Context<Self>,
     ) {
@@ -232,14 +234,7 @@ impl StorageNode {
             .filter(|id| !self.machine.owes(*id))
             .collect();
         for id in orphans {
-            // Whatever the broken step has answered was its own request, or refused, unless it told of commits.
-            let error = match kind {
-                "Visible" | "ReadOnly" | "GoDown" => Error::Unknown {
-                    reason: format!("node {node} restarted while it was answering"),
-                },
-                _ => Error::NodeRestarted { node },
-            };
-            self.answer(id, Err(error));
+            self.answer(id, Err(orphan_of_node(node, was_telling)));
         }
         self.switchboard.supervisor().do_send(Panicked {
             node,
@@ -289,7 +284,7 @@ impl StorageNode {
         });
         let result = result.and_then(|effects| self.carry_out_all(effects.into_iter(), ctx));
         if let Err(reason) = result {
-            self.die(&reason, "Tick", None, ctx);
+            self.die(&reason, false, None, ctx);
         }
         self.ask_for_ticks();
     }
@@ -395,31 +390,7 @@ impl Handler<Resume> for StorageNode {
     fn handle(&mut self, _: Resume, ctx: &mut Self::Context) {
         let held = self.held.take().unwrap_or_default();
         if let Err(reason) = self.carry_out_all(held.into_iter(), ctx) {
-            self.die(&reason, "Resume", None, ctx);
+            self.die(&reason, false, None, ctx);
         }
-    }
-}
-
-/// A copy of a message that must not be lost with the life that dies of it.
-fn repeatable(message: &NodeMessage) -> Option<NodeMessage> {
-    match message {
-        NodeMessage::Resolve(resolve) => Some(NodeMessage::Resolve(resolve.clone())),
-        NodeMessage::Visible(lsn) => Some(NodeMessage::Visible(*lsn)),
-        NodeMessage::Freeze(lsn) => Some(NodeMessage::Freeze(*lsn)),
-        NodeMessage::Flushed { through } => Some(NodeMessage::Flushed { through: *through }),
-        NodeMessage::ReadOnly(error) => Some(NodeMessage::ReadOnly(error.clone())),
-        NodeMessage::GoDown => Some(NodeMessage::GoDown),
-        NodeMessage::Prepares(prepares) => Some(NodeMessage::Prepares(prepares.clone())),
-        NodeMessage::Aborts(aborts) => Some(NodeMessage::Aborts(aborts.clone())),
-        NodeMessage::Settles(settles) => Some(NodeMessage::Settles(settles.clone())),
-        NodeMessage::Owners(owners) => Some(NodeMessage::Owners(owners.clone())),
-        NodeMessage::HandOver { .. }
-        | NodeMessage::KeepArcs { .. }
-        | NodeMessage::Forget { .. } => Some(message.clone()),
-        // The caller of a request is told. A new life has nothing to flush, and asks for its own fence and rebuild.
-        NodeMessage::Request { .. }
-        | NodeMessage::Flush
-        | NodeMessage::Fenced { .. }
-        | NodeMessage::Rebuilt { .. } => None,
     }
 }

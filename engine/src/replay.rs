@@ -66,6 +66,17 @@ pub struct ReplayedNode {
 }
 
 impl ReplayedNode {
+    /// A node that joins a running engine, into whose empty `generation` goes what comes behind `complete`.
+    #[must_use]
+    pub fn joining(complete: Lsn, generation: Generation) -> Self {
+        Self {
+            complete,
+            incarnation: FIRST_LIFE,
+            generation,
+            lost: None,
+        }
+    }
+
     /// The table of this node over its tree, when the journal ends at `last`.
     #[must_use]
     pub fn table(self, node: NodeId, tree: Arc<dyn StoreView>, last: Lsn) -> NodeTable {

@@ -11,7 +11,7 @@ mod settings;
 mod start;
 mod threads;
 
-pub(crate) use nodes::{Beginning, Life, NodeActors, Stores};
+pub(crate) use nodes::{Life, NodeActors, Stores};
 pub(crate) use threads::Threads;
 
 use crate::{

@@ -10,7 +10,6 @@ use crate::{
 };
 use mailring_engine::{
     Error, Result,
-    generation::Generation,
     ids::{Epoch, Incarnation, Lsn, NodeId},
     journal::JournalReader,
     participant::{Participant, ParticipantOptions, TreeSource},
@@ -19,7 +18,6 @@ use mailring_engine::{
         lsm::{LsmFactory, LsmOptions},
         memory::MemoryFactory,
     },
-    view::{Frozen, NodeTable, NodeView},
 };
 use std::{
     fs::{self, File},
@@ -97,44 +95,6 @@ impl Stores {
             Some(hook) => hook(store),
             None => store,
         })
-    }
-}
-
-/// What a node begins with.
-pub(crate) struct Beginning {
-    pub(crate) node: NodeId,
-    pub(crate) store: Arc<dyn Store>,
-    /// What was read back from the journal.
-    pub(crate) generation: Generation,
-    /// The tree is complete up to here.
-    pub(crate) complete: Lsn,
-    /// The last LSN of the journal.
-    pub(crate) last_lsn: Lsn,
-}
-
-impl Beginning {
-    /// What the node shares with everybody. Its actor is still to be started.
-    pub(crate) fn member(self, queue_capacity: usize) -> Arc<Member> {
-        let generation = Arc::new(self.generation);
-        let active = Arc::new(generation.successor());
-        let frozen = if generation.is_empty() {
-            Vec::new()
-        } else {
-            vec![Frozen {
-                through: self.last_lsn,
-                generation,
-            }]
-        };
-        let view = NodeView {
-            active,
-            frozen,
-            tree: self.store.view(),
-            complete: self.complete,
-            floor: Lsn(0),
-            leaving: None,
-        };
-        let table = Arc::new(NodeTable::new(self.node, view));
-        Arc::new(Member::new(table, self.store, queue_capacity))
     }
 }
 

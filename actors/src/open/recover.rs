@@ -1,10 +1,10 @@
 //! From a directory to what its engine knew: manifest, trees, and the journal replayed into generations.
 
 use super::{
-    nodes::{Beginning, Stores},
+    nodes::Stores,
     settings::{check_arcs, check_nodes, new_manifest},
 };
-use crate::Builder;
+use crate::{Builder, member::Member};
 use mailring_engine::{
     Error, Result,
     disk::Disk,
@@ -36,7 +36,7 @@ pub(super) struct Recovered {
     pub(super) complete: Vec<Lsn>,
     pub(super) opener: Stores,
     /// Those that take part.
-    pub(super) nodes: Vec<Beginning>,
+    pub(super) nodes: Vec<Arc<Member>>,
     pub(super) journal: Journal,
     pub(super) last_lsn: Lsn,
     /// How long leases of an earlier opening may go on.
@@ -66,16 +66,7 @@ pub(super) fn recover(
         None => new_manifest(builder)?,
     };
     let was_clean = manifest.clean_shutdown;
-    // A salt is used for one opening only: the count is forced before anything is written under it.
-    manifest.openings += 1;
-    manifest.clean_shutdown = false;
-    // An engine that stops tells every holder of a lock. After a crash, one that was not told may go on until its lease
-    // is over.
-    let old_leases = manifest.longest_lease;
-    manifest.longest_lease = old_leases.max(builder.max_lease);
-    for progress in &mut manifest.progress {
-        progress.incarnation = progress.incarnation.next();
-    }
+    let old_leases = manifest.begin_opening(builder.max_lease);
     let options = JournalOptions {
         segment_bytes: builder.segment_bytes,
         salt: manifest.openings,
@@ -121,13 +112,10 @@ pub(super) fn recover(
             opener.remove(node)?;
             continue;
         }
-        nodes.push(Beginning {
-            node,
-            store: opener.open(node)?,
-            generation: replayed.generation,
-            complete: replayed.complete,
-            last_lsn,
-        });
+        let store = opener.open(node)?;
+        let table = Arc::new(replayed.table(node, store.view(), last_lsn));
+        let member = Member::new(table, store, builder.mailbox_capacity);
+        nodes.push(Arc::new(member));
     }
     for id in 1..keyspaces.next_id().0 {
         let id = mailring_engine::ids::KeyspaceId(id);

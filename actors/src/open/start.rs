@@ -88,10 +88,6 @@ pub(super) fn start(
     let is_changing = ring.running().is_some();
     let clock = Clock::start();
     let opening = manifest.openings;
-    let nodes = nodes.into_iter();
-    let nodes: Vec<_> = nodes
-        .map(|beginning| beginning.member(builder.mailbox_capacity))
-        .collect();
     let budget = Budget::new(
         clock,
         gauge,

@@ -13,7 +13,7 @@ use crate::{
 };
 use bytes::Bytes;
 use mailring_engine::{
-    Error, Result,
+    Error, Result, draft,
     ids::Lsn,
     open_keyspaces::OpenKeyspace,
     store::runs::Direction,
@@ -214,21 +214,10 @@ impl Buffer {
 
     /// Fails if something that was read at `since` has changed by `now`.
     pub(super) fn check_unchanged(&self, now: &Pinned, since: Lsn) -> Result<()> {
-        for key in &self.reads {
-            let (_, view) = now.owner(split_qualified(key).1);
-            if let Some(with) = view.key_changed(key, since) {
-                let key = key.clone();
-                return Err(Error::Conflict { key, with });
-            }
-        }
-        for range in self.read_ranges() {
-            let mut owners = now.owners();
-            let changed = owners.find_map(|(_, view)| view.range_changed(&range, since));
-            if let Some((key, with)) = changed {
-                return Err(Error::Conflict { key, with });
-            }
-        }
-        Ok(())
+        let keys = self.reads.iter();
+        let keys = keys.map(|key| (key, &**now.owner(split_qualified(key).1).1));
+        let views = now.owners().map(|(_, view)| &**view);
+        draft::check_unchanged(since, keys, &self.read_ranges(), views)
     }
 
     pub(super) fn write(&mut self, write: Write) -> Result<()> {

@@ -9,10 +9,9 @@ use crate::{
 };
 use bytes::Bytes;
 use mailring_engine::{
-    Error, Result,
-    ids::NodeId,
+    Error, Result, draft,
     participant::{Answer, Operation},
-    transaction::{ReadSet, TxnPart},
+    transaction::TxnPart,
     value::{Write, split_qualified},
 };
 use std::{sync::Arc, time::Instant};
@@ -104,54 +103,20 @@ async fn send(shared: &Shared, mut buffer: Buffer) -> Result<Decision> {
     engine.commit(request, bytes).await
 }
 
-struct Part {
-    node: NodeId,
-    keys: Vec<Bytes>,
-    writes: Vec<Write>,
-}
-
-/// The part of a node, in a list of few in the order of their nodes.
-fn part_of(parts: &mut Vec<Part>, node: NodeId) -> &mut Part {
-    let at = parts.binary_search_by_key(&node, |part| part.node);
-    let at = at.unwrap_or_else(|at| {
-        let (keys, writes) = (Vec::new(), Vec::new());
-        parts.insert(at, Part { node, keys, writes });
-        at
-    });
-    &mut parts[at]
-}
-
-/// One part for each node that was read or is written. A range was read on every node that owns something.
+/// The parts of the nodes that it concerns, and the memory that they take.
 fn group(buffer: Buffer) -> (Vec<TxnPart>, OpenBytes) {
     let Pinned { at, routes, .. } = &*buffer.pinned;
-    let snapshot = *at;
     let owner = |key: &Bytes| routes.owner(split_qualified(key).1).node();
-    let mut parts = Vec::new();
     let ranges = buffer.read_ranges();
-    if !ranges.is_empty() {
-        for member in routes.owners() {
-            part_of(&mut parts, member.node());
-        }
-    }
-    for key in buffer.reads {
-        part_of(&mut parts, owner(&key)).keys.push(key);
-    }
-    for (key, write) in buffer.writes {
+    let owners = routes.owners().map(|member| member.node());
+    let reads = buffer.reads.into_iter().map(|key| {
+        let node = owner(&key);
+        (key, node)
+    });
+    let writes = buffer.writes.into_iter().map(|(key, write)| {
         let value = write.value;
-        let part = part_of(&mut parts, owner(&key));
-        part.writes.push(Write { key, value });
-    }
-    let parts = parts.into_iter();
-    let parts = parts
-        .map(|part| TxnPart {
-            node: part.node,
-            reads: Arc::new(ReadSet {
-                snapshot,
-                keys: part.keys,
-                ranges: ranges.clone(),
-            }),
-            writes: part.writes.into(),
-        })
-        .collect();
+        (owner(&key), Write { key, value })
+    });
+    let parts = draft::parts(owners, *at, reads, &ranges, writes);
     (parts, buffer.memory)
 }
