@@ -74,6 +74,28 @@ async fn kleppmann_s_paused_holder_can_not_write_behind_the_next_one() -> Result
 }
 
 #[tokio::test]
+async fn what_only_reads_under_a_fence_is_refused_behind_the_next_holder_too() -> Result<()> {
+    let db = memory().open().await?;
+    let ks = db.keyspace("ks").await?;
+    ks.put("key", "value").await?;
+    let guard = db.locks().lock("a").await?;
+    let read = async |txn: mailring::Transaction| txn.get(&ks, "key").await;
+    let read_by =
+        async |guard: &LockGuard| patiently(db.transaction().fence(guard).run(read)).await;
+    assert_eq!(read_by(&guard).await?.as_deref(), Some(&b"value"[..]));
+    let late = db.begin()?;
+    late.get(&ks, "key").await?;
+    late.fence(&guard)?;
+    let error = stale(&guard);
+    drop(guard);
+    let next = patiently(db.locks().lock("a").acquire()).await?;
+    assert_eq!(patiently(late.commit()).await, Err(error));
+    assert!(read_by(&next).await?.is_some());
+    assert_eq!(db.stats().prepared, 0);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_batch_of_one_write_can_carry_a_fence_and_a_token_can_come_from_elsewhere() -> Result<()>
 {
     let db = memory().open().await?;
@@ -342,7 +364,8 @@ async fn what_can_t_be_a_fence_is_refused_with_a_clear_word() -> Result<()> {
     let error = txn.fence(&guard).unwrap_err();
     let (len, limit, unit) = (17, 16, "fences");
     assert_eq!(error, Error::TransactionTooLarge { len, limit, unit });
-    assert!(txn.commit().await.is_ok(), "nothing is written or checked");
+    let nobodys = txn.commit().await.unwrap_err();
+    assert!(matches!(nobodys, Error::StaleFence { .. }), "{nobodys}");
     let ended = txn.fence(&guard).unwrap_err();
     assert_eq!(ended, Error::TransactionEnded);
     let mut empty = db.batch();

@@ -11,7 +11,9 @@
 //!
 //! A transaction that carries fences has one participant more, the lock manager: asked and told like the nodes, by
 //! `PrepareFence` and `ResolveFence`, except that of a commit it is told by the coordinator, once that is visible. If the
-//! outcome is unknown it is told nothing, and goes on keeping the locks.
+//! outcome is unknown it is told nothing, and goes on keeping the locks. A transaction that only reads was true at its
+//! snapshot, so there is nothing to prepare or to decide; under fences the lock manager alone is asked, and its Yes, said
+//! after the snapshot, is the answer.
 //!
 //! Before it has sent a decision the coordinator may roll back by itself: nobody else can decide. After that it never
 //! does; it asks. The answer is always definite, unless the journal has failed: then it is [`Error::Unknown`], and the
@@ -131,6 +133,8 @@ struct Running {
     deadline: Time,
     parts: Arc<[TxnPart]>,
     has_fences: bool,
+    /// Where it has read, if it writes nothing: then it has no parts.
+    reads_at: Option<Lsn>,
     idempotency: Option<Bytes>,
     phase: Phase,
     timer: Time,
@@ -287,7 +291,7 @@ impl Coordinator {
     }
 
     /// Begins a transaction; the LSN is the answer to one that has nothing to commit.
-    fn begin(&mut self, now: Time, commit: Commit) -> Result<Option<Lsn>> {
+    fn begin(&mut self, now: Time, mut commit: Commit) -> Result<Option<Lsn>> {
         if let Some(error) = &self.read_only {
             let reason = error.to_string();
             return Err(Error::ReadOnly { reason });
@@ -296,10 +300,15 @@ impl Coordinator {
             return Err(Error::DeadlineExceeded);
         }
         check_size(&commit, self.options.bytes)?;
+        let mut reads_at = None;
         if commit.parts.iter().all(|part| part.writes.is_empty()) {
             // All that it read was true at its snapshot, which is its place in the order.
             let snapshots = commit.parts.iter().map(|part| part.reads.snapshot);
-            return Ok(Some(snapshots.max().unwrap_or_default()));
+            reads_at = Some(snapshots.max().unwrap_or_default());
+            if commit.fences.is_empty() {
+                return Ok(reads_at);
+            }
+            commit.parts = Arc::default();
         }
         if self.running.len() >= self.options.running {
             let what = "the coordinator";
@@ -334,6 +343,7 @@ impl Coordinator {
             deadline,
             parts: commit.parts,
             has_fences,
+            reads_at,
             idempotency: commit.idempotency,
             phase: Phase::Preparing {
                 votes,
@@ -377,8 +387,15 @@ impl Coordinator {
             }
         }
         let is_fenced = lock_life.is_some() || !running.has_fences;
-        if is_fenced && votes.iter().all(Option::is_some) {
-            self.decide(txn);
+        if !is_fenced || !votes.iter().all(Option::is_some) {
+            return;
+        }
+        match running.reads_at {
+            None => self.decide(txn),
+            Some(snapshot) => {
+                self.resolve_fence(txn);
+                self.finish(txn, Ok(snapshot), out);
+            }
         }
     }
 

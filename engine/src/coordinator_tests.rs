@@ -562,6 +562,39 @@ fn a_stale_token_rolls_back_and_a_conflict_lets_the_lock_go_on() {
 }
 
 #[test]
+fn of_one_that_only_reads_the_lock_manager_alone_is_asked() {
+    let mut coordinator = coordinator();
+    let reading = |number| {
+        let mut commit = commit_of(number);
+        commit.fences = fences();
+        for part in Arc::make_mut(&mut commit.parts) {
+            part.writes = Arc::default();
+        }
+        CoordinatorMessage::Commit(commit)
+    };
+    assert_eq!(tell(&mut coordinator, reading(1)), [ScheduleFlush]);
+    let asked = Locks(vec![prepare_fence(1)]);
+    assert_eq!(flush(&mut coordinator), [asked]);
+    let out = tell(&mut coordinator, fence_yes(1));
+    assert_eq!(out, [Answer(RequestId(1), Ok(Lsn(9))), ScheduleFlush]);
+    let resolve = Locks(vec![resolve_fence(1)]);
+    assert_eq!(flush(&mut coordinator), [resolve], "nothing is decided");
+    assert_eq!(
+        (coordinator.running(), coordinator.next_timeout()),
+        (0, None)
+    );
+
+    tell(&mut coordinator, reading(2));
+    flush(&mut coordinator);
+    let stale = Error::StaleFence {
+        lock: "file".into(),
+        token: FencingToken(33),
+    };
+    let out = tell(&mut coordinator, fence_vote(2, Ballot::No(stale.clone())));
+    assert_eq!(out, [refused(2, stale)]);
+}
+
+#[test]
 fn a_lock_manager_that_is_silent_rolls_back() {
     let mut coordinator = coordinator();
     tell(&mut coordinator, fenced(1));

@@ -24,7 +24,7 @@ pub(super) async fn commit(shared: &Shared) -> Result<Committed> {
     // Released behind the answer, when the commit is visible.
     let _locks = buffer.locks.take();
     let at = buffer.pinned.at;
-    if buffer.writes.is_empty() {
+    if buffer.writes.is_empty() && buffer.fences.is_empty() {
         return Ok(Committed {
             txn: shared.id,
             lsn: at,

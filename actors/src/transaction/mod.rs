@@ -5,7 +5,7 @@
 //! everything at once:
 //!
 //! ```text
-//!  writes nothing ────────────────────────────────────▶ nothing is sent: it was true at its snapshot
+//!  writes nothing ────────────────────────────────────▶ nothing is sent: it was true at its snapshot (fences are asked about)
 //!  one node, nothing of the below ── Transact ─▶ node: validated in line with its writes, one record
 //!  otherwise ── Commit ──▶ coordinator: two-phase commit, one record for all nodes
 //!               (also with an idempotency key, or a fence, on which the lock manager votes)
@@ -267,7 +267,7 @@ impl Transaction {
 
     fn add_fence(&self, fence: Fence) -> Result<()> {
         if self.shared.is_read_only {
-            let reason = "a read-only transaction writes nothing that it could guard";
+            let reason = "a read-only transaction asks nobody at its end";
             return Err(invalid_fence(&fence.lock, reason));
         }
         let add = |buffer: &mut Buffer| add_fence(&mut buffer.fences, fence);

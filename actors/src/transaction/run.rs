@@ -167,7 +167,8 @@ impl TransactionBuilder {
     /// ```
     ///
     /// (Kleppmann, *How to do distributed locking*, 2016; the tokens are the sequencers of Chubby, Burrows 2006.) It goes by
-    /// the coordinator, also on one node. A transaction may carry 16 fences; one that writes nothing checks none.
+    /// the coordinator, also on one node. A transaction may carry 16 fences. One that writes
+    /// nothing is refused as well if a token is not the holder's any more: what it has read may be the next holder's.
     ///
     /// ```
     /// # async fn f(db: mailring::Mailring, files: mailring::Keyspace) -> mailring::Result<()> {
@@ -262,7 +263,7 @@ impl TransactionBuilder {
         if let Some(fence) = self.fences.first()
             && self.is_read_only
         {
-            let reason = "a read-only transaction writes nothing that it could guard";
+            let reason = "a read-only transaction asks nobody at its end";
             return Err(invalid_fence(&fence.lock, reason));
         }
         let clock = &self.engine.switchboard.clock;
