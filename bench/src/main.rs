@@ -52,6 +52,11 @@ mod tally;
 mod transactions;
 mod workload;
 
+/// Of every store in this process.
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What went wrong; subjects bring errors of many types.
 pub(crate) type Fault = Box<dyn Error + Send + Sync>;
 
