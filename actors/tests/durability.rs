@@ -5,10 +5,14 @@
 mod common;
 
 use common::{patiently, tuned, until};
-use mailring::{Builder, Durability, Error, Keyspace, Lsn, Mailring, Result};
+use mailring::{Builder, Durability, Error, FaultSite, Keyspace, Lsn, Mailring, Result};
 use mailring_engine::disk::{SimulatedDisk, Survivors};
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, OnceLock},
+    time::Duration,
+};
 
 const TASKS: usize = 4;
 
@@ -185,6 +189,35 @@ async fn an_interval_forces_by_itself_and_none_only_when_it_must() -> Result<()>
         assert!(ks.contains("key").await?);
         assert_eq!(ks.contains("last").await?, durability == Durability::None);
     }
+    Ok(())
+}
+
+/// Copies of arcs that move, ahead of the journal, would be found by an engine that knows nothing of their change.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_copy_of_an_arc_is_in_a_tree_before_its_change_is_forced() -> Result<()> {
+    let (disk, trees) = (SimulatedDisk::new(), tempfile::tempdir().unwrap());
+    let engine: Arc<OnceLock<Mailring>> = Arc::default();
+    let forced: Arc<Mutex<Vec<Lsn>>> = Arc::default();
+    let (asked, noted) = (Arc::clone(&engine), Arc::clone(&forced));
+    let hook = Arc::new(move |site: &FaultSite<'_>| {
+        if (site.actor, site.message, site.handled) == ("runs", "Ingest", true) {
+            let stats = asked.get().expect("the engine is open").stats();
+            noted.lock().unwrap().push(stats.durable_lsn);
+        }
+    });
+    let builder = on(&disk, trees.path(), Durability::None);
+    let db = builder.fault_hook(hook).open().await?;
+    assert!(engine.set(db.clone()).is_ok());
+    let ks = db.keyspace("ks").await?;
+    let mut last = Lsn(0);
+    for number in 0..100 {
+        last = ks.put(format!("key-{number}"), "value").await?;
+    }
+    assert!(db.stats().durable_lsn < last, "nobody has asked for it");
+    patiently(db.nodes().add(1).await?.wait()).await?;
+    let forced = forced.lock().unwrap().clone();
+    assert!(!forced.is_empty(), "something was copied");
+    assert!(forced.iter().all(|forced| *forced > last), "{forced:?}");
     Ok(())
 }
 

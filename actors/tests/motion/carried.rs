@@ -3,7 +3,7 @@
 
 use crate::{
     common::{OpensAtTheEnd, patiently, until},
-    world::{Stop, builder, check_whole, fill, node},
+    world::{Stop, builder, check_still, check_whole, fill, node},
 };
 use mailring::{ChangeEnd, Error, Mailring, Once, Result, Transaction};
 use std::{sync::Arc, time::Duration};
@@ -192,6 +192,30 @@ async fn a_transaction_from_before_a_cut_is_told_to_retry_and_nothing_of_it_is_w
     }
     assert!(moved > 0, "some keys have moved");
     Ok(())
+}
+
+/// Nobody waits for the vote of a node that is not there any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_over_a_node_that_has_left_is_told_so_by_name() -> Result<()> {
+    let directory = tempfile::tempdir().unwrap();
+    let db = builder(directory.path()).nodes(3).open().await?;
+    let ks = fill(&db).await?;
+    let of = |wanted| {
+        let mut keys = (0..400).map(|number| format!("still-{number:03}"));
+        let key = keys.find(|key| ks.node_of(key) == node(wanted));
+        key.expect("each node has some")
+    };
+    let (stays, leaves) = (of(0), of(2));
+    let late = db.begin()?;
+    late.put(&ks, &stays, "late").await?;
+    late.put(&ks, &leaves, "late").await?;
+    assert_eq!(
+        patiently(db.nodes().remove(node(2)).await?.wait()).await?,
+        ChangeEnd::Completed
+    );
+    let error = patiently(late.commit()).await.unwrap_err();
+    assert_eq!(error, Error::Moved { node: node(2) });
+    check_still(&ks).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
