@@ -29,6 +29,8 @@ pub(crate) enum Choice {
     Lock,
     /// Puts and gets while nodes and records grow.
     Grow,
+    /// Gets, puts and transfers while the ring changes.
+    Resize,
 }
 
 impl ValueEnum for Choice {
@@ -37,7 +39,8 @@ impl ValueEnum for Choice {
             let records = Preset::value_variants().iter().copied();
             let banks = Mix::value_variants().iter().copied();
             let choices = records.map(Choice::Records).chain(banks.map(Choice::Bank));
-            choices.chain([Choice::Lock, Choice::Grow]).collect()
+            let others = [Choice::Lock, Choice::Grow, Choice::Resize];
+            choices.chain(others).collect()
         });
         &ALL
     }
@@ -53,6 +56,9 @@ impl ValueEnum for Choice {
                 PossibleValue::new("grow")
                     .help("Puts and gets by number of nodes, and by number of records"),
             ),
+            Self::Resize => Some(PossibleValue::new("resize").help(
+                "Gets, puts and transfers while a node joins, one is re-weighted, one leaves",
+            )),
         }
     }
 }
@@ -150,9 +156,15 @@ pub(crate) struct RunArgs {
     /// Whom to measure.
     #[arg(long, default_value_t = Kind::under_test())]
     pub(crate) subject: Kind,
-    /// Draws the charts of the workload `grow` into this file.
+    /// Draws the charts of the workloads `grow` and `resize` into this file.
     #[arg(long)]
     pub(crate) svg: Option<PathBuf>,
+    /// Rounds of the workload `resize`.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    pub(crate) rounds: u64,
+    /// MiB a second that the workload `resize` moves at most; it is also measured without a limit.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    pub(crate) move_rate: u64,
     #[command(flatten)]
     pub(crate) work: WorkArgs,
     #[command(flatten)]
@@ -164,8 +176,14 @@ impl RunArgs {
     ///
     /// What is wrong with the flags.
     pub(crate) fn check(&self) -> Result<()> {
-        if self.svg.is_some() && self.work.workload != Choice::Grow {
-            return Err(Fault::from("--svg is for the workload grow"));
+        let workload = self.work.workload;
+        if self.svg.is_some() && !matches!(workload, Choice::Grow | Choice::Resize) {
+            return Err(Fault::from("--svg is for the workloads grow and resize"));
+        }
+        if workload == Choice::Resize && self.subject != Kind::Mailring {
+            return Err(Fault::from(
+                "resize is for mailring: no other subject has a ring",
+            ));
         }
         self.work.check()
     }
@@ -228,14 +246,14 @@ impl WorkArgs {
             } if !(*time > 0.0 && *time < 1e6) => "--seconds must be above 0",
             Self { warmup, .. } if !(0.0..1e6).contains(warmup) => "--warmup must not be negative",
             Self {
-                workload: Choice::Records(_) | Choice::Lock | Choice::Grow,
+                workload: Choice::Records(_) | Choice::Lock | Choice::Grow | Choice::Resize,
                 cross_node: Some(_),
                 ..
             } => "--cross-node is for workloads with transactions",
             Self { names: Some(0), .. } => "--names must not be 0",
             Self {
                 names: Some(_),
-                workload: Choice::Records(_) | Choice::Bank(_) | Choice::Grow,
+                workload: Choice::Records(_) | Choice::Bank(_) | Choice::Grow | Choice::Resize,
                 ..
             } => "--names is for the workload lock",
             _ => return Ok(()),
@@ -363,6 +381,7 @@ mod tests {
             "counter",
             "lock",
             "grow",
+            "resize",
         ] {
             assert!(names.iter().any(|known| known == name), "{name} is missing");
         }

@@ -272,6 +272,7 @@ pub(crate) fn watched<T>(
             {
                 match job.stop {
                     Stop::Operations(_) => bar.set_position(progress.done()),
+                    Stop::Told => bar.tick(),
                     Stop::After(_) => bar.set_position(bar.elapsed().as_millis() as u64),
                 }
                 let per_second = progress.done() as f64 / bar.elapsed().as_secs_f64();
@@ -293,6 +294,7 @@ fn bar_of(job: &Schedule, label: String) -> ProgressBar {
     let length = match job.stop {
         Stop::Operations(operations) => operations,
         Stop::After(time) => (time + job.warmup).as_millis() as u64,
+        Stop::Told => 0,
     };
     let style = ProgressStyle::with_template("{prefix} [{bar:30}] {msg}");
     let bar = ProgressBar::new(length).with_prefix(label);

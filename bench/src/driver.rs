@@ -46,6 +46,8 @@ pub(crate) enum Stop {
     After(Duration),
     /// After so many operations.
     Operations(u64),
+    /// When the clients' work says that it is over.
+    Told,
 }
 
 /// How many clients, for how long, and how they are timed.
@@ -69,6 +71,14 @@ pub(crate) struct Schedule {
 pub(crate) trait Work: Send + 'static {
     /// Does one operation to its end.
     fn step(&mut self) -> impl Future<Output = Result<Done>> + Send;
+
+    /// Is told how long the step took that has just ended, from when it was due, if it was timed.
+    fn timed(&mut self, _latency_ns: u64) {}
+
+    /// Whether no more steps are wanted. Asked before each.
+    fn is_over(&self) -> bool {
+        false
+    }
 }
 
 /// What the progress bar looks at.
@@ -172,7 +182,7 @@ impl<W: Work, C: Clock> Client<'_, W, C> {
         let mut left = bounds.operations;
         let mut now = self.clock.now();
         let (mut reported_at, mut unreported, mut turn) = (now, 0, 0);
-        while now < bounds.until && left > 0 {
+        while now < bounds.until && left > 0 && !self.work.is_over() {
             let Some(start) = pace.next(now).await.filter(|due| *due < bounds.until) else {
                 break;
             };
@@ -189,6 +199,7 @@ impl<W: Work, C: Clock> Client<'_, W, C> {
             now = if burst > 1 { self.clock.now() } else { end };
             if measured {
                 left -= burst;
+                self.work.timed(end.saturating_sub(start));
                 let at = now - bounds.measure_from.min(now);
                 self.tally
                     .record(end.saturating_sub(start), at, burst, done);
@@ -226,11 +237,13 @@ pub(crate) fn drive<W: Work>(
     let (until, operations) = match job.stop {
         Stop::After(time) => (warmup_ns + time.as_nanos() as u64, u64::MAX),
         Stop::Operations(operations) => (u64::MAX, operations),
+        Stop::Told => (u64::MAX, u64::MAX),
     };
     let arrivals = job.rate.map(|rate| {
         let total = match job.stop {
             Stop::After(_) => (until as f64 / 1e9 * rate) as u64,
             Stop::Operations(operations) => operations + (warmup_ns as f64 / 1e9 * rate) as u64,
+            Stop::Told => u64::MAX,
         };
         Arc::new(Arrivals {
             due: Semaphore::new(0),

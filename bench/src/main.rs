@@ -9,6 +9,7 @@
 //! cargo run --release -p mailring-bench -- run --workload transfer --cross-node 100
 //! cargo run --release -p mailring-bench -- run --workload lock --names 8
 //! cargo run --release -p mailring-bench -- run --workload grow --records 10000000 --svg growth.svg
+//! cargo run --release -p mailring-bench -- run --workload resize --records 1000000 --svg resize.svg
 //! cargo run --release -p mailring-bench -- compare --workload b --clients 2
 //! cargo run --release -p mailring-bench -- compare --workload smallbank --distribution zipfian --theta 0.9
 //! cargo run --release -p mailring-bench --features rocksdb,lmdb,redis -- compare --figure all
@@ -136,7 +137,12 @@ fn hold(args: &WorkArgs, lab: &mut Lab, peers: Vec<Kind>) -> Result<Standing> {
             peers,
             settings,
         }),
-        Choice::Grow => Err(Fault::from("grow measures one subject: use `run`")),
+        Choice::Grow | Choice::Resize => {
+            let name = args.workload.name();
+            Err(Fault::from(format!(
+                "{name} measures one subject: use `run`"
+            )))
+        }
     }
 }
 
@@ -152,10 +158,24 @@ fn run_grow(args: &RunArgs, lab: &mut Lab) -> Result<()> {
         .map_or(Ok(()), |path| report::write_json(path, &growth))
 }
 
+fn run_resize(args: &RunArgs, lab: &Lab) -> Result<()> {
+    let resizing = ring::resize(&args.work, lab, args.move_rate, args.rounds as usize)?;
+    println!("{}", resizing.text());
+    if let Some(path) = &args.svg {
+        ring::write_resize_svg(path, &resizing)?;
+    }
+    args.place
+        .json
+        .as_deref()
+        .map_or(Ok(()), |path| report::write_json(path, &resizing))
+}
+
 fn run(args: &RunArgs) -> Result<()> {
     let (mut lab, _guard) = lab(&args.place, 1)?;
-    if args.work.workload == Choice::Grow {
-        return run_grow(args, &mut lab);
+    match args.work.workload {
+        Choice::Grow => return run_grow(args, &mut lab),
+        Choice::Resize => return run_resize(args, &lab),
+        Choice::Records(_) | Choice::Bank(_) | Choice::Lock => {}
     }
     let standing = if args.work.workload == Choice::Records(Preset::Load) {
         let mut bench = Bench {
@@ -213,7 +233,7 @@ fn compare(args: &CompareArgs) -> Result<()> {
                 .collect(),
             Choice::Bank(_) => Kind::usual_banks(),
             Choice::Lock => Kind::usual_lockers(),
-            Choice::Grow => Vec::new(),
+            Choice::Grow | Choice::Resize => Vec::new(),
         };
         let peers = args.peers.clone().unwrap_or(usual);
         let others = peers.into_iter().filter(|kind| *kind != args.subject);

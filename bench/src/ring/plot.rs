@@ -1,4 +1,5 @@
-//! Charts of a growth as one SVG file: throughput above, p99 below, nodes on the left, records on the right.
+//! Charts as one SVG file: throughput above, p99 below. Of a growth by nodes on the left and by records on the right; of a
+//! ring that changes, by time, with the changes as bars.
 
 use std::path::Path;
 
@@ -6,13 +7,14 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use super::grow::{Axis, Growth, Point};
+use super::resize::{Measured, Resizing};
 use crate::Result;
 
 const SIZE: (u32, u32) = (1_200, 800);
 const FONT: (&str, u32) = ("sans-serif", 16);
 
-/// A quantity of a point, and what it is called.
-type Quantity = (&'static str, fn(&Point) -> f64);
+/// A quantity of what was measured, and what it is called.
+type Quantity<P> = (&'static str, fn(&P) -> f64);
 
 /// Writes the charts.
 ///
@@ -22,7 +24,7 @@ type Quantity = (&'static str, fn(&Point) -> f64);
 pub(crate) fn write_svg(path: &Path, growth: &Growth) -> Result<()> {
     let root = SVGBackend::new(path, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
-    let quantities: [Quantity; 2] = [
+    let quantities: [Quantity<Point>; 2] = [
         ("operations a second", |point| point.summary.per_second),
         ("p99, microseconds", |point| point.summary.p99_us),
     ];
@@ -41,7 +43,7 @@ fn chart(
     area: &DrawingArea<SVGBackend<'_>, Shift>,
     growth: &Growth,
     (axis, axis_name): (Axis, &str),
-    (quantity_name, quantity): Quantity,
+    (quantity_name, quantity): Quantity<Point>,
 ) -> Result<()> {
     let lines = [("put", BLUE), ("get", RED)].map(|(work, color)| {
         let points = growth.line(axis, work);
@@ -90,6 +92,57 @@ fn chart(
     Ok(())
 }
 
+/// Writes the course of the first round: a line with the limit on the rate, one without.
+///
+/// # Errors
+///
+/// If the file can't be written.
+pub(crate) fn write_resize_svg(path: &Path, resizing: &Resizing) -> Result<()> {
+    let root = SVGBackend::new(path, SIZE).into_drawing_area();
+    root.fill(&WHITE)?;
+    let quantities: [Quantity<Measured>; 2] = [
+        ("operations a second", |measured| measured.per_second),
+        ("p99, microseconds", |measured| measured.p99_us),
+    ];
+    let runs: Vec<_> = resizing.runs.iter().filter(|run| run.round == 0).collect();
+    let areas = root.split_evenly((quantities.len(), runs.len().max(1)));
+    let charts = quantities
+        .iter()
+        .flat_map(|quantity| runs.iter().map(move |run| (quantity, run)));
+    for (area, ((name, quantity), run)) in areas.iter().zip(charts) {
+        let seconds = |micros: u32| f64::from(micros) / 1e6;
+        let points = run.slices.iter();
+        let points: Vec<(f64, f64)> = points
+            .map(|slice| (seconds(slice.at_us), quantity(&slice.measured)))
+            .collect();
+        let end = points.last().map_or(1.0, |point| point.0);
+        let top = points.iter().map(|point| point.1).fold(1.0, f64::max) * 1.1;
+        let limit = run.limit_mib;
+        let limit = limit.map_or("no limit".to_owned(), |limit| format!("{limit} MiB/s"));
+        let mut chart = ChartBuilder::on(area)
+            .margin(16)
+            .caption(format!("{name}, {limit}"), FONT)
+            .x_label_area_size(36)
+            .y_label_area_size(96)
+            .build_cartesian_2d(0.0..end, 0.0..top)?;
+        chart.draw_series(run.changes.iter().map(|change| {
+            let (from, to) = (change.course.begun_us, change.course.ended_us);
+            Rectangle::new(
+                [(seconds(from), 0.0), (seconds(to), top)],
+                BLUE.mix(0.15).filled(),
+            )
+        }))?;
+        chart
+            .configure_mesh()
+            .x_desc("seconds")
+            .y_label_formatter(&|value| format!("{value:.0}"))
+            .draw()?;
+        chart.draw_series(LineSeries::new(points, RED.stroke_width(2)))?;
+    }
+    root.present()?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,6 +179,28 @@ mod tests {
             "p99, microseconds by records",
             "put",
             "get",
+        ] {
+            assert!(svg.contains(words), "{words} is missing");
+        }
+    }
+
+    #[test]
+    fn the_course_of_a_resize_has_a_chart_for_each_limit_and_a_bar_for_each_change() {
+        let resizing = Resizing::example();
+        let changes: usize = resizing.runs.iter().map(|run| run.changes.len()).sum();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("resize.svg");
+        write_resize_svg(&path, &resizing).unwrap();
+        let svg = std::fs::read_to_string(path).unwrap();
+        let bars = svg.split("<rect").filter(|bar| {
+            let element = bar.split('>').next().unwrap_or_default();
+            element.contains("#0000FF") && element.contains("opacity=\"0.15\"")
+        });
+        // Once by throughput, once by p99.
+        assert_eq!(bars.count(), 2 * changes);
+        for words in [
+            "operations a second, 32 MiB/s",
+            "p99, microseconds, no limit",
         ] {
             assert!(svg.contains(words), "{words} is missing");
         }

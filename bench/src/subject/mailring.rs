@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use mailring::{Keyspace, Mailring};
+use mailring::{Builder, Keyspace, Mailring};
 
 use super::{Durability, Entry, INTERVAL, Settings, Style, Subject, look_at};
 use crate::Result;
@@ -24,12 +24,12 @@ pub(crate) struct Ring {
     durability: Durability,
 }
 
-/// Opens mailring with these settings.
+/// mailring with these settings.
 ///
 /// # Errors
 ///
-/// What mailring says.
-pub(crate) async fn open_mailring(settings: &Settings) -> Result<Mailring> {
+/// If a number is beyond what mailring takes.
+pub(crate) fn mailring_with(settings: &Settings) -> Result<Builder> {
     let durability = match settings.durability {
         Durability::Always => mailring::Durability::Always,
         Durability::Interval => mailring::Durability::Interval(INTERVAL),
@@ -43,9 +43,16 @@ pub(crate) async fn open_mailring(settings: &Settings) -> Result<Mailring> {
         .memory_budget(cache_bytes + 4 * write_buffer_bytes + OTHER_BYTES)
         .cache_bytes(cache_bytes)
         .checkpoint_bytes(write_buffer_bytes)
-        .deadline(DEADLINE)
-        .open()
-        .await?)
+        .deadline(DEADLINE))
+}
+
+/// Opens mailring with these settings.
+///
+/// # Errors
+///
+/// What mailring says.
+pub(crate) async fn open_mailring(settings: &Settings) -> Result<Mailring> {
+    Ok(mailring_with(settings)?.open().await?)
 }
 
 impl Ring {

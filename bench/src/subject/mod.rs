@@ -45,7 +45,7 @@ mod sled;
 mod surrealkv;
 
 pub(crate) use kind::{Kind, blame, open};
-pub(crate) use mailring::open_mailring;
+pub(crate) use mailring::{mailring_with, open_mailring};
 
 /// Records a batch of a load.
 const LOAD_BATCH: u64 = 1_000;

@@ -1,7 +1,19 @@
 //! sled 0.34: a lock-free tree over a log. A put is flushed before it is answered.
+//!
+//! Threads of sled's own may hold a database for a moment after it was dropped, and its directory with it; so who opens it
+//! again waits for that.
+
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::{Durability, Entry, Settings, Store, look_at};
 use crate::Result;
+
+/// How long a database that was dropped may keep its directory.
+const RELEASED_WITHIN: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether it still does.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// sled with its default tree.
 pub(crate) struct Sled {
@@ -19,8 +31,20 @@ impl Sled {
             .cache_capacity(settings.cache_bytes)
             .flush_every_ms(None)
             .mode(sled::Mode::HighThroughput);
+        let give_up = Instant::now() + RELEASED_WITHIN;
+        let database = loop {
+            match config.open() {
+                Err(sled::Error::Io(error))
+                    if error.to_string().contains("could not acquire lock")
+                        && Instant::now() < give_up =>
+                {
+                    thread::sleep(LOOK_EVERY);
+                }
+                opened => break opened?,
+            }
+        };
         Ok(Self {
-            database: config.open()?,
+            database,
             flushed: settings.durability == Durability::Always,
         })
     }
