@@ -57,7 +57,7 @@ fn a_reopened_store_has_what_was_ingested_and_the_newest_version_stays_newest() 
 }
 
 #[test]
-fn files_go_when_the_last_view_of_them_does() {
+fn files_go_with_the_maintenance_behind_the_last_view_of_them() {
     let folder = folder();
     let store = open_lsm(folder.path()).unwrap();
     ingest(store.as_ref(), &[(b"a", Some(b"1"))]);
@@ -73,7 +73,11 @@ fn files_go_when_the_last_view_of_them_does() {
     assert_eq!(manifests(folder.path()), 1);
     drop(view);
     assert_eq!(reading.next().unwrap().unwrap().1, "2");
+    store.maintain().unwrap();
+    assert_eq!(tables(folder.path()).len(), 3, "it is still being read");
     drop(reading);
+    assert_eq!(tables(folder.path()).len(), 3, "who reads removes no file");
+    store.maintain().unwrap();
     assert_eq!(tables(folder.path()).len(), 1);
     assert!(tables(folder.path()).is_disjoint(&old));
 }

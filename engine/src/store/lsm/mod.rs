@@ -9,6 +9,9 @@
 //! - It numbers files by the highest one that it finds, so after a reopening a number can come again, while an old view
 //!   still holds a table of that number that removes its file when it goes. Numbers rise over all trees of the process.
 //! - Compaction gets the highest watermark: nobody reads through the tree's version history, so nothing of it is kept.
+//! - A table that was compacted away removes its file when the last one lets go of it, which takes tens of milliseconds for a
+//!   large one. Whoever reads must not be that one, nor who shows a newer view: both may be an actor, and everybody waits for
+//!   it. So views that were replaced are held here until nobody else does, and go with the next write or maintenance.
 //! - A failed ingestion leaves its tables behind until the next opening; we remove them. If the failure came while
 //!   the new manifest was being published, what is on disk is unknown and the store refuses to write until reopened.
 //! - It does not lock its directory (the engine does), nor check its manifest's checksum (see `integrity`).
@@ -44,7 +47,7 @@ use std::{
     ops::{Bound, Range},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -79,6 +82,8 @@ pub struct LsmStore {
     tree: AnyTree,
     options: LsmOptions,
     view: ArcSwap<View>,
+    /// What was shown before, and may be in use.
+    replaced: Mutex<Vec<Arc<view::Shared>>>,
     dropped: Arc<Mutex<Arc<PrefixSet>>>,
     writer: Mutex<Writer>,
 }
@@ -134,6 +139,7 @@ impl LsmStore {
             tree,
             options: options.clone(),
             view: ArcSwap::from_pointee(view),
+            replaced: Mutex::default(),
             dropped,
             writer: Mutex::default(),
         };
@@ -166,7 +172,20 @@ impl LsmStore {
             &self.options,
             Some(&self.view.load()),
         );
-        self.view.store(Arc::new(view));
+        let before = self.view.swap(Arc::new(view));
+        self.replaced().push(Arc::clone(&before.shared));
+        drop(before);
+        self.let_go();
+    }
+
+    fn replaced(&self) -> MutexGuard<'_, Vec<Arc<view::Shared>>> {
+        self.replaced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets go of what nobody else holds any more, and of its files.
+    fn let_go(&self) {
+        self.replaced()
+            .retain(|shared| Arc::strong_count(shared) > 1);
     }
 
     /// Runs a write of the tree. If it fails, its leftovers go, and so does the permission to write if it can't be told
@@ -175,6 +194,7 @@ impl LsmStore {
         if let Some(error) = &writer.broken {
             return Err(error.clone());
         }
+        self.let_go();
         let mut leftovers = Leftovers::of(self);
         let result = operation();
         if let Err(error) = &result {
@@ -275,6 +295,7 @@ impl Store for LsmStore {
 
     fn maintain(&self) -> Result<()> {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        self.let_go();
         let idle = std::mem::take(&mut writer.fresh_runs) == 0;
         let levels = compaction::levels(&self.view.load());
         for step in compaction::due(&levels, idle) {

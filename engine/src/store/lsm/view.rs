@@ -3,8 +3,8 @@
 //! The tree's own snapshots go through its sequence numbers, its version history and a lock that publishing a run holds
 //! over several syncs. A table is an immutable file behind a counted pointer, so holding the tables themselves is a
 //! snapshot that nothing can change: an ingested run is another table, compaction writes new tables, and a table that
-//! was compacted away removes its file when the last pointer to it goes. Readers take no lock, need no sequence number,
-//! and merge nothing while there is one run; the tree is only asked to write.
+//! was compacted away removes its file when the last pointer to it goes, which is the store's. Readers take no lock, need no
+//! sequence number, and merge nothing while there is one run; the tree is only asked to write.
 //!
 //! Each table is read through a [`TableReader`], which a view takes over from the one before it.
 //!
