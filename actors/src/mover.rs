@@ -4,18 +4,24 @@
 //!
 //! ```text
 //!  router ── Open, Work ──▶ mover ── Ingest(run) ──▶ the thread that writes runs ──▶ trees
+//!                                 └─ what writers wait for, all targets at once ──▶ trees
 //!  router ◀── Opened, Working, Worked ── mover
 //! ```
 //!
 //! It reads no faster than the limit allows, so that the foreground keeps its latency, but for what writers wait for. Runs
 //! go through the thread that writes checkpoints: a tree takes one run at a time. One run is under way, so the memory it
 //! takes is bounded by twice a chunk. A panic is an error of the work, which is tried again.
+//!
+//! What writers wait for takes a shorter way. A run is a handful of forces, 5 to 20 ms, so a node that leaves four others
+//! would hold its writers for four times that, and for the length of a checkpoint that is being written. So each target's run
+//! is written by a thread of its own then. A store lets one writer in at a time, whoever that is.
 
 use crate::{
     checkpointer::{self, Compact},
     clock::wall_clock_ms,
     guard::{guarded, panicked},
     journal::Describe,
+    journal_io::JournalFile,
     kinds,
     member::Member,
     message::{Ask, Deliver},
@@ -36,6 +42,7 @@ use mailring_engine::{
 };
 use std::{
     cell::{Cell, RefCell},
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -49,7 +56,8 @@ use tokio::sync::oneshot;
 const TOLD_EVERY: Duration = Duration::from_millis(100);
 /// The longest sleep in one piece: who is told to stop does so by then.
 const NAP: Duration = Duration::from_millis(10);
-/// After so many runs the trees are compacted as far as is due: a read may have to look into each.
+/// After so many runs of one piece of work at a tree the trees are compacted as far as is due: a read may have to look into
+/// each. Not after fewer: a tree that is being merged lets nobody else write, and writers may wait for the next run.
 const RUNS_TO_COMPACT: u32 = 4;
 /// The part of the memory budget that a chunk may take, if that is less than a chunk wants.
 const BUDGET_PARTS: usize = 32;
@@ -83,6 +91,7 @@ pub(crate) struct Mover {
     pub(crate) stores: Stores,
     pub(crate) actors: NodeActors,
     pub(crate) journal: JournalReader,
+    pub(crate) journal_file: Arc<JournalFile>,
     pub(crate) runs: Sender<checkpointer::Job>,
     pub(crate) compactions: Sender<Compact>,
     pub(crate) stop: StopSign,
@@ -157,7 +166,10 @@ impl Mover {
             }
         );
         let progress = Progress::new(self, board, task, is_urgent);
-        let mut sink = |node, run| progress.ingest(node, run);
+        let mut sink = |node, run| match is_urgent {
+            true => progress.keep(node, run),
+            false => progress.ingest(node, run),
+        };
         let mut pace = |bytes| progress.pace(bytes);
         let mut carry = Carry {
             keyspaces: &keyspaces,
@@ -205,9 +217,21 @@ impl Mover {
                     None => board.visible.load().max(*after),
                 };
                 let moved = carry.follow(&self.journal, *source, targets, *after, through)?;
+                progress.ingest_kept()?;
                 Ok(Work::Followed { through, moved })
             }
         }
+    }
+}
+
+fn size_of_run(run: &[RunEntry]) -> Moved {
+    let bytes = run.iter().map(|(key, stored)| {
+        let stored = stored.as_ref().map_or(0, |stored| stored.len());
+        (key.len() + stored) as u64
+    });
+    Moved {
+        keys: run.len() as u64,
+        bytes: bytes.sum(),
     }
 }
 
@@ -234,7 +258,10 @@ struct Progress<'a> {
     task: RequestId,
     is_urgent: bool,
     ingested: Cell<Moved>,
-    runs: Cell<u32>,
+    /// Runs that this piece of work has brought to each tree.
+    runs: RefCell<BTreeMap<NodeId, u32>>,
+    /// Runs that writers wait for, to be written together.
+    kept: RefCell<BTreeMap<NodeId, Vec<RunEntry>>>,
     /// When the limit allows the next read.
     next: Cell<Instant>,
     told: RefCell<Instant>,
@@ -249,7 +276,8 @@ impl<'a> Progress<'a> {
             task,
             is_urgent,
             ingested: Cell::default(),
-            runs: Cell::new(0),
+            runs: RefCell::default(),
+            kept: RefCell::default(),
             next: Cell::new(now),
             told: RefCell::new(now),
         }
@@ -270,27 +298,70 @@ impl<'a> Progress<'a> {
 
     fn ingest(&self, node: NodeId, run: Vec<RunEntry>) -> Result<()> {
         self.check()?;
-        let bytes = run
-            .iter()
-            .map(|(key, stored)| key.len() + stored.as_ref().map_or(0, |stored| stored.len()));
-        let more = Moved {
-            keys: run.len() as u64,
-            bytes: bytes.sum::<usize>() as u64,
-        };
+        let moved = size_of_run(&run);
         let (reply, answer) = bounded(1);
         let job = checkpointer::Job::Ingest { node, run, reply };
         let gone = |_| Error::Closed;
         self.mover.runs.send(job).map_err(|_| Error::Closed)?;
         answer.recv().map_err(gone)??;
-        self.ingested.set(self.ingested.get().and(more));
-        self.board.telemetry.moved(more.keys, more.bytes);
-        self.runs.set(self.runs.get() + 1);
-        if self.runs.get().is_multiple_of(RUNS_TO_COMPACT) {
+        self.count(moved);
+        let mut runs = self.runs.borrow_mut();
+        let runs = runs.entry(node).or_default();
+        *runs += 1;
+        if runs.is_multiple_of(RUNS_TO_COMPACT) {
             // Beside the checkpoints', of which nobody has to hear.
             let _ = self.mover.compactions.send(Compact::Unasked);
         }
-        self.tell();
         Ok(())
+    }
+
+    /// Keeps a run until [`Progress::ingest_kept`], one a node: later runs may be of the same keys.
+    fn keep(&self, node: NodeId, run: Vec<RunEntry>) -> Result<()> {
+        if self.kept.borrow().contains_key(&node) {
+            self.ingest_kept()?;
+        }
+        self.kept.borrow_mut().insert(node, run);
+        Ok(())
+    }
+
+    /// Writes what was kept, each run by a thread of its own.
+    fn ingest_kept(&self) -> Result<()> {
+        let runs = self.kept.take();
+        if runs.is_empty() {
+            return Ok(());
+        }
+        self.check()?;
+        // Nor must these be ahead of the journal.
+        self.mover.journal_file.force(self.board.clock.now())?;
+        let board = self.board;
+        let write = |node, run: Vec<RunEntry>| {
+            let written = guarded(|| {
+                board.between_faults("runs", "Ingest", || {
+                    let moved = size_of_run(&run);
+                    known(board, node)?.store.ingest(&mut run.into_iter())?;
+                    Ok(moved)
+                })
+            });
+            written.unwrap_or_else(|reason| Err(panicked(WHO, reason)))
+        };
+        let written: Vec<Result<Moved>> = thread::scope(|scope| {
+            let writers = runs.into_iter();
+            let writers = writers.map(|(node, run)| scope.spawn(move || write(node, run)));
+            let writers: Vec<_> = writers.collect();
+            let ended = writers.into_iter().map(|writer| writer.join());
+            let no_panic = "a writer's panic is caught in its thread";
+            ended.map(|written| written.expect(no_panic)).collect()
+        });
+        for moved in written {
+            self.count(moved?);
+        }
+        Ok(())
+    }
+
+    fn count(&self, moved: Moved) {
+        self.ingested.set(self.ingested.get().and(moved));
+        self.board.telemetry.moved(moved.keys, moved.bytes);
+        self.tell();
     }
 
     fn tell(&self) {

@@ -255,6 +255,7 @@ pub(super) fn start(
         stores: opener,
         actors: node_actors,
         journal: mover_journal,
+        journal_file: Arc::clone(&file),
         runs: mover_jobs,
         compactions: mover_compactions,
         stop,
