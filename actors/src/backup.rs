@@ -70,7 +70,7 @@ fn write(engine: &Engine, catalogue: &Catalogue, directory: PathBuf) -> Result<B
     catalogue.ring = pinned.routes.state().clone();
     let catalogue = &catalogue;
     let factory = LsmFactory::new(LsmOptions::new(1 << 20, 16));
-    let (mut keys, mut bytes) = (0, 0);
+    let (mut keys, mut bytes, mut trees) = (0, 0, Vec::new());
     for (member, view) in pinned.owners() {
         let node = member.node();
         let store = factory.open(node, &tree_folder(&directory, node))?;
@@ -85,13 +85,16 @@ fn write(engine: &Engine, catalogue: &Catalogue, directory: PathBuf) -> Result<B
         if let Some(error) = run.failure {
             return Err(error);
         }
+        trees.push((node, store.version()));
         keys += run.keys;
         bytes += run.bytes;
     }
     let disk: Arc<dyn Disk> = Arc::new(DirectoryDisk::new(&directory).map_err(io("opening"))?);
     Journal::create(Arc::clone(&disk), JournalOptions::default(), pinned.at)?.close()?;
     // The manifest comes last: a directory without one is no copy.
-    manifest(engine, &pinned, catalogue).save(&*disk)?;
+    let mut manifest = manifest(engine, &pinned, catalogue);
+    manifest.record_trees(trees);
+    manifest.save(&*disk)?;
     Ok(Backup {
         lsn: pinned.at,
         keys,

@@ -334,6 +334,9 @@ pub(crate) fn run_worker(
                         let mut next = manifest.clone();
                         let complete = (0..).map(NodeId).zip(complete.iter().copied());
                         next.record_checkpoint(complete, through, &catalogue);
+                        let routes = switchboard.routes.load();
+                        let members = routes.nodes().iter();
+                        next.record_trees(members.map(|it| (it.node(), it.store.version())));
                         next.save(disk.as_ref())?;
                         Ok(next)
                     })

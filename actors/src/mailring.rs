@@ -135,7 +135,8 @@ impl Mailring {
         crate::verify::verify_online(&self.engine).await
     }
 
-    /// Checks a directory that no engine has open, without changing it. Blocks.
+    /// Checks a directory that no engine has open. Nothing of what it holds is changed; leftovers of writes that were cut
+    /// short may go. Blocks.
     ///
     /// # Errors
     ///

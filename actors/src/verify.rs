@@ -19,7 +19,8 @@ use mailring_engine::{
     ring::Ring,
     ring_state::RingState,
     store::{
-        Store, StoreFactory,
+        Store,
+        left::open_left,
         lsm::{LsmFactory, LsmOptions},
     },
     value::{Value, split_qualified},
@@ -99,7 +100,7 @@ pub(crate) fn verify_offline(directory: &Path) -> Result<Verification> {
     let (mut tree_keys, mut keys) = (0, 0);
     for node in ring.live() {
         let folder = tree_folder(directory, node);
-        let store = factory.open(node, &folder)?;
+        let store = open_left(&factory, &manifest, &ring, node, &folder)?;
         tree_keys += store.verify()?;
         keys += verify_places(&*store, &ring, node, &folder)?;
     }

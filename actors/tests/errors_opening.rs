@@ -226,6 +226,62 @@ async fn a_damaged_tree_is_reported_with_its_node_and_file() -> Result<()> {
     Ok(())
 }
 
+/// What the journal has let go of is in the trees alone: none of them may come back as another one.
+#[tokio::test]
+async fn a_tree_that_is_not_the_one_that_was_left_is_refused_and_nothing_is_made_in_its_place()
+-> Result<()> {
+    let directory = closed(200).await?;
+    let path = directory.path();
+    let [tree, other] = [0, 1].map(|node| path.join(format!("node-00{node}")));
+    let copies = tempfile::tempdir().unwrap();
+    let older = copies.path().join("older");
+    copy_directory(&tree, &older);
+    let db = builder(path).open().await?;
+    db.keyspace("ks").await?.put("one-more", "v").await?;
+    for number in 0..20 {
+        let key = format!("later-{number}");
+        db.keyspace("ks").await?.put(key, "v").await?;
+    }
+    db.shutdown().await?;
+    let newest = copies.path().join("newest");
+    copy_directory(&tree, &newest);
+
+    let is_refused = async |reason: &str| {
+        let verified = Mailring::verify_directory(path).unwrap_err();
+        for error in [refusal(builder(path)).await, verified] {
+            let Error::CorruptTree {
+                node,
+                file,
+                reason: told,
+            } = &error
+            else {
+                panic!("{error}");
+            };
+            assert_eq!((*node, file), (NodeId(0), &tree));
+            assert!(told.contains(reason), "{error}");
+        }
+    };
+    fs::remove_dir_all(&tree).unwrap();
+    is_refused("missing").await;
+    assert!(!tree.exists(), "nothing is made in its place");
+    fs::create_dir(&tree).unwrap();
+    is_refused("missing").await;
+    fs::remove_dir(&tree).unwrap();
+    copy_directory(&older, &tree);
+    is_refused("older copy").await;
+    fs::remove_dir_all(&tree).unwrap();
+    copy_directory(&other, &tree);
+    is_refused("another node").await;
+
+    fs::remove_dir_all(&tree).unwrap();
+    copy_directory(&newest, &tree);
+    let db = builder(path).open().await?;
+    let ks = db.keyspace("ks").await?;
+    assert_eq!(ks.prefix("later-").count().await?, 20);
+    assert_eq!(ks.prefix("").count().await?, 422);
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_damaged_or_missing_manifest_is_reported_and_nothing_is_created_over_it() -> Result<()> {
     let directory = closed(20).await?;

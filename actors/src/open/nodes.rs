@@ -12,9 +12,12 @@ use mailring_engine::{
     Error, Result,
     ids::{Epoch, Incarnation, Lsn, NodeId},
     journal::JournalReader,
+    manifest::Manifest,
     participant::{Participant, ParticipantOptions, TreeSource},
+    ring_state::RingState,
     store::{
         Store, StoreFactory,
+        left::open_left,
         lsm::{LsmFactory, LsmOptions},
         memory::MemoryFactory,
     },
@@ -69,7 +72,8 @@ impl Stores {
     /// Makes the store of a node that never was. A folder of its is left over from a beginning that was cut short.
     pub(crate) fn create(&self, node: NodeId) -> Result<Arc<dyn Store>> {
         self.remove(node)?;
-        let store = self.open(node)?;
+        let folder = self.folder(node).unwrap_or_default();
+        let store = self.hooked(self.factory.open(node, &folder)?);
         if let Some(directory) = &self.directory {
             let synced = File::open(directory).and_then(|directory| directory.sync_all());
             synced
@@ -87,14 +91,23 @@ impl Stores {
         removed.map_err(|error| Error::io(format!("removing {}", folder.display()), &error))
     }
 
-    /// Opens a node's store, and creates it if it is not there.
-    pub(crate) fn open(&self, node: NodeId) -> Result<Arc<dyn Store>> {
+    /// Opens the store that was left of a node.
+    pub(super) fn open_left(
+        &self,
+        node: NodeId,
+        manifest: &Manifest,
+        ring: &RingState,
+    ) -> Result<Arc<dyn Store>> {
         let folder = self.folder(node).unwrap_or_default();
-        let store = self.factory.open(node, &folder)?;
-        Ok(match &self.hook {
+        let store = open_left(&*self.factory, manifest, ring, node, &folder)?;
+        Ok(self.hooked(store))
+    }
+
+    fn hooked(&self, store: Arc<dyn Store>) -> Arc<dyn Store> {
+        match &self.hook {
             Some(hook) => hook(store),
             None => store,
-        })
+        }
     }
 }
 

@@ -29,7 +29,12 @@ use crate::{
     ring_state::{FIRST_LIFE, RingHistory, RingState},
 };
 use sections::Problem;
-use std::{io, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 use xxhash_rust::xxh3::Xxh3;
 
 /// The name of the manifest's file.
@@ -69,6 +74,8 @@ pub struct Manifest {
     pub history: Option<RingHistory>,
     /// Whether the engine was shut down after this was written, and nothing was opened since.
     pub clean_shutdown: bool,
+    /// The version that each node's tree had at least, where that is known: one that is older is not the tree that was left.
+    pub trees: BTreeMap<NodeId, u64>,
 }
 
 /// A node of the ring.
@@ -139,6 +146,32 @@ impl Manifest {
                 name: name.to_owned(),
             })
             .collect();
+    }
+
+    /// Notes the versions of trees that hold what was recorded.
+    pub fn record_trees(&mut self, versions: impl IntoIterator<Item = (NodeId, u64)>) {
+        for (node, version) in versions {
+            let known = self.trees.entry(node).or_default();
+            *known = version.max(*known);
+        }
+    }
+
+    /// Fails if a node's tree, of which this version was found in its folder, is not the one that was left there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::CorruptTree`] with the folder.
+    pub fn check_tree(&self, node: NodeId, folder: &Path, found: u64) -> Result<()> {
+        let least = self.trees.get(&node).copied().unwrap_or_default();
+        if found >= least {
+            return Ok(());
+        }
+        let reason = match found {
+            0 => "the tree that was here is missing".to_owned(),
+            _ => format!("it is an older copy: version {found}, and {least} was left here"),
+        };
+        let file = folder.to_owned();
+        Err(Error::CorruptTree { node, file, reason })
     }
 
     /// A ring that has never changed follows from the settings, and stays as they say.

@@ -11,8 +11,9 @@
 //! | 7 | outcomes of transactions, where there are any |
 //! | 8 | the nodes that there were, and a change of the ring that is under way, where there ever was one |
 //! | 0x8007 | the longest lease of whose end nobody may have been told |
+//! | 0x800a | the version that each node's tree had |
 //!
-//! A section's contents must fit its length to the byte, and all but 3, 7, 8 and 0x8007 must be there.
+//! A section's contents must fit its length to the byte, and all but 3, 7, 8, 0x8007 and 0x800a must be there.
 
 use super::{KeyspaceName, Manifest, NodeProgress, NodeSettings};
 use crate::{
@@ -38,6 +39,8 @@ const PROGRESS: u16 = 5;
 const STATE: u16 = 6;
 /// May be skipped: who does not know it gives no leases either.
 const LOCKS: u16 = OPTIONAL | 7;
+/// May be skipped: who does not know it takes any tree for the right one.
+const TREES: u16 = OPTIONAL | 10;
 /// Absent where nothing was ever decided.
 const OUTCOMES: u16 = 7;
 /// Absent where the ring has never changed.
@@ -101,6 +104,15 @@ impl Manifest {
         if let Some(history) = &self.history {
             put_section(&mut sections, HISTORY, |out| put_history(out, history));
         }
+        if !self.trees.is_empty() {
+            put_section(&mut sections, TREES, |out| {
+                put_varint(out, self.trees.len() as u64);
+                for (node, version) in &self.trees {
+                    put_varint(out, node.0.into());
+                    put_varint(out, *version);
+                }
+            });
+        }
         sections
     }
 
@@ -125,6 +137,7 @@ impl Manifest {
                 LOCKS => manifest.take_locks(&mut contents),
                 OUTCOMES => manifest.take_outcomes(&mut contents),
                 HISTORY => manifest.take_history(&mut contents),
+                TREES => manifest.take_trees(&mut contents),
                 _ if kind & OPTIONAL != 0 => continue,
                 _ => return Err(Problem::UnknownSection),
             };
@@ -236,6 +249,15 @@ impl Manifest {
     fn take_history(&mut self, reader: &mut Reader<'_>) -> Option<()> {
         self.history = Some(take_history(reader)?);
         Some(())
+    }
+
+    fn take_trees(&mut self, reader: &mut Reader<'_>) -> Option<()> {
+        let trees = take_list(reader, |reader| {
+            Some((NodeId(reader.small()?), reader.varint()?))
+        })?;
+        let count = trees.len();
+        self.trees = trees.into_iter().collect();
+        (self.trees.len() == count).then_some(())
     }
 
     fn take_locks(&mut self, reader: &mut Reader<'_>) -> Option<()> {

@@ -12,6 +12,7 @@ use crate::{
     wire::put_varint,
 };
 use bytes::Bytes;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 fn sample() -> Manifest {
@@ -58,6 +59,7 @@ fn sample() -> Manifest {
         },
         history: None,
         clean_shutdown: true,
+        trees: BTreeMap::from([(NodeId(0), 7), (NodeId(4), 1 << 40)]),
     }
 }
 

@@ -4,6 +4,7 @@
 //! has not got yet is in the journal. Every store passes the conformance suite of this module.
 
 pub mod gained;
+pub mod left;
 pub mod lsm;
 pub mod memory;
 mod prefixes;
@@ -40,6 +41,10 @@ pub trait Store: Send + Sync + 'static {
     fn verify(&self) -> Result<u64>;
     /// Figures for `stats()`.
     fn stats(&self) -> StoreStats;
+    /// A number that rises with whatever is written, as [`StoreFactory::version`] would find it now.
+    fn version(&self) -> u64 {
+        0
+    }
 }
 
 /// A store at one moment.
@@ -65,6 +70,11 @@ pub struct StoreStats {
 pub trait StoreFactory: Send + Sync + 'static {
     /// Opens or creates the store in `folder`.
     fn open(&self, node: crate::ids::NodeId, folder: &Path) -> Result<Arc<dyn Store>>;
+    /// The version of the store in `folder` as it would be opened; 0 where there is none. Tells an older copy, and a folder
+    /// that was emptied, before anything is opened or created there.
+    fn version(&self, _folder: &Path) -> u64 {
+        0
+    }
 }
 
 /// Checks the order of the keys of a run that is being ingested.

@@ -168,6 +168,7 @@ fn manifest() -> Manifest {
             committed: [committed(70, None), committed(1 << 30, Some(b"once"))].into(),
         },
         history: None,
+        trees: [(NodeId(0), 9), (NodeId(2), 1)].into(),
         clean_shutdown: true,
     }
 }

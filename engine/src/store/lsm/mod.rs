@@ -73,6 +73,10 @@ impl StoreFactory for LsmFactory {
     fn open(&self, node: NodeId, folder: &Path) -> Result<Arc<dyn Store>> {
         Ok(Arc::new(LsmStore::open(node, folder, &self.options)?))
     }
+
+    fn version(&self, folder: &Path) -> u64 {
+        integrity::published_version(folder).unwrap_or_default()
+    }
 }
 
 /// The tree of one node.
@@ -330,6 +334,10 @@ impl Store for LsmStore {
     fn verify(&self) -> Result<u64> {
         integrity::check_manifest(self.node, &self.folder)?;
         self.view.load().verify()
+    }
+
+    fn version(&self) -> u64 {
+        integrity::published_version(&self.folder).unwrap_or_default()
     }
 
     fn stats(&self) -> StoreStats {
