@@ -51,6 +51,8 @@ pub(crate) fn of_64_clients(bench: &mut Bench) -> Result<Verdict> {
         "fjall-group",
         "redb",
         "redb-group",
+        "surrealkv",
+        "sled",
         "log",
     ];
     let contest = contest(
@@ -172,7 +174,15 @@ fn slowest_second(run: &Run) -> f64 {
 /// Durable puts of one client against the disk. The raw force is a subject here and not only the round's
 /// calibration, so that both are measured for as long and as close together.
 pub(crate) fn of_one_client(bench: &mut Bench) -> Result<Verdict> {
-    let peers = ["raw", "rocksdb", "fjall", "redb", "log"];
+    let peers = [
+        "raw",
+        "rocksdb",
+        "fjall",
+        "redb",
+        "surrealkv",
+        "sled",
+        "log",
+    ];
     let contest = contest(bench, "durable put, 1 client", job(bench, 1, 0.7), &peers);
     let standing = bench.lab.hold(&contest)?;
     let p50 = |kind| {

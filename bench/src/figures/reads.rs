@@ -79,7 +79,15 @@ fn ample_cache(bench: &Bench) -> u64 {
 
 /// Uniform point reads, all in the cache.
 pub(crate) fn cached(bench: &mut Bench) -> Result<Verdict> {
-    let peers = ["lmdb", "redb", "rocksdb", "fjall", "nothing"];
+    let peers = [
+        "lmdb",
+        "redb",
+        "rocksdb",
+        "fjall",
+        "surrealkv",
+        "sled",
+        "nothing",
+    ];
     let workload = gets(bench, Distribution::Uniform);
     let contest = contest(
         bench,
@@ -179,7 +187,7 @@ pub(crate) fn zipfian(bench: &mut Bench) -> Result<Verdict> {
 /// Scans of 100 records from a random key.
 pub(crate) fn scans(bench: &mut Bench) -> Result<Verdict> {
     let workload = Workload::new(Preset::Scan, bench.shape(), None, 0.99, 100);
-    let peers = ["fjall", "redb", "rocksdb", "lmdb"];
+    let peers = ["fjall", "redb", "rocksdb", "lmdb", "surrealkv", "sled"];
     let contest = contest(
         bench,
         "scan of 100, 1 thread",
