@@ -266,6 +266,7 @@ async fn a_tree_that_is_not_the_one_that_was_left_is_refused_and_nothing_is_made
     assert!(!tree.exists(), "nothing is made in its place");
     fs::create_dir(&tree).unwrap();
     is_refused("missing").await;
+    assert_eq!(fs::read_dir(&tree).unwrap().count(), 0);
     fs::remove_dir(&tree).unwrap();
     copy_directory(&older, &tree);
     is_refused("older copy").await;

@@ -70,7 +70,7 @@ pub struct StoreStats {
 pub trait StoreFactory: Send + Sync + 'static {
     /// Opens or creates the store in `folder`.
     fn open(&self, node: crate::ids::NodeId, folder: &Path) -> Result<Arc<dyn Store>>;
-    /// The version of the store in `folder` as it would be opened; 0 where there is none. Tells an older copy, and a folder
+    /// The version of the store in `folder` as it would be opened, from 1; 0 where there is none. Tells an older copy, and a folder
     /// that was emptied, before anything is opened or created there.
     fn version(&self, _folder: &Path) -> u64 {
         0

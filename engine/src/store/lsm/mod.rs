@@ -75,7 +75,7 @@ impl StoreFactory for LsmFactory {
     }
 
     fn version(&self, folder: &Path) -> u64 {
-        integrity::published_version(folder).unwrap_or_default()
+        integrity::published_version(folder).map_or(0, |version| version.saturating_add(1))
     }
 }
 
@@ -337,7 +337,7 @@ impl Store for LsmStore {
     }
 
     fn version(&self) -> u64 {
-        integrity::published_version(&self.folder).unwrap_or_default()
+        integrity::published_version(&self.folder).map_or(0, |version| version.saturating_add(1))
     }
 
     fn stats(&self) -> StoreStats {
