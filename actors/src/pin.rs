@@ -1,10 +1,10 @@
 //! Pinned views: the state at one LSN, for whoever reads more than one key at it.
 
-use crate::{engine::Engine, member::Member, routes::Routes, scan::Owned};
+use crate::{engine::Engine, member::Member, routes::Routes};
 use bytes::Bytes;
 use mailring_engine::{
-    Result, cache::RowCache, ids::Lsn, scan::Source, store::runs::Direction, value::Value,
-    view::NodeView,
+    Result, cache::RowCache, ids::Lsn, routes::Owned, scan::Source, store::runs::Direction,
+    value::Value, view::NodeView,
 };
 use std::{ops::Bound, sync::Arc};
 

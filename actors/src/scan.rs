@@ -4,11 +4,10 @@ use crate::{KeyRange, Keyspace, clock::wall_clock_ms, member::Member, pin::Pinne
 use bytes::{Buf, Bytes};
 use mailring_engine::{
     Result,
-    ids::{KeyspaceId, NodeId},
-    ring::Ring,
-    scan::{Merge, Source, Version},
+    ids::KeyspaceId,
+    scan::Merge,
     store::runs::Direction,
-    value::{KEYSPACE_PREFIX_BYTES, qualify, split_qualified},
+    value::{KEYSPACE_PREFIX_BYTES, qualify},
     view::NodeView,
 };
 use std::{
@@ -204,31 +203,6 @@ pub(crate) fn merge_node(pinned: &Pinned, member: &Member, view: &NodeView) -> M
     let (low, high) = (Bound::Unbounded, Bound::Unbounded);
     let sources = pinned.sources_of(member, view, &low, &high, Direction::Forward);
     Merge::new(sources, Direction::Forward, wall_clock_ms())
-}
-
-/// What a node owns of a source that may hold other pairs too.
-pub(crate) struct Owned {
-    source: Box<dyn Source>,
-    ring: Arc<Ring>,
-    node: NodeId,
-}
-
-impl Owned {
-    pub(crate) fn new(source: Box<dyn Source>, ring: Arc<Ring>, node: NodeId) -> Self {
-        Self { source, ring, node }
-    }
-}
-
-impl Source for Owned {
-    fn next(&mut self) -> Result<Option<Version>> {
-        while let Some(version) = self.source.next()? {
-            let (_, key) = split_qualified(&version.0);
-            if self.ring.owner(key) == self.node {
-                return Ok(Some(version));
-            }
-        }
-        Ok(None)
-    }
 }
 
 /// The qualified bounds of a range.

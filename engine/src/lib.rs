@@ -32,6 +32,7 @@ pub mod replay;
 pub mod restart;
 pub mod ring;
 pub mod ring_state;
+pub mod routes;
 pub mod run;
 pub mod scan;
 pub mod sequencer;
