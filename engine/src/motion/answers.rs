@@ -231,7 +231,7 @@ impl Course {
             passage.lost_promise();
         }
         match &self.waiting {
-            // The new life knows of neither.
+            // The new life gives its own word, and shows its tree anew, but a question that died with the old one is lost.
             Waiting::Promise { node: awaited, .. } | Waiting::Forgotten { node: awaited, .. }
                 if *awaited == node =>
             {
@@ -243,6 +243,10 @@ impl Course {
 
     pub(super) fn node_is_down(&mut self, node: NodeId, out: &mut Vec<MotionEffect>) {
         self.node_lives_again(node);
+        let passage = self.passage.as_mut();
+        if let Some(passage) = passage.filter(|passage| passage.source == node) {
+            passage.went_down();
+        }
         match &self.waiting {
             Waiting::Node | Waiting::Rest { .. } => self.waiting = Waiting::Nothing,
             // There is no more use in it, and writers may wait.

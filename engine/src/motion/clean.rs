@@ -5,12 +5,13 @@
 //! ```
 //!
 //! After the checkpoint no generation of the source holds a version of these arcs, so none comes into the tree behind the
-//! sweep. A source that is down has generations that will never be written; when it is opened again, the replay of
-//! the journal leaves out what was cut. A source that leaves is not cleaned but removed, and said to be clean at the very
+//! sweep. A source that is down and is to stay is waited for: its tree is complete only up to before the Cut, and whoever opens
+//! it again replays what is behind that, by which the change must still tell what was cut. (With [`Heal::TakeOver`] it has
+//! generations that will never be written, and loses the rest of its arcs next.) A source that leaves is not cleaned but removed, and said to be clean at the very
 //! end, when nothing can be undone any more.
 
 use super::{
-    Ground,
+    Ground, Heal,
     course::{Course, What},
     message::{Job, MotionEffect, Step},
 };
@@ -85,8 +86,15 @@ impl Course {
             self.checkpoint(ground, nodes, out);
             return true;
         }
-        let Some(node) = cut.first().copied() else {
-            return false;
+        let waits = |node: &NodeId| is_down(node) && ground.options.heal == Heal::Wait;
+        let Some(node) = cut.iter().find(|node| !waits(node)).copied() else {
+            return match cut.first() {
+                Some(lost) => {
+                    self.wait_for(ground, *lost, out);
+                    true
+                }
+                None => false,
+            };
         };
         match self.cleaning.get(&node) {
             None | Some(Cleaning::Persisted) => {

@@ -92,7 +92,7 @@ pub enum MotionMessage {
         /// The change.
         change: u64,
     },
-    /// From the supervisor: the node lives again. What its earlier life had frozen is not frozen any more.
+    /// From the supervisor: the node lives again. What its earlier life has promised is void; what that had frozen stays so.
     NodeRestarted {
         /// The node.
         node: NodeId,

@@ -29,8 +29,8 @@
 //!   that doubles up to a limit. A change never gives up by itself.
 //! - *The process or the router dies*: what counts is in the journal. [`MotionMessage::Resume`] goes on from there; what
 //!   was copied for a source that is not cut is swept and copied again.
-//! - *The source restarts*: what it had frozen is not frozen any more, and its promise is void; the journal refuses a Cut
-//!   that relies on it. It is asked to hand over again; what was copied stays good.
+//! - *The source restarts*: its promise is void, and the journal refuses a Cut that relies on it. The new life keeps frozen
+//!   what was frozen; it is asked to hand over again, or told to keep its arcs. What was copied stays good.
 //! - *A target restarts*: nothing. What was ingested is in its tree.
 //! - *A node is down for good*: see [`Heal`].
 //! - *The engine turns read-only*: everything stops, and goes on when it is opened again.

@@ -55,10 +55,14 @@ impl Passage {
         }
     }
 
-    /// The life that has promised, or was to, is over.
+    /// The life that has promised, or was to, is over. The next one refuses writers still, until it is told to keep its arcs.
     pub(super) fn lost_promise(&mut self) {
-        self.is_asked = false;
         self.promise = None;
+    }
+
+    /// The source is down: it refuses nobody any more.
+    pub(super) fn went_down(&mut self) {
+        self.is_asked = false;
     }
 
     /// The source goes on with its arcs.
@@ -66,7 +70,8 @@ impl Passage {
         if self.is_asked {
             let node = self.source;
             out.push(MotionEffect::KeepArcs { node, change });
-            self.lost_promise();
+            self.is_asked = false;
+            self.promise = None;
         }
         self.is_close = false;
         self.rounds = 0;

@@ -148,6 +148,18 @@ fn a_source_that_restarts_hands_over_again_and_what_was_copied_stays() {
     assert_eq!(bench.recorded(34), ["hold none", "hold 0"]);
 }
 
+/// The simulator's seed 2004774 of its day: the new life refuses writers still, and nobody had told it to stop that.
+#[test]
+fn a_source_that_has_restarted_is_thawed_when_the_change_is_cancelled() {
+    let mut bench = bench(2);
+    bench.hand_over_is_asked();
+    bench.handed_over(A, 33);
+    assert!(bench.restarted(A).is_empty());
+    bench.cancel();
+    let out = bench.worked(Err(Error::Closed));
+    assert_eq!(out[..2], ["keep arcs 0", "hold none"]);
+}
+
 #[test]
 fn the_restart_of_a_target_changes_nothing() {
     let mut bench = bench(2);
@@ -354,6 +366,22 @@ fn with_heal_wait_a_change_waits_for_a_node_that_is_down_and_can_be_cancelled() 
     bench.hand_over_is_asked();
     // The source.
     assert_eq!(bench.down(A), ["show Waiting of 0"]);
+}
+
+/// What a source that is down holds in memory comes back when the engine is opened again, and only the change tells what of it
+/// was cut.
+#[test]
+fn with_heal_wait_a_source_that_goes_down_behind_its_cut_is_waited_for() {
+    let mut bench = bench(2);
+    bench.motion.ground.options.heal = Heal::Wait;
+    bench.both_are_cut();
+    bench.down(A);
+    let next = bench.checkpointed(&[(B, 60)]);
+    assert_eq!(next, ["show Cleaning of 1", "sweep 171 arcs at 1"]);
+    bench.swept();
+    bench.forgotten(B);
+    assert_eq!(bench.recorded(61), ["show Waiting"]);
+    assert_eq!(bench.motion.next_timeout(), None);
 }
 
 #[test]
