@@ -34,15 +34,13 @@ impl Participant {
 
     pub(super) fn flushed(&mut self, through: Lsn, out: &mut Vec<NodeEffect>) {
         let view = self.table.view();
+        let complete = view.complete.max(through);
+        let frozen = view.frozen.iter();
+        let frozen = frozen.filter(|frozen| frozen.through > through).cloned();
         self.table.publish(NodeView {
-            frozen: view
-                .frozen
-                .iter()
-                .filter(|frozen| frozen.through > through)
-                .cloned()
-                .collect(),
+            frozen: self.without_lost(complete, frozen.collect()),
             tree: (self.tree.0)(),
-            complete: view.complete.max(through),
+            complete,
             ..NodeView::clone(&view)
         });
         self.forget_if_passed();

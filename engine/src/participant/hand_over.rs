@@ -46,6 +46,8 @@
 //! - From `HandedOver` on, no commit of that life writes a key of the arcs, and none whose reads touch them is undecided.
 //! - The view marks the arcs as leaving before `HandedOver`, and until the tree has passed the Cut.
 //! - A floor is shown only by a view in which everything below is installed.
+//! - Once the tree has passed the Cut, nothing of what has left comes into it any more: neither from generations nor from a
+//!   rebuilt one.
 //!
 //! # Left out
 //!
@@ -58,7 +60,7 @@ use crate::{
     sequencer::JournalMessage,
     store::gained::GainedView,
     transaction::{Prepare, ReadSet},
-    view::NodeView,
+    view::{Frozen, NodeView},
 };
 use bytes::Bytes;
 use std::{collections::BTreeSet, sync::Arc};
@@ -395,6 +397,25 @@ impl Participant {
         }
     }
 
+    /// Generations on their way to the tree, without what has left, once the tree has passed the Cut. Those of a life that
+    /// was rebuilt go back behind what the tree holds, and would bring it into the swept tree.
+    pub(super) fn without_lost(&self, complete: Lsn, mut frozen: Vec<Frozen>) -> Vec<Frozen> {
+        if let Some(Leaving {
+            arcs,
+            stage: Stage::Lost { cut, .. },
+            ..
+        }) = &self.ownership.leaving
+            && complete >= *cut
+        {
+            for one in &mut frozen {
+                let is_lost = |key: &[u8]| arcs.contains_qualified(key);
+                one.generation = Arc::new(one.generation.without(is_lost));
+            }
+        }
+        frozen
+    }
+
+    /// A node that recovers has to know still what it has lost: what it is rebuilt from may go back behind the Cut.
     pub(super) fn forget_if_passed(&mut self) {
         if let Some(leaving) = &self.ownership.leaving
             && let Stage::Lost {
@@ -403,6 +424,7 @@ impl Participant {
                 is_clean: true,
             } = leaving.stage
             && self.table.view().complete >= cut
+            && matches!(self.phase, Phase::Serving)
         {
             self.show(|view| view.leaving = None);
             self.ownership.refused_below = at;

@@ -101,12 +101,13 @@ impl Participant {
                 return;
             }
         };
+        let frozen = Frozen {
+            through,
+            generation: Arc::clone(&generation),
+        };
         self.table.publish(NodeView {
             active: Arc::new(generation.successor()),
-            frozen: vec![Frozen {
-                through,
-                generation: Arc::clone(&generation),
-            }],
+            frozen: self.without_lost(view.complete, vec![frozen]),
             // The store may be ahead of `complete`, by a run whose `Flushed` is still on its way.
             ..NodeView::clone(&view)
         });
@@ -125,6 +126,7 @@ impl Participant {
         let Phase::Recovering { stash } = std::mem::replace(&mut self.phase, Phase::Serving) else {
             unreachable!("checked above");
         };
+        self.forget_if_passed();
         self.drain(now, out);
         for request in stash {
             self.request(now, request, out);

@@ -353,6 +353,41 @@ fn a_swept_tree_is_shown_when_no_checkpoint_can_have_written_ahead_of_the_view()
     assert_eq!(node.tell(flushed), [forgotten(1)]);
 }
 
+/// The simulator's seed 1001881 of its day: the generation of a life that was rebuilt goes back behind the Cut, and a
+/// checkpoint brought it into the swept tree.
+#[test]
+fn what_was_lost_does_not_come_back_with_a_rebuilt_generation() {
+    for flushed_before in [false, true] {
+        let mut node = bench();
+        node.tell(hand_over(1));
+        node.tell(lost(LIFE, 5));
+        node.restart();
+        node.tell(fenced(6));
+        let flushed = NodeMessage::Flushed { through: Lsn(5) };
+        let forget = NodeMessage::Forget { change: 2 };
+        if flushed_before {
+            node.tell(flushed.clone());
+            assert_eq!(node.tell(forget.clone()), [], "what comes may be of before");
+            assert!(node.is_leaving("m1"));
+        }
+        let generation = Generation::new();
+        generation.insert(Lsn(4), &put_of("m1", "gone"));
+        generation.insert(Lsn(6), &put_of("s1", "own"));
+        node.tell(NodeMessage::Rebuilt {
+            incarnation: NEXT,
+            through: Lsn(6),
+            generation: Ok(Arc::new(generation)),
+        });
+        if !flushed_before {
+            assert_eq!(node.scan(4).len(), 1, "who reads below the Cut finds it");
+            node.tell(flushed);
+        }
+        assert_eq!(node.scan(6).len(), 1);
+        node.tell(forget);
+        assert!(!node.is_leaving("m1"));
+    }
+}
+
 #[test]
 fn what_was_lost_is_remembered_by_the_next_life() {
     for dies_before in [false, true] {
