@@ -26,10 +26,11 @@ use crate::{
     keyspaces::Keyspaces,
     manifest::{MANIFEST_FILE, Manifest},
     outcomes::{OutcomeLimits, Outcomes},
-    ring::ArcSet,
+    ring::Ring,
     ring_state::{FIRST_LIFE, RingRecord, RingState},
     store::{Store, StoreView},
     sync::AtomicUsize,
+    value::split_qualified,
     view::{Frozen, NodeTable, NodeView},
 };
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -61,8 +62,6 @@ pub struct ReplayedNode {
     pub incarnation: Incarnation,
     /// What is not in its tree.
     pub generation: Generation,
-    /// Arcs that were cut before the manifest was written, and where.
-    lost: Option<(ArcSet, Lsn)>,
 }
 
 impl ReplayedNode {
@@ -73,7 +72,6 @@ impl ReplayedNode {
             complete,
             incarnation: FIRST_LIFE,
             generation,
-            lost: None,
         }
     }
 
@@ -135,9 +133,6 @@ impl Replay {
             complete: progress.complete,
             incarnation: progress.incarnation,
             generation: Generation::with_gauge(Arc::clone(&gauge)),
-            lost: ring
-                .lost_by(progress.node)
-                .and_then(|(arcs, cut)| Some((arcs, cut?))),
         };
         Ok(Self {
             keyspaces: manifest.keyspaces(disk)?,
@@ -217,14 +212,16 @@ impl Replay {
 
     fn install(&mut self, lsn: Lsn, part: &CommitPart) -> Result<()> {
         let is_live = self.ring.is_live(part.node);
+        // Up to there the ring is the manifest's: what another owns by that one was cut in between.
+        let ring = (lsn <= self.catalogue_lsn).then(|| Arc::clone(self.ring.ring()));
         let node = self.node(lsn, part.node)?;
         if !is_live || lsn <= node.complete {
             return Ok(());
         }
-        let lost = node.lost.as_ref().filter(|(_, cut)| lsn < *cut);
         for write in &part.writes {
-            let is_lost = lost.is_some_and(|(arcs, _)| arcs.contains_qualified(&write.key));
-            if !is_lost {
+            let owner = |ring: &Arc<Ring>| ring.owner(split_qualified(&write.key).1);
+            let is_lost = |ring| owner(ring) != part.node;
+            if !ring.as_ref().is_some_and(is_lost) {
                 node.generation.insert(lsn, write);
             }
         }
@@ -241,7 +238,6 @@ impl Replay {
                     complete: lsn,
                     incarnation: FIRST_LIFE.next(),
                     generation: Generation::with_gauge(Arc::clone(&self.gauge)),
-                    lost: None,
                 };
                 let slots = self.ring.slots().len();
                 self.nodes.resize_with(slots, joined);

@@ -312,3 +312,36 @@ fn a_source_that_sat_a_checkpoint_out_gets_nothing_back_of_arcs_that_were_cut_be
     let of_c = (0..60).filter(|number| ring.owner(format!("key {number}").as_bytes()) == NodeId(2));
     assert_eq!(found.nodes[2].generation.len(), of_c.count());
 }
+
+/// The simulator's seed 3008601 of its day: the change had ended when the manifest was written, so nothing in it told of what
+/// a node had lost that was not complete past the Cut, and its old versions were shown again.
+#[test]
+fn what_was_lost_in_a_change_that_has_ended_stays_lost() {
+    let mut model = Model {
+        state: first_ring(),
+        log: Vec::new(),
+        manifest: manifest(),
+    };
+    (0..60).for_each(|number| model.write(number));
+    model.step(0);
+    let record = |model: &mut Model, record: RingRecord| {
+        let lsn = model.lsn() + 1;
+        model.state.apply(Lsn(lsn), &record).expect("it fits");
+        model.log.push(ring_record(lsn, record));
+    };
+    let running = model.state.running().expect("it has begun").clone();
+    for from in running.change.sources() {
+        let change = 1;
+        record(&mut model, RingRecord::Cut { change, from });
+        record(&mut model, RingRecord::Cleaned { change, from });
+    }
+    let members = running.change.members.clone();
+    record(&mut model, RingRecord::Ended { change: 1, members });
+    // Nobody else was complete past the Cut, whatever has been said.
+    model.checkpoint(0);
+    let found = replay(&model.manifest, &model.log).expect("it fits");
+    let ring = found.ring.ring();
+    let kept: Vec<_> = found.nodes[0].generation.newest_versions().collect();
+    let owns = |key: &Bytes| ring.owner(&key[4..]) == NodeId(0);
+    assert!(!kept.is_empty() && kept.iter().all(|(key, ..)| owns(key)));
+}
