@@ -221,8 +221,8 @@ fn handle(
             Some(JournalMessage::Spare(spare))
         }
         IoRequest::ReportSpare => {
-            let room = file.with(|open| Ok(io::spare_room(&open.journal)));
-            Some(JournalMessage::Spare(room))
+            let told = file.with(|open| Ok(io::report_spare(&open.journal)));
+            Some(told.unwrap_or_else(JournalMessage::Failed))
         }
         IoRequest::Release(through) => {
             if let Err(error) = file.with(|open| open.journal.release(through)) {

@@ -48,8 +48,47 @@ pub fn add_spare(journal: &mut Journal, outcome: Result<Spare>) -> Result<u64> {
     })
 }
 
-/// What room the spare has: a group may have taken it, and a spare without room makes the sequencer ask again.
+/// Says what room the spare has, when none was asked for: a group may have taken it, and a spare without room makes the
+/// sequencer ask again. A journal that has failed prepares none, and would be asked for ever, so that is what is said then:
+/// a force before a checkpoint may have failed, of which the sequencer has not heard.
 #[must_use]
-pub fn spare_room(journal: &Journal) -> u64 {
-    journal.spare_room().unwrap_or(0)
+pub fn report_spare(journal: &Journal) -> JournalMessage {
+    match journal.writable() {
+        Ok(()) => JournalMessage::Spare(Ok(journal.spare_room().unwrap_or(0))),
+        Err(error) => JournalMessage::Failed(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{disk::SimulatedDisk, ids::Lsn, journal::JournalOptions};
+    use std::sync::Arc;
+
+    /// The simulator's seed 6402 of its day: sequencer and segment thread asked each other for ever.
+    #[test]
+    fn a_journal_that_has_failed_says_so_in_place_of_a_spare() {
+        let disk = SimulatedDisk::new();
+        let options = JournalOptions {
+            segment_bytes: 8 << 10,
+            salt: 1,
+        };
+        let journal = Journal::create(Arc::new(disk.clone()), options, Lsn(0));
+        let mut journal = journal.expect("nothing fails yet");
+        assert_eq!(report_spare(&journal), JournalMessage::Spare(Ok(0)));
+        let group = Group {
+            number: crate::ids::GroupNo(1),
+            first_lsn: Lsn(1),
+            last_lsn: Lsn(1),
+            payload: vec![1],
+        };
+        journal.append(&group).expect("nothing fails yet");
+        disk.fail_next_force();
+        let error = journal.force().expect_err("it was told to fail");
+        let told = report_spare(&journal);
+        assert!(
+            matches!(told, JournalMessage::Failed(Error::ReadOnly { .. })),
+            "{error}: {told:?}"
+        );
+    }
 }

@@ -258,7 +258,10 @@ impl Sequencer {
             } => self.installed(node, incarnation, through, out),
             JournalMessage::Fence { node, incarnation } => self.fence(node, incarnation, out),
             JournalMessage::Down { node } => {
-                self.nodes[usize::from(node.0)].down = true;
+                match self.nodes.get_mut(usize::from(node.0)) {
+                    Some(node) => node.down = true,
+                    None => self.ring.stranger(node).down = true,
+                }
                 self.advance(out);
             }
             JournalMessage::Mark => self.mark(out),

@@ -14,7 +14,10 @@ impl Sequencer {
         through: Lsn,
         out: &mut Vec<JournalEffect>,
     ) {
-        let progress = &mut self.nodes[usize::from(node.0)];
+        let Some(progress) = self.nodes.get_mut(usize::from(node.0)) else {
+            // It is open, and its change has not begun: it has nothing.
+            return;
+        };
         if incarnation == progress.incarnation {
             assert!(
                 through <= self.last_lsn,
@@ -31,7 +34,11 @@ impl Sequencer {
         incarnation: Incarnation,
         out: &mut Vec<JournalEffect>,
     ) {
-        let progress = &mut self.nodes[usize::from(node.0)];
+        let Some(progress) = self.nodes.get_mut(usize::from(node.0)) else {
+            self.ring.stranger(node).incarnation = incarnation;
+            out.push(JournalEffect::Fenced(node, incarnation, self.visible));
+            return;
+        };
         if incarnation <= progress.incarnation {
             return;
         }

@@ -24,13 +24,16 @@
 use super::{JournalEffect, NodeProgress, RingRequest, Sequencer, Waiting, ask_for};
 use crate::{
     error::{Error, Result},
-    ids::{Epoch, Lsn, NodeId, RequestId, Time},
+    ids::{Epoch, Incarnation, Lsn, NodeId, RequestId, Time},
     journal::record::RecordBody,
     participant::Owners,
     ring::ArcSet,
     ring_state::{Change, FIRST_LIFE, RingRecord, RingState, bytes_bound},
 };
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 /// Whether handles are routed by the ring of a Cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +61,15 @@ struct Pending {
 pub(super) struct RingInMotion {
     pub(super) state: RingState,
     pending: VecDeque<Pending>,
+    /// Nodes that are open, and whose change has not begun, if they have restarted or were given up.
+    strangers: BTreeMap<NodeId, Stranger>,
+}
+
+/// What is known of a node that is to join.
+#[derive(Debug)]
+pub(super) struct Stranger {
+    pub(super) incarnation: Incarnation,
+    pub(super) down: bool,
 }
 
 impl RingInMotion {
@@ -65,7 +77,17 @@ impl RingInMotion {
         Self {
             state,
             pending: VecDeque::new(),
+            strangers: BTreeMap::new(),
         }
+    }
+
+    /// A node that no record has named yet.
+    pub(super) fn stranger(&mut self, node: NodeId) -> &mut Stranger {
+        let first = Stranger {
+            incarnation: FIRST_LIFE,
+            down: false,
+        };
+        self.strangers.entry(node).or_insert(first)
     }
 }
 
@@ -159,17 +181,19 @@ impl Sequencer {
         self.ring.state = next;
         let publication = match record {
             RingRecord::Began(_) => {
-                let added = self.ring.state.slots().len() - self.nodes.len();
-                let joined = || NodeProgress {
-                    incarnation: FIRST_LIFE,
-                    refused_chain: None,
-                    assigned: Lsn(0),
-                    installed: Lsn(0),
-                    down: false,
-                    retired: false,
-                };
-                self.nodes
-                    .extend(std::iter::repeat_with(joined).take(added));
+                for number in self.nodes.len()..self.ring.state.slots().len() {
+                    let node = NodeId(u16::try_from(number).expect("node numbers fit"));
+                    let Stranger { incarnation, down } = *self.ring.stranger(node);
+                    self.nodes.push(NodeProgress {
+                        incarnation,
+                        refused_chain: None,
+                        assigned: Lsn(0),
+                        installed: Lsn(0),
+                        down,
+                        retired: false,
+                    });
+                }
+                self.ring.strangers.clear();
                 Publication::Later
             }
             RingRecord::Cut { from, .. } => {

@@ -91,8 +91,8 @@ impl World {
     }
 
     pub(crate) fn report_spare(&mut self) {
-        let room = io::spare_room(self.journal());
-        self.tell_from_io(JournalMessage::Spare(Ok(room)));
+        let told = io::report_spare(self.journal());
+        self.tell_from_io(told);
     }
 
     pub(crate) fn release(&mut self, through: Lsn) {

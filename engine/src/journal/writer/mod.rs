@@ -248,7 +248,12 @@ impl Journal {
             .map_err(|error| self.fail_io("forcing", &error))
     }
 
-    fn writable(&self) -> Result<()> {
+    /// Whether anything can be written any more.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ReadOnly`] if something has failed.
+    pub fn writable(&self) -> Result<()> {
         match &self.broken {
             Some(reason) => Err(Error::ReadOnly {
                 reason: reason.clone(),

@@ -129,6 +129,33 @@ fn but_writes(out: Vec<JournalEffect>) -> Vec<JournalEffect> {
     out.into_iter().filter(|effect| !is_write(effect)).collect()
 }
 
+/// The simulator's seed 3643 of its day: the journal panicked at a node of which it had not heard.
+#[test]
+fn a_node_may_die_before_the_change_begins_for_which_it_was_opened() {
+    let mut journal = sequencer();
+    let (node, incarnation) = (C, FIRST_LIFE.next());
+    let fence = JournalMessage::Fence { node, incarnation };
+    let fenced = Fenced(node, incarnation, Lsn(0));
+    assert_eq!(tell(&mut journal, fence), [fenced]);
+    let through = Lsn(0);
+    let installed = JournalMessage::Installed {
+        node,
+        incarnation,
+        through,
+    };
+    assert_eq!(tell(&mut journal, installed), []);
+    tell(&mut journal, ask(1, began(), &[]));
+    let lives = journal.catalogue().incarnations;
+    assert_eq!(lives[usize::from(C.0)], incarnation);
+
+    let mut journal = sequencer();
+    assert_eq!(tell(&mut journal, JournalMessage::Down { node }), []);
+    tell(&mut journal, ask(1, began(), &[]));
+    tell(&mut journal, persisted(1, ROOM, Some(SEGMENT)));
+    let out = tell(&mut journal, cut(2, A));
+    assert_eq!(out, [refusal(2, Error::NodeDown { node })]);
+}
+
 #[test]
 fn a_change_begins_with_a_record_and_is_published_when_that_is_visible() {
     let mut journal = sequencer();
