@@ -3,6 +3,7 @@
 use crate::{
     faults::Fault,
     mutation::Mutation,
+    network::{Message, Party},
     process::{Process, Proof, base_keyspaces, look_into},
     report::Seen,
     world::World,
@@ -11,6 +12,7 @@ use mailring_engine::{
     Error,
     disk::{Disk, SimulatedDisk, Survivors},
     ids::Lsn,
+    motion::{MotionMessage, Step},
 };
 use std::collections::BTreeMap;
 
@@ -72,6 +74,7 @@ impl World {
         if may_lose && !self.process.is_any_down() {
             self.read_all_lists();
         }
+        self.count_crash_of_change();
         self.model.forget_waiting();
         self.begin_anew();
         self.clients_lose_the_engine();
@@ -93,6 +96,15 @@ impl World {
         self.process = Process::open(directory, &mut self.model, self.scale)
             .unwrap_or_else(|error| panic!("the directory does not open: {error}"));
         directory.disk.pretend_to_force(false);
+        let slots = self.process.nodes.len();
+        if self.written.len() > slots {
+            self.written.truncate(slots);
+        }
+        if self.process.sequencer.ring().running().is_some() {
+            self.count(Seen::RingResumed, 1);
+        }
+        let resume = Message::Motion(MotionMessage::Resume);
+        self.send(Party::Router, Party::Router, resume);
         let last = self.process.sequencer.last_lsn();
         let forced = forced.unwrap_or_default();
         assert!(
@@ -112,9 +124,13 @@ impl World {
         let history = &mut self.clients.history;
         history.cut(last, |txn| was.applied.get(&txn).copied());
         for progress in &self.process.manifest.progress {
+            if !self.process.is_open(progress.node) {
+                continue;
+            }
+            let really = self.written(progress.node);
             let written = &mut self.written[usize::from(progress.node.0)];
             assert!(
-                progress.complete <= *written,
+                progress.complete <= really,
                 "node {}'s tree is not complete up to LSN {}",
                 progress.node,
                 progress.complete
@@ -137,6 +153,26 @@ impl World {
         if let Some(disk) = damaged {
             self.open_damaged(&disk, &was);
         }
+    }
+
+    /// In which phase of a change of the ring the crash has come.
+    fn count_crash_of_change(&mut self) {
+        if !self.process.router.machine.is_moving() {
+            return;
+        }
+        let seen = match self.process.router.step {
+            Some(Step::Opening | Step::Beginning) => Seen::CrashBeginning,
+            Some(Step::Sweeping) => Seen::CrashSweeping,
+            Some(Step::Copying) => Seen::CrashCopying,
+            Some(Step::Following) => Seen::CrashFollowing,
+            Some(Step::HandingOver) => Seen::CrashHandingOver,
+            Some(Step::Cutting) => Seen::CrashCutting,
+            Some(Step::Cleaning) => Seen::CrashCleaning,
+            Some(Step::Ending) => Seen::CrashEnding,
+            Some(Step::Waiting) => Seen::CrashWaiting,
+            Some(Step::Done | Step::Cancelled | Step::Halted) | None => return,
+        };
+        self.count(seen, 1);
     }
 
     fn lose_power(&mut self, survivors: Survivors) {

@@ -69,6 +69,16 @@ counters! {
         BitFlips = "bit flips",
         /// A client walks away from what it has begun.
         ClientVanishes = "client vanishes",
+        /// Somebody adds, removes or re-weights a node. No fault, but everything else must stand it.
+        RingChanges = "ring changes",
+        /// Somebody cancels the change of the ring.
+        ChangeCancelled = "change of the ring cancelled",
+        /// The router's handler panics.
+        RouterPanics = "router panics",
+        /// The mover's thread panics.
+        MoverPanics = "mover panics",
+        /// A node's store can't be made.
+        StoreFails = "store can't be made",
     }
 }
 
@@ -115,6 +125,11 @@ fn usual(fault: Fault) -> u32 {
         Fault::CrashInRecoveryTwice => 300_000,
         Fault::BitFlips => 200_000,
         Fault::ClientVanishes => 6_000,
+        Fault::RingChanges => 4_000,
+        Fault::ChangeCancelled => 600,
+        Fault::RouterPanics => 6_000,
+        Fault::MoverPanics => 10_000,
+        Fault::StoreFails => 30_000,
     }
 }
 

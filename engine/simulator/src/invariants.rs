@@ -12,18 +12,25 @@
 //! | strictly serializable | `model/transactions`; from outside `checker/list_append` |
 //! | nothing prepared, locked or waiting outlives its deadline | `liveness` |
 //! | queues and tables stay bounded | [`World::check`] |
+//! | every (arc, LSN) has one owner, and commits are at its owner | `model/ownership`, `model` |
+//! | nothing is copied to arcs that a node owns | [`World::check_moved_run`] |
+//! | a node that is not said to be mixed shows nothing that it does not own | [`World::check_leftovers`] |
 //! | the same seed gives the same trace | the tests of this package |
 
-use crate::{keys::shown, world::World};
+use crate::{keys::shown, scale::Scale, world::World};
 use bytes::Bytes;
 use mailring_engine::{
     ids::{Lsn, NodeId, RequestId, Time},
+    motion::Heal,
+    ring_state::RingState,
+    routes::Routed,
+    scan::Merge,
     sequencer::{JournalEffect, JournalMessage},
-    store::Store,
+    store::{RunEntry, Store, runs::Direction},
     transaction::{Ask, Asker, TxnOutcome},
     value::Value,
 };
-use std::sync::Arc;
+use std::{ops::Bound, sync::Arc};
 
 impl World {
     /// After every step.
@@ -56,17 +63,19 @@ impl World {
         );
         let keys = Arc::clone(&self.keys);
         let key = &keys.all()[self.schedule.below(keys.all().len())];
-        self.check_read(key.node, &key.bytes);
+        self.check_read(&key.bytes);
         if self.schedule.chance(8) {
-            for (node, key) in self.keys_of_spaces() {
-                self.check_read(node, &key);
+            for key in self.keys_of_spaces() {
+                self.check_read(&key);
             }
+            self.check_leftovers();
         }
     }
 
-    fn check_read(&self, node: NodeId, key: &Bytes) {
+    fn check_read(&self, key: &Bytes) {
         let process = &self.process;
-        let (visible, table) = (process.visible.load(), &process.tables[usize::from(node.0)]);
+        let (visible, table) = self.shown_by(key);
+        let node = table.node();
         assert!(
             table.view().complete <= visible,
             "node {node}'s tree is ahead"
@@ -89,11 +98,80 @@ impl World {
 
     pub(crate) fn check_all_reads(&self) {
         for key in self.keys.all() {
-            self.check_read(key.node, &key.bytes);
+            self.check_read(&key.bytes);
         }
-        for (node, key) in self.keys_of_spaces() {
-            self.check_read(node, &key);
+        for key in self.keys_of_spaces() {
+            self.check_read(&key);
         }
+    }
+
+    /// Where scans believe everything that a node shows, it shows nothing that it does not own.
+    pub(crate) fn check_leftovers(&self) {
+        let visible = self.process.visible.load();
+        let routes = &self.process.routes;
+        for (place, member) in routes.nodes().iter().enumerate() {
+            if routes.is_mixed(place) || member.table.is_down() {
+                continue;
+            }
+            let view = member.table.view();
+            let everything = Bound::Unbounded;
+            let sources = view.sources(&everything, &everything, visible, Direction::Forward);
+            for pair in Merge::new(sources, Direction::Forward, self.now_ms()) {
+                let (key, _) = pair.expect("memory reads");
+                assert!(
+                    !self.exists(&key) || self.routed(&key) == member.node(),
+                    "node {} shows {}, which is not its own",
+                    member.node(),
+                    shown(&key)
+                );
+            }
+        }
+    }
+
+    /// At the end trees hold nothing that is not their node's.
+    pub(crate) fn check_trees_are_clean(&self) {
+        for member in self.process.routes.nodes() {
+            let node = member.node();
+            let view = self.directory.stores[usize::from(node.0)].view();
+            for pair in view.range(Bound::Unbounded, Bound::Unbounded) {
+                let (key, stored) = pair.expect("memory reads");
+                let value = Value::decode(stored).expect("is a value");
+                if value.is_expired(self.now_ms()) {
+                    // A copy leaves it out, and so does whoever reads it; compaction may not have come to it.
+                    continue;
+                }
+                // What was dropped goes as a whole, at the latest when the directory is opened.
+                let is_own = !self.exists(&key) || self.routed(&key) == node;
+                assert!(is_own, "node {node}'s tree still holds {}", shown(&key));
+            }
+        }
+    }
+
+    /// What moves goes only where it is nobody's business yet, or any more.
+    pub(crate) fn check_moved_run(&self, node: NodeId, run: &[RunEntry]) {
+        let last = self.model.last();
+        for (key, _) in run {
+            assert_ne!(
+                self.model.ownership.owner(key, last),
+                node,
+                "the mover writes {} into the tree of its owner",
+                shown(key)
+            );
+        }
+    }
+
+    /// Up to where a tree is really complete: a node that has joined has nothing older.
+    pub(crate) fn written(&self, node: NodeId) -> Lsn {
+        let joined = self.model.ownership.joined(node);
+        self.written[usize::from(node.0)].max(joined)
+    }
+
+    /// A checkpoint has ended that says so.
+    pub(crate) fn check_trees_are_written(&self, lsn: Lsn) {
+        let ring = self.process.sequencer.ring();
+        let lowest = ring.live().map(|node| self.written(node)).min();
+        let lowest = lowest.expect("there are nodes");
+        assert!(lsn <= lowest, "LSN {lsn} is not in every tree");
     }
 
     /// A run must hold nothing that a crash could take back.
@@ -105,10 +183,12 @@ impl World {
         );
     }
 
-    pub(crate) fn check_manifest_is_behind_trees(&self, complete: &[Lsn]) {
-        for (complete, written) in complete.iter().zip(&self.written) {
+    pub(crate) fn check_manifest_is_behind_trees(&self, complete: &[Lsn], ring: &RingState) {
+        for node in ring.live() {
+            let complete = &complete[usize::from(node.0)];
+            let written = self.written(node);
             assert!(
-                complete <= written,
+                *complete <= written,
                 "the manifest is ahead: {complete} > {written}"
             );
         }
@@ -120,13 +200,12 @@ impl World {
         let now_ms = self.now_ms();
         self.check_hidden();
         let keys = self.keys.all().iter();
-        let keys = keys.map(|key| (key.node, key.bytes.clone()));
-        for (_, key) in keys
-            .chain(self.keys_of_spaces())
-            .filter(|key| key.0 == node)
-        {
-            // Of what was dropped or created since the run says little.
-            if !self.exists(&key) {
+        let keys = keys.map(|key| key.bytes.clone());
+        let last = self.model.last();
+        for key in keys.chain(self.keys_of_spaces()) {
+            // Of what was dropped or created since the run says little, nor of what has come or gone.
+            let ownership = &self.model.ownership;
+            if !self.exists(&key) || !ownership.is_owned(&key, node, through, last) {
                 continue;
             }
             let stored = view.get(&key).expect("memory reads");
@@ -164,6 +243,15 @@ impl World {
         }
     }
 
+    /// Whether a change may wait for the next opening.
+    pub(crate) fn may_go_on_moving(&self) -> bool {
+        let process = &self.process;
+        process.read_only
+            || process.router.is_dead
+            || (process.is_any_down() && Scale::HEAL == Heal::Wait)
+            || process.checkpointer_is_dead
+    }
+
     /// Nobody holds, waits or is owed anything.
     pub(crate) fn check_nothing_is_left(&self) {
         let process = &self.process;
@@ -172,6 +260,17 @@ impl World {
         assert!(self.clients.are_idle(), "a client waits for ever");
         let owed = process.coordinator.owes();
         assert!(owed.is_empty(), "the coordinator still owes {owed:?}");
+        let is_moving = process.router.machine.is_moving();
+        assert!(
+            !is_moving || self.may_go_on_moving(),
+            "the ring is still changed: {:?}",
+            process.router.step
+        );
+        let asked = &process.router.asked;
+        assert!(
+            is_moving || asked.is_empty(),
+            "{asked:?} never heard what became of their change"
+        );
         for (what, left) in [
             ("keyspaces", process.keyspace_requests.len()),
             ("checkpoints", process.checkpoint_requests.len()),
@@ -179,8 +278,8 @@ impl World {
         ] {
             assert_eq!(left, 0, "requests for {what} were never answered");
         }
-        for node in &process.nodes {
-            let machine = &node.machine;
+        for node in process.open_nodes() {
+            let machine = &process.nodes[usize::from(node)].machine;
             let left = (machine.prepared(), machine.parked());
             assert_eq!(left, (0, 0), "node {} holds or parks", machine.node());
             let is_back = !machine.is_recovering() || process.read_only;

@@ -1,4 +1,4 @@
-//! The few keys that everybody fights for: kinds told by their first letter, spread over the nodes by the ring.
+//! The few keys that everybody fights for: kinds told by their first letter, spread over the arcs of a small ring.
 
 use bytes::Bytes;
 use mailring_engine::{
@@ -62,18 +62,16 @@ impl Kind {
     }
 }
 
-/// A key and its owner.
+/// A key.
 #[derive(Debug, Clone)]
 pub(crate) struct Key {
     pub(crate) kind: Kind,
-    pub(crate) node: NodeId,
     pub(crate) bytes: Bytes,
 }
 
 /// All keys, in their order.
 #[derive(Debug)]
 pub(crate) struct Keys {
-    ring: Ring,
     all: Vec<Key>,
     kinds: [Vec<usize>; Kind::ALL.len()],
 }
@@ -90,7 +88,7 @@ pub(crate) fn arc_bits() -> u8 {
 }
 
 impl Keys {
-    pub(crate) fn new(ring: Ring) -> Self {
+    pub(crate) fn new() -> Self {
         let mut all = Vec::new();
         let mut kinds: [Vec<usize>; Kind::ALL.len()] = Default::default();
         for kind in Kind::ALL {
@@ -99,12 +97,11 @@ impl Keys {
                 kinds[kind as usize].push(all.len());
                 all.push(Key {
                     kind,
-                    node: ring.owner(&name),
                     bytes: qualify(MAIN, &name),
                 });
             }
         }
-        Self { ring, all, kinds }
+        Self { all, kinds }
     }
 
     pub(crate) fn all(&self) -> &[Key] {
@@ -119,15 +116,10 @@ impl Keys {
         &self.all[self.kinds[kind as usize][number]]
     }
 
-    pub(crate) fn owner(&self, bytes: &[u8]) -> NodeId {
-        self.ring.owner(split_qualified(bytes).1)
-    }
-
-    /// The keys that a keyspace beside the main one has, with their owners.
-    pub(crate) fn of_space(&self, id: KeyspaceId) -> impl Iterator<Item = (NodeId, Bytes)> {
+    /// The keys that a keyspace beside the main one has.
+    pub(crate) fn of_space(id: KeyspaceId) -> impl Iterator<Item = Bytes> {
         const NAMES: [&[u8]; 3] = [b"k0", b"k1", b"k2"];
-        let names = NAMES.into_iter();
-        names.map(move |name| (self.ring.owner(name), qualify(id, name)))
+        NAMES.into_iter().map(move |name| qualify(id, name))
     }
 
     /// All keys of a keyspace as a range.
@@ -162,21 +154,17 @@ mod tests {
     #[test]
     fn keys_stand_in_order_and_every_node_has_some() {
         for nodes in 2..=4 {
-            let keys = Keys::new(ring(nodes).unwrap());
+            let (keys, ring) = (Keys::new(), ring(nodes).unwrap());
             assert!(keys.all().is_sorted_by(|a, b| a.bytes < b.bytes));
             for node in 0..nodes {
-                let own = keys.all().iter().filter(|key| key.node == NodeId(node));
+                let owner = |key: &&Key| ring.owner(split_qualified(&key.bytes).1);
+                let own = keys.all().iter().filter(|key| owner(key) == NodeId(node));
                 assert!(own.count() > 2, "node {node} of {nodes}");
             }
             let lists = keys.range_of(Kind::List);
             let all = keys.all().iter();
             let within = all.filter(|key| lists.contains(&key.bytes));
             assert_eq!(within.count(), keys.of(Kind::List).len());
-            assert!(
-                keys.all()
-                    .iter()
-                    .all(|key| keys.owner(&key.bytes) == key.node)
-            );
         }
     }
 }

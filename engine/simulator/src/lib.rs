@@ -13,9 +13,10 @@
 //!              faults                     invariants               history ──▶ checker
 //! ```
 //!
-//! What is real: [`mailring_engine`]'s participant, sequencer, coordinator, checkpointer, restart policy, ring, manifest,
-//! outcomes, read path and journal. What is simulated: mailboxes, threads, time, the disk's page cache and medium, the trees'
-//! files, clients. The shells between (`shell`) are as thin as the actors for which they stand.
+//! What is real: [`mailring_engine`]'s participant, sequencer, coordinator, checkpointer, restart policy, ring and its changes
+//! (`motion`, `ring_state`, `routes`), manifest, outcomes, read path and journal. What is simulated: mailboxes, threads, time,
+//! the disk's page cache and medium, the trees' files, clients. The shells between (`shell`) are as thin as the actors for
+//! which they stand.
 //!
 //! A run has a safety phase, in which everything goes wrong that may go wrong, and a liveness phase, in which nothing does
 //! and everything must come to its end (`liveness`). A failure is a panic of an assertion; [`run`] turns it into a
@@ -45,6 +46,7 @@ mod model;
 pub mod mutation;
 mod network;
 pub mod options;
+mod pin;
 mod process;
 pub mod report;
 mod scale;

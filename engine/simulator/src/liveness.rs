@@ -3,6 +3,7 @@
 //! 1. Nothing goes wrong any more, and clients begin nothing new.
 //! 2. By the last deadline and two retries nothing is prepared, waiting or owed, also where a part was given up or the
 //!    engine is read-only. That is opened again then: nobody promises that it goes on by itself.
+//!    A change of the ring has come to its end, or was undone, or waits for what only an opening brings back.
 //! 3. A write on every node, and a transaction over all of them, are acknowledged: faults leave nothing behind.
 //! 4. Everything that was acknowledged survives a crash that keeps only what was forced, and another one.
 //! 5. The history of the lists is judged.
@@ -43,6 +44,7 @@ impl World {
             self.reopen(Survivors::Nothing);
         }
         self.probe();
+        self.check_trees_are_clean();
         self.read_all_lists();
         self.reopen(Survivors::Nothing);
         self.reopen(Survivors::Nothing);
@@ -68,6 +70,7 @@ impl World {
         process.read_only
             || process.is_any_down()
             || process.coordinator.is_dead
+            || process.router.is_dead
             || process.locks.is_down
             || process.checkpointer_is_dead
             || is_broken
@@ -107,10 +110,13 @@ impl World {
 
     fn is_settled(&self) -> bool {
         let process = &self.process;
-        let machines = || process.nodes.iter().map(|node| &node.machine);
+        let open = || process.open_nodes();
+        let machines = || open().map(|node| &process.nodes[usize::from(node)].machine);
         self.clients.are_idle()
             && self.model.waiting.is_empty()
             && process.network.is_empty()
+            && process.mover.is_idle()
+            && (!process.router.machine.is_moving() || self.may_go_on_moving())
             && self.next_wake().is_none()
             && (process.coordinator.is_dead || process.coordinator.machine.running() == 0)
             && process.coordinator.owes().is_empty()
@@ -150,11 +156,11 @@ impl World {
     pub(crate) fn read_all_lists(&mut self) {
         let process = &self.process;
         let read = |key: &Key| {
-            let table = &process.tables[usize::from(key.node.0)];
+            let (_, table) = self.shown_by(&key.bytes);
             let value = table.get(&process.visible, &process.cache, &key.bytes);
             workload::list(value.expect("memory reads").as_ref())
         };
-        let lists = self.keys.of(Kind::List).map(read);
+        let lists = Vec::from_iter(self.keys.of(Kind::List).map(read));
         let at = process.visible.load();
         self.clients.history.reads(at, (0..).zip(lists));
     }

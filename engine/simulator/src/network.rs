@@ -14,15 +14,21 @@ use mailring_engine::{
     Error, Result,
     checkpoint::{Catalogue, CheckpointMessage},
     coordinator::CoordinatorMessage,
-    ids::{Incarnation, KeyspaceId, Lsn, NodeId, Time},
+    ids::{Incarnation, KeyspaceId, Lsn, NodeId, RequestId, Time},
     journal::Spare,
     keyspaces::Keyspaces,
     locks::LockMessage,
+    motion::{Intent, Job as MoverJob, MotionMessage},
     participant::NodeMessage,
+    ring_state::RingState,
     sequencer::{GroupWrite, JournalMessage},
+    store::RunEntry,
     transaction::Asker,
 };
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 /// Who sends and receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,6 +50,9 @@ pub(crate) enum Party {
     Compactor,
     /// The thread that rebuilds a node.
     Rebuilder(u16),
+    Router,
+    /// The thread that moves arcs.
+    Mover,
     /// The clock.
     Clock,
 }
@@ -77,6 +86,8 @@ impl Lane {
             Party::Compactor => 8,
             Party::Clock => 9,
             Party::Locks => 10,
+            Party::Router => 11,
+            Party::Mover => 12,
             Party::Client(number) => 100 + u64::from(number),
             Party::Node(number) => 1_000 + u64::from(number),
             Party::Rebuilder(number) => 2_000 + u64::from(number),
@@ -102,12 +113,33 @@ pub(crate) enum Message {
     ReadOnly(Error),
     Job(Job),
     Compact,
+    /// By the mover, who does not wait for it.
+    CompactUnasked,
     /// A handle has the rows of a dropped keyspace taken away.
     Hide(KeyspaceId),
     Coordinator(CoordinatorMessage),
     Locks(LockMessage),
     Panicked(NodeId),
     Broken(NodeId),
+    /// A handle wants the ring changed.
+    ChangeRing(Intent),
+    /// A handle wants the change undone.
+    CancelChange,
+    Motion(MotionMessage),
+    /// Handles are to be routed by this; it was made by the record at this LSN.
+    Publish(Lsn, Arc<RingState>),
+    /// The stores of nodes that join are there, with what is visible by then.
+    Opened(RequestId, Result<Vec<(NodeId, Lsn)>>),
+    /// The router lets the journal keep what is above this.
+    Hold(RequestId, Option<Lsn>),
+    /// The router wants a checkpoint, and to know how far these nodes show their trees to be complete.
+    CheckpointFor(RequestId, Vec<NodeId>),
+    OpenNodes(RequestId, Vec<NodeId>),
+    Move(RequestId, MoverJob),
+    /// The mover goes on with its work.
+    MoveOn(RequestId),
+    /// What became of the mover's run.
+    Ingested(Result<()>),
 }
 
 /// A spare segment, which has no readable form.
@@ -132,6 +164,8 @@ pub(crate) enum Job {
         through: Lsn,
         catalogue: Catalogue,
     },
+    /// From the mover: a run of what moves.
+    Ingest { node: NodeId, run: Vec<RunEntry> },
 }
 
 /// All mailboxes.
@@ -143,6 +177,8 @@ pub(crate) struct Network {
     ready: Vec<Lane>,
     /// A lane that is seldom drawn in this run.
     slow: Option<Lane>,
+    /// What the router and the mover send and get is delivered before most else.
+    hurries_motion: bool,
 }
 
 impl Network {
@@ -161,6 +197,11 @@ impl Network {
             queue.extend(before.into_iter().flatten());
         }
         self.lanes.entry(lane).or_default().push_back(message);
+    }
+
+    /// Changes of the ring go on fast.
+    pub(crate) fn hurry_motion(&mut self) {
+        self.hurries_motion = true;
     }
 
     /// Whether the journal's lane to a node has what the checkpointer had sent before a `Freeze`: what follows must stay
@@ -207,6 +248,13 @@ impl Network {
         ready.extend(self.lanes.keys().filter(|lane| {
             is_free || !(self.held.contains_key(lane) || self.stalled.contains_key(&lane.to))
         }));
+        if self.hurries_motion && dice.chance(3) {
+            let is_of_motion = |party| matches!(party, Party::Router | Party::Mover);
+            let hurried = |lane: &Lane| is_of_motion(lane.from) || is_of_motion(lane.to);
+            if ready.iter().any(hurried) {
+                ready.retain(hurried);
+            }
+        }
         let drawn = (!ready.is_empty()).then(|| {
             let lane = dice.pick(&ready);
             match Some(lane) == self.slow && !dice.chance(8) {

@@ -4,8 +4,9 @@ use crate::{
     keys::{MAIN, arc_bits},
     model::Model,
     network::Network,
+    pin::Member,
     scale::Scale,
-    shell::{CoordinatorShell, LockShell, NodeShell},
+    shell::{CoordinatorShell, LockShell, MoverShell, NodeShell, RouterShell},
     store::SimulatedStore,
     watch::Watcher,
     workload::SpaceRequest,
@@ -16,14 +17,17 @@ use mailring_engine::{
     cache::RowCache,
     checkpoint::Checkpoint,
     disk::{Disk, SimulatedDisk},
-    ids::{Incarnation, KeyspaceId, Lsn, NodeId, RequestId, Time},
+    ids::{Epoch, Incarnation, KeyspaceId, Lsn, NodeId, RequestId, Time},
     journal::{Journal, JournalOptions, SpareRequest, frame_bytes, record::Record},
     keyspaces::Keyspaces,
     manifest::{KeyspaceName, Manifest, NodeProgress, NodeSettings},
+    motion::Motion,
     open_keyspaces::{OpenKeyspace, OpenKeyspaces},
     participant::{Participant, TreeSource},
     replay::Replay,
     restart::Restarts,
+    ring_state::FIRST_LIFE,
+    routes::Routes,
     sequencer::{Sequencer, SequencerOptions, SequencerState},
     store::Store,
     view::{NodeTable, Visible},
@@ -40,7 +44,11 @@ const SEGMENT_BYTES: u64 = 48 << 10;
 pub(crate) struct Process {
     pub(crate) visible: Arc<Visible>,
     pub(crate) cache: Arc<RowCache>,
+    /// By node number, those that have left included; so are the nodes and their restarts.
     pub(crate) tables: Vec<Arc<NodeTable>>,
+    pub(crate) routes: Arc<Routes<Member>>,
+    pub(crate) router: RouterShell,
+    pub(crate) mover: MoverShell,
     pub(crate) nodes: Vec<NodeShell>,
     pub(crate) restarts: Vec<Restarts>,
     pub(crate) sequencer: Sequencer,
@@ -211,7 +219,14 @@ impl Process {
             old_leases,
         } = recover(&directory.disk, scale)?;
         check_records(&records, model);
-        let stores = &directory.stores;
+        // One more may be left over from a beginning that was cut short.
+        let stores = &directory.stores[..replay.nodes.len()];
+        for (number, store) in (0..).zip(stores) {
+            if !replay.ring.is_live(NodeId(number)) {
+                // It has left, and nobody reads it any more.
+                store.clear();
+            }
+        }
         replay.hide_dropped(stores.iter().map(|store| &**store as &dyn Store))?;
         let hidden = replay.dropped().collect();
         let Replay {
@@ -222,7 +237,7 @@ impl Process {
             ..
         } = replay;
         model.truncate(last, scale.forces);
-        let complete: Vec<_> = manifest.progress.iter().map(|p| p.complete).collect();
+        let complete: Vec<_> = nodes.iter().map(|node| node.complete).collect();
         let incarnations: Vec<_> = nodes.iter().map(|node| node.incarnation).collect();
         let visible = Arc::new(Visible::new(last));
         let cache = Arc::new(RowCache::new(4_000, 7));
@@ -244,6 +259,20 @@ impl Process {
             ))
         });
         let nodes: Vec<_> = nodes.collect();
+        let members = tables.iter().filter(|table| ring.is_live(table.node()));
+        let members = members.map(|table| Member::new(Arc::clone(table)));
+        let routes = Routes::new(Arc::new(ring.clone()), members.collect());
+        let owners = model.ownership.at(last);
+        assert_eq!(
+            ring.ring().owners(),
+            &owners[..],
+            "the ring came back changed"
+        );
+        let mut network = Network::default();
+        if scale.hurries_motion {
+            network.hurry_motion();
+        }
+        let motion = Motion::new(scale.motion(), ring.clone(), Time(1));
         let policy = scale.restarts();
         let restarts = || Restarts::new(policy).expect("these settings work");
         let sequencer = Sequencer::new(
@@ -266,6 +295,9 @@ impl Process {
             visible,
             cache,
             tables,
+            routes: Arc::new(routes),
+            router: RouterShell::new(motion),
+            mover: MoverShell::default(),
             restarts: nodes.iter().map(|_| restarts()).collect(),
             nodes,
             sequencer,
@@ -281,7 +313,7 @@ impl Process {
             checkpointer_is_dead: false,
             journal: Some(journal),
             manifest,
-            network: Network::default(),
+            network,
             cut_scheduled: false,
             preparing: None,
             read_only: false,
@@ -298,8 +330,49 @@ impl Process {
         })
     }
 
-    /// Whether a node was given up.
+    /// A node joins, with an empty store.
+    pub(crate) fn join(
+        &mut self,
+        table: Arc<NodeTable>,
+        store: Arc<SimulatedStore>,
+        owned_since: Epoch,
+        last: Lsn,
+        scale: Scale,
+    ) {
+        let number = usize::from(table.node().0);
+        assert!(number <= self.nodes.len(), "nodes join in order");
+        // One that the journal has never known may have been there.
+        self.tables.truncate(number);
+        self.nodes.truncate(number);
+        self.restarts.truncate(number);
+        self.nodes.push(NodeShell::new(Participant::new(
+            FIRST_LIFE,
+            owned_since,
+            Arc::clone(&table),
+            Arc::clone(&self.cache),
+            TreeSource(Box::new(move || store.view())),
+            last,
+            scale.participant(),
+        )));
+        self.tables.push(table);
+        let restarts = Restarts::new(scale.restarts());
+        self.restarts.push(restarts.expect("these settings work"));
+    }
+
+    /// Whether a node was given up that takes part.
     pub(crate) fn is_any_down(&self) -> bool {
-        self.tables.iter().any(|table| table.is_down())
+        let mut members = self.routes.nodes().iter();
+        members.any(|member| member.table.is_down())
+    }
+
+    /// The numbers of the nodes that are open.
+    pub(crate) fn open_nodes(&self) -> impl Iterator<Item = u16> {
+        let members = self.routes.nodes().iter();
+        members.map(|member| member.table.node().0)
+    }
+
+    /// Whether the routes name a node.
+    pub(crate) fn is_open(&self, node: NodeId) -> bool {
+        self.routes.member(node).is_some()
     }
 }

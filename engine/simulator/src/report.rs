@@ -153,6 +153,52 @@ counters! {
         LocksInDoubt = "questions of the lock manager",
         /// A watcher has heard of a commit.
         Watched = "commits watched",
+        /// A change of the ring has begun.
+        RingBegan = "changes of the ring begun",
+        /// Arcs of a source belong to others.
+        RingCut = "cut-overs",
+        /// A change of the ring came to its end.
+        RingDone = "changes of the ring completed",
+        /// A change of the ring was undone.
+        RingUndone = "changes of the ring undone",
+        /// A change was turned round behind a Cut.
+        RingTurned = "changes of the ring turned round",
+        /// A change of the ring was refused.
+        RingRefused = "changes of the ring refused",
+        /// An opening found a change of the ring.
+        RingResumed = "changes of the ring gone on with",
+        /// A piece of work of the mover failed.
+        MoverFailed = "failures of the mover",
+        /// A run was copied, followed or swept.
+        MoverRun = "runs of the mover",
+        /// A hand-over was broken off.
+        HandOverVoid = "hand-overs broken off",
+        /// Something was routed by an older ring.
+        Moved = "requests told to go elsewhere",
+        /// A reader began anew for other routes.
+        Rerouted = "snapshots taken anew for other routes",
+        /// A reader was routed by the ring before the last.
+        RoutedBefore = "readers below a cut",
+        /// A scan has left out what was not its node's.
+        MixedScan = "scans of mixed nodes",
+        /// A crash while a change was beginning.
+        CrashBeginning = "crashes while a change begins",
+        /// A crash while targets were swept.
+        CrashSweeping = "crashes while targets are swept",
+        /// A crash while a source was copied.
+        CrashCopying = "crashes while arcs are copied",
+        /// A crash while a source was followed.
+        CrashFollowing = "crashes while arcs are followed",
+        /// A crash while a source handed over.
+        CrashHandingOver = "crashes while arcs are handed over",
+        /// A crash while a Cut was on its way.
+        CrashCutting = "crashes while arcs are cut over",
+        /// A crash while sources were cleaned.
+        CrashCleaning = "crashes while sources are cleaned",
+        /// A crash while the end was on its way.
+        CrashEnding = "crashes while a change ends",
+        /// A crash while the mover waited.
+        CrashWaiting = "crashes while a change waits",
     }
 }
 

@@ -4,8 +4,14 @@
 //! drawn from the seed.
 
 use mailring_engine::{
-    coordinator::CoordinatorOptions, ids::Time, locks::LockLimits, outcomes::OutcomeLimits,
-    participant::ParticipantOptions, restart::RestartPolicy, transaction::MAX_TRANSACTION_BYTES,
+    coordinator::CoordinatorOptions,
+    ids::Time,
+    locks::LockLimits,
+    motion::{Heal, MotionOptions},
+    outcomes::OutcomeLimits,
+    participant::ParticipantOptions,
+    restart::RestartPolicy,
+    transaction::MAX_TRANSACTION_BYTES,
 };
 use std::time::Duration;
 
@@ -19,6 +25,10 @@ pub(crate) struct Scale {
     pub(crate) forces: bool,
     /// Outcomes are kept for a short time only, and few of them.
     pub(crate) forgets: bool,
+    /// Changes of the ring go on fast.
+    pub(crate) hurries_motion: bool,
+    /// Bytes that the mover collects before it hands a run on.
+    pub(crate) chunk_bytes: usize,
 }
 
 impl Scale {
@@ -53,6 +63,21 @@ impl Scale {
             bytes: MAX_TRANSACTION_BYTES,
             vote_timeout: self.steps(150),
             ask_again: self.steps(40),
+        }
+    }
+
+    /// Nobody takes over from a node that is down.
+    pub(crate) const HEAL: Heal = Heal::Wait;
+
+    pub(crate) fn motion(self) -> MotionOptions {
+        MotionOptions {
+            first_back_off: self.steps(10),
+            longest_back_off: self.steps(150),
+            hand_over: self.steps(120),
+            ask_again: self.steps(100),
+            caught_up_bytes: 120,
+            rounds: 4,
+            heal: Self::HEAL,
         }
     }
 

@@ -70,6 +70,12 @@ impl SimulatedStore {
         state.fails_next = false;
     }
 
+    /// Nothing is left of it.
+    pub(crate) fn clear(&self) {
+        let mut state = self.state();
+        (state.current, state.durable) = Default::default();
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

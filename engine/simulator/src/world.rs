@@ -22,7 +22,7 @@ use crate::{
 };
 use mailring_engine::{
     checkpoint::CheckpointMessage,
-    ids::{Lsn, RequestId, Time},
+    ids::{Lsn, NodeId, RequestId, Time},
     sequencer::JournalMessage,
     transaction::{Ask, Asker},
 };
@@ -40,6 +40,14 @@ const EPOCH_MS: u64 = 1_700_000_000_000;
 /// Whether some runs keep outcomes for a short time only.
 const FORGETS: bool = true;
 
+fn spoil_store(mutation: Option<Mutation>, store: &SimulatedStore) {
+    match mutation {
+        Some(Mutation::SkipTreeSync) => store.never_sync(),
+        Some(Mutation::KeepDropped) => store.keep_dropped(),
+        _ => {}
+    }
+}
+
 /// Something that happens at a time.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Wake {
@@ -47,6 +55,10 @@ pub(crate) enum Wake {
     Resume(u16),
     /// The disk has room again.
     Room,
+    /// The mover looks whether it can go on.
+    Mover(RequestId),
+    /// The router looks whether nodes show what a checkpoint has written.
+    Shown,
 }
 
 pub(crate) struct World {
@@ -60,6 +72,7 @@ pub(crate) struct World {
     before: u64,
     pub(crate) steps: u64,
     wakes: BTreeMap<(Time, u64), Wake>,
+    wakes_set: u64,
     no_ticks_before: Time,
     /// The wall clock, which values expire by.
     pub(crate) now_ms: Arc<AtomicU64>,
@@ -86,27 +99,23 @@ impl World {
             step: schedule.pick(&[20_000, 200_000, 2_000_000]),
             forces: !schedule.chance(8),
             forgets: schedule.chance(4) && FORGETS,
+            hurries_motion: schedule.chance(2),
+            chunk_bytes: schedule.pick(&[120, 400, 4_000]),
         };
-        let keys = Arc::new(Keys::new(ring(nodes).expect("a few nodes make a ring")));
+        let ring = ring(nodes).expect("a few nodes make a ring");
+        let keys = Arc::new(Keys::new());
         let now_ms = Arc::new(AtomicU64::new(EPOCH_MS));
         let stores = (0..nodes).map(|_| Arc::new(SimulatedStore::new(Arc::clone(&now_ms))));
         let directory = Directory::create(nodes, stores.collect());
-        if options.mutation == Some(Mutation::SkipTreeSync) {
-            directory.stores.iter().for_each(|store| store.never_sync());
-        }
-        if options.mutation == Some(Mutation::KeepDropped) {
-            directory
-                .stores
-                .iter()
-                .for_each(|store| store.keep_dropped());
-        }
+        let spoil = |store: &Arc<SimulatedStore>| spoil_store(options.mutation, store);
+        directory.stores.iter().for_each(spoil);
         if options.mutation == Some(Mutation::SkipDirectorySync) {
             directory.disk.forget_to_force_directories();
         }
         if options.mutation == Some(Mutation::BelieveSecondForce) {
             directory.disk.swallow_failed_forces();
         }
-        let mut model = Model::new(Arc::clone(&keys));
+        let mut model = Model::new(&ring);
         let process = Process::open(&directory, &mut model, scale);
         let mut world = Self {
             clients: Clients::new(seed),
@@ -118,6 +127,7 @@ impl World {
             before: 0,
             steps: 0,
             wakes: BTreeMap::new(),
+            wakes_set: 0,
             no_ticks_before: Time(0),
             now_ms,
             written: vec![Lsn(0); directory.stores.len()],
@@ -145,7 +155,7 @@ impl World {
 
     /// Runs the seed to its end.
     pub(crate) fn run(&mut self, steps: Option<u64>) {
-        let usual = self.schedule.within(900..3_500);
+        let usual = self.schedule.within(1_000..4_200);
         for _ in 0..steps.unwrap_or(usual) {
             self.step();
         }
@@ -184,17 +194,33 @@ impl World {
     }
 
     pub(crate) fn wake_at(&mut self, at: Time, wake: Wake) {
-        let number = self.steps << 16 | self.wakes.len() as u64;
-        self.wakes.insert((at, number), wake);
+        self.wakes_set += 1;
+        self.wakes.insert((at, self.wakes_set), wake);
     }
 
-    pub(crate) fn nodes(&self) -> u16 {
-        self.process.nodes.len() as u16
+    /// One of the nodes that are open.
+    fn any_node(&mut self) -> Party {
+        let nodes = self.process.routes.nodes();
+        let place = self.schedule.below(nodes.len());
+        Party::Node(nodes[place].table.node().0)
+    }
+
+    /// What mutations do to a store.
+    pub(crate) fn spoil_store(&self, store: &SimulatedStore) {
+        spoil_store(self.mutation, store);
     }
 
     /// Sends a message, unless something happens to it.
     pub(crate) fn send(&mut self, from: Party, to: Party, message: Message) {
         let lane = Lane::new(from, to);
+        if let Party::Node(node) = to
+            && !matches!(from, Party::Client(_))
+            && from != to
+            && !self.process.is_open(NodeId(node))
+        {
+            // It has left: nobody has its address any more, but who has pinned it, and it itself.
+            return;
+        }
         if let Some(tolerance) = message.tolerance() {
             if tolerance.may_get_lost && self.strikes(Fault::MessageLost) {
                 return;
@@ -248,6 +274,10 @@ impl World {
                     self.send(Party::Supervisor, Party::Node(node), Message::Resume);
                 }
                 Wake::Room => self.directory.disk.set_capacity(None),
+                Wake::Mover(task) => {
+                    self.send(Party::Mover, Party::Mover, Message::MoveOn(task));
+                }
+                Wake::Shown => self.look_what_is_shown(),
             }
         }
     }
@@ -279,14 +309,12 @@ impl World {
         if self.no_ticks_before > self.now {
             return;
         }
-        let nodes = self.nodes();
-        match self.schedule.below(usize::from(nodes) + 4) {
-            0 => self.tick(Party::Journal),
-            1 => self.tick(Party::Coordinator),
-            2 => self.tick(Party::Checkpointer),
-            3 => self.tick(Party::Locks),
-            node => self.tick(Party::Node(node as u16 - 4)),
-        }
+        let somebody = match self.schedule.chance(8) {
+            true => Party::Router,
+            // Also one that has left: whoever waits for it sees his deadline pass.
+            false => self.any_of(self.process.nodes.len()),
+        };
+        self.tick(somebody);
     }
 
     /// A party's clock ticks, unless it is busy.
@@ -299,6 +327,7 @@ impl World {
             Party::Coordinator => self.tick_coordinator(),
             Party::Checkpointer => self.tick_checkpointer(),
             Party::Locks => self.tick_locks(),
+            Party::Router => self.tick_router(),
             Party::Node(node) => self.tick_node(node),
             other => unreachable!("{other:?} has no clock"),
         }
@@ -306,9 +335,10 @@ impl World {
 
     /// Every clock ticks.
     pub(crate) fn tick_everybody(&mut self) {
-        for node in 0..self.nodes() {
-            self.tick(Party::Node(node));
+        for node in 0..self.process.nodes.len() {
+            self.tick(Party::Node(node as u16));
         }
+        self.tick(Party::Router);
         self.tick(Party::Journal);
         self.tick(Party::Coordinator);
         self.tick(Party::Checkpointer);
@@ -321,6 +351,7 @@ impl World {
         let is_lame = self.process.read_only
             || self.process.is_any_down()
             || self.process.coordinator.is_dead
+            || self.process.router.is_dead
             || self.process.locks.is_down;
         if is_lame && self.schedule.chance(12) {
             match self.schedule.chance(2) {
@@ -336,6 +367,13 @@ impl World {
     }
 
     fn break_once(&mut self) {
+        if self.strikes(Fault::RingChanges) {
+            self.change_the_ring();
+        }
+        if self.strikes(Fault::ChangeCancelled) {
+            let message = Message::CancelChange;
+            self.send(Party::Client(u8::MAX), Party::Router, message);
+        }
         if self.strikes(Fault::Crash) {
             match self.schedule.chance(6) {
                 true => self.close_well(),
@@ -349,9 +387,9 @@ impl World {
             self.process.network.stall(party, until);
         }
         if self.strikes(Fault::DiskSlow) {
-            let party = self
-                .schedule
-                .pick(&[Party::Io, Party::Segments, Party::Worker]);
+            let party =
+                self.schedule
+                    .pick(&[Party::Io, Party::Segments, Party::Worker, Party::Mover]);
             let steps = self.schedule.within(20..300);
             let until = self.scale.after(self.now, steps);
             self.process.network.stall(party, until);
@@ -385,8 +423,18 @@ impl World {
     }
 
     fn any_actor(&mut self) -> Party {
-        let nodes = self.nodes();
-        match self.schedule.below(usize::from(nodes) + 4) {
+        match self.schedule.chance(8) {
+            true => Party::Router,
+            false => match self.any_of(1) {
+                Party::Node(_) => self.any_node(),
+                party => party,
+            },
+        }
+    }
+
+    /// One of the parties with a clock, among so many nodes.
+    fn any_of(&mut self, nodes: usize) -> Party {
+        match self.schedule.below(nodes + 4) {
             0 => Party::Journal,
             1 => Party::Coordinator,
             2 => Party::Checkpointer,
@@ -396,7 +444,7 @@ impl World {
     }
 
     fn any_lane(&mut self) -> Lane {
-        let node = Party::Node(self.schedule.below(usize::from(self.nodes())) as u16);
+        let node = self.any_node();
         let (journal, coordinator) = (Party::Journal, Party::Coordinator);
         let (from, to) = self.schedule.pick(&[
             (journal, node),
@@ -421,6 +469,11 @@ impl World {
             (Party::Locks, journal),
             (journal, Party::Locks),
             (node, Party::Checkpointer),
+            (Party::Router, node),
+            (node, Party::Router),
+            (Party::Router, journal),
+            (journal, Party::Router),
+            (Party::Mover, Party::Worker),
         ]);
         Lane::new(from, to)
     }
@@ -457,10 +510,14 @@ impl World {
     }
 
     fn ask_for_checkpoint(&mut self) {
+        self.ask_for_checkpoint_from(Party::Client(u8::MAX));
+    }
+
+    pub(crate) fn ask_for_checkpoint_from(&mut self, from: Party) {
         let request = self.request();
         self.process.checkpoint_requests.insert(request);
         let message = Message::Checkpoint(CheckpointMessage::Request(request));
-        self.send(Party::Client(u8::MAX), Party::Checkpointer, message);
+        self.send(from, Party::Checkpointer, message);
     }
 
     fn request(&mut self) -> RequestId {

@@ -13,7 +13,9 @@ fn bound(mutation: Mutation) -> u64 {
         | Mutation::HandOnAtVote
         | Mutation::HandOnAtLsn
         | Mutation::IgnoreLockLife
-        | Mutation::GrantUnannounced => 1_500,
+        | Mutation::GrantUnannounced
+        | Mutation::PublishEarly => 1_500,
+        Mutation::KeepOldRoutes => 6_000,
         _ => 500,
     }
 }

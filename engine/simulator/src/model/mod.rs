@@ -5,14 +5,13 @@
 //! LSN, and judges it there: a single operation must be right in the state just before it, a transaction must have read
 //! that state (see `transactions`). Answers are judged against the log when they are given.
 
+mod ownership;
 mod transactions;
 
+use ownership::Ownership;
 pub(crate) use transactions::Txn;
 
-use crate::{
-    checker::acknowledged,
-    keys::{Keys, shown},
-};
+use crate::{checker::acknowledged, keys::shown};
 use bytes::Bytes;
 use mailring_engine::{
     Error,
@@ -20,13 +19,11 @@ use mailring_engine::{
     journal::record::{CommitPart, Record, RecordBody, decode_all},
     keyspaces::Keyspaces,
     participant::{Answer, Operation},
+    ring::Ring,
     transaction::Fence,
     value::{Value, Write},
 };
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A client's operation, and what became of it.
 #[derive(Debug)]
@@ -42,7 +39,7 @@ pub(crate) struct Op {
 /// The truth.
 #[derive(Debug)]
 pub(crate) struct Model {
-    pub(crate) keys: Arc<Keys>,
+    pub(crate) ownership: Ownership,
     pub(crate) log: BTreeMap<Lsn, RecordBody>,
     versions: BTreeMap<Bytes, BTreeMap<Lsn, Option<Value>>>,
     pub(crate) ops: BTreeMap<u64, Op>,
@@ -79,9 +76,10 @@ pub(crate) fn counter(bytes: &[u8]) -> Option<i64> {
 }
 
 impl Model {
-    pub(crate) fn new(keys: Arc<Keys>) -> Self {
+    /// Of a new directory with this ring.
+    pub(crate) fn new(ring: &Ring) -> Self {
         Self {
-            keys,
+            ownership: Ownership::new(ring),
             log: BTreeMap::new(),
             versions: BTreeMap::new(),
             ops: BTreeMap::new(),
@@ -139,6 +137,9 @@ impl Model {
                     "keyspace {id} was given again at LSN {lsn}"
                 );
             }
+            if let RecordBody::Ring(record) = &body {
+                self.ownership.apply(lsn, record);
+            }
             self.log.insert(lsn, body);
         }
         commits
@@ -146,7 +147,7 @@ impl Model {
 
     fn check_commit(&mut self, lsn: Lsn, part: &CommitPart) {
         for write in &part.writes {
-            let owner = self.keys.owner(&write.key);
+            let owner = self.ownership.owner(&write.key, lsn);
             assert_eq!(owner, part.node, "LSN {lsn} is on the wrong node");
         }
         if let Some(op) = self.find_op(&part.writes) {
@@ -184,6 +185,7 @@ impl Model {
             self.acknowledged.retain(|_, lsn| *lsn <= last);
         }
         self.log.split_off(&last.next());
+        self.ownership.truncate(last);
         for versions in self.versions.values_mut() {
             versions.split_off(&last.next());
         }

@@ -86,7 +86,7 @@ impl Model {
         let mut written = BTreeMap::new();
         for part in parts {
             for write in &part.writes {
-                let owner = self.keys.owner(&write.key);
+                let owner = self.ownership.owner(&write.key, lsn);
                 assert_eq!(owner, part.node, "txn {number} is on the wrong node");
                 written.insert(write.key.clone(), write.value.clone());
             }

@@ -132,6 +132,44 @@ mutations! {
     KeepDropped,
     /// A watcher is told of what was written, visible or not.
     WatchUnforced,
+    /// Handles are routed by a new ring as soon as its Cut has an LSN: before it is forced, and before the target knows.
+    PublishEarly,
+    /// A source gives its word at once, whatever it has staged or prepared: who owns a key is decided by what arrives first.
+    HandOverUndrained,
+    /// A source gives its word while transactions are prepared, and the journal takes votes of a stale ring epoch.
+    ForgetPrepared,
+    /// What was committed behind the copy is not followed.
+    CopyUnfollowed,
+    /// What was committed between the last round and the hand-over is not followed.
+    SkipLastFollow,
+    /// A copy says that it is as new as the last LSN given.
+    CopyAhead,
+    /// Removals are not followed.
+    ForgetRemovals,
+    /// What moves does not expire any more.
+    ForgetExpiry,
+    /// The manifest of a checkpoint lacks the idempotency keys of transactions while arcs move.
+    ForgetKeysInMotion,
+    /// A source is swept without a checkpoint past its Cut, below which its generations still hold what has moved.
+    SweepUnpersisted,
+    /// A source is not swept.
+    SkipSweep,
+    /// A source is taken to show its swept tree at once.
+    CleanUnforgotten,
+    /// A copy that is made again goes over what the one before has left.
+    CopyOnLeftovers,
+    /// A target does not hear which arcs it gains.
+    HideGained,
+    /// A change that is cancelled while its Cut is on its way lets the source go on, as if nothing were cut.
+    ThawBehindCut,
+    /// Nodes take what was routed by a ring of before.
+    IgnoreEpoch,
+    /// Scans believe all that nodes show while arcs move.
+    BelieveMixed,
+    /// A reader below a Cut is routed by the ring behind it.
+    ReadAheadOfCut,
+    /// A reader does not notice that other routes were published while he pinned his views.
+    KeepOldRoutes,
 }
 
 impl Mutation {
@@ -161,6 +199,13 @@ impl Mutation {
             Self::HandOnAtVote | Self::HandOnAtLsn => &[(Fault::MessageLate, 3)],
             Self::IgnoreOldLeases => &[(Fault::LockManagerPanics, 4)],
             Self::BelieveSecondForce | Self::ManifestBeforeForce => &[(Fault::ForceFails, 10)],
+            // A node is told late of a checkpoint that ended before the copy.
+            Self::KeepOldRoutes => &[
+                (Fault::RingChanges, 8),
+                (Fault::MessageLate, 8),
+                (Fault::Crash, 0),
+            ],
+            mutation if mutation.is_of_motion() => &[(Fault::RingChanges, 8), (Fault::Crash, 0)],
             Self::NeverAsk => &[(Fault::CoordinatorPanics, 3), (Fault::MessageLost, 2)],
             _ => &[],
         }
@@ -189,6 +234,11 @@ impl Mutation {
                 | Self::RefuseOldest
                 | Self::ForgetVictim
         )
+    }
+
+    /// Whether it is about arcs that move.
+    pub(crate) fn is_of_motion(self) -> bool {
+        self as usize >= Self::PublishEarly as usize
     }
 
     /// Whether it changes what nodes promise.

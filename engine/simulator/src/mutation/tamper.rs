@@ -9,7 +9,7 @@ use crate::{network::Party, world::World};
 use mailring_engine::{
     Error, Rival,
     coordinator::CoordinatorMessage,
-    ids::{NodeId, Time, TxnId},
+    ids::{Epoch, NodeId, Time, TxnId},
     locks::LockMessage,
     participant::{NodeEffect, NodeMessage, Operation, Participant},
     sequencer::JournalMessage,
@@ -147,6 +147,24 @@ impl World {
         let node = &mut self.process.nodes[usize::from(number)];
         let (machine, tampered) = (&mut node.machine, &mut node.tampered);
         match (self.mutation, message) {
+            (
+                Some(Mutation::IgnoreEpoch),
+                NodeMessage::Request {
+                    id,
+                    deadline,
+                    operation,
+                    ..
+                },
+            ) => {
+                let epoch = Epoch(u64::MAX - 1);
+                let message = NodeMessage::Request {
+                    id,
+                    deadline,
+                    epoch,
+                    operation,
+                };
+                machine.handle(now, message, out);
+            }
             (Some(Mutation::SkipRangeValidation), NodeMessage::Prepares(mut prepares)) => {
                 for prepare in &mut prepares {
                     Arc::make_mut(&mut prepare.reads).ranges.clear();
@@ -238,6 +256,13 @@ impl World {
                 let current = self.process.sequencer.catalogue().incarnations;
                 for part in decides.iter_mut().flat_map(|decide| &mut decide.parts) {
                     part.incarnation = current[usize::from(part.node.0)];
+                }
+                Some(JournalMessage::Decides(decides))
+            }
+            JournalMessage::Decides(mut decides) if self.mutated(Mutation::ForgetPrepared) => {
+                let ring = self.process.sequencer.ring();
+                for part in decides.iter_mut().flat_map(|decide| &mut decide.parts) {
+                    part.epoch = ring.owned_since(part.node);
                 }
                 Some(JournalMessage::Decides(decides))
             }

@@ -11,13 +11,14 @@ use crate::{
 use mailring_engine::{
     Error, Result,
     checkpoint::{Checkpoint, CheckpointEffect, CheckpointMessage},
-    ids::{KeyspaceId, Lsn, NodeId},
+    ids::{KeyspaceId, Lsn, NodeId, RequestId},
     keyspaces::Keyspaces,
+    motion::MotionMessage,
     participant::NodeMessage,
     restart::Verdict,
     run::frozen_run,
     sequencer::JournalMessage,
-    store::Store,
+    store::{RunEntry, Store},
 };
 use std::sync::Arc;
 
@@ -31,8 +32,9 @@ impl World {
     }
 
     pub(crate) fn tick_checkpointer(&mut self) {
-        let tables = &self.process.tables;
-        let active_bytes = tables.iter().map(|t| t.view().active.bytes() as u64).sum();
+        let members = self.process.routes.nodes().iter();
+        let bytes = members.map(|member| member.table.view().active.bytes() as u64);
+        let active_bytes = bytes.sum();
         let message = CheckpointMessage::Tick { active_bytes };
         self.send(
             Party::Clock,
@@ -44,7 +46,8 @@ impl World {
     /// A panic takes back what the step has changed, and the message is handled once more.
     fn with_checkpoint(&mut self, handle: impl Fn(&mut Checkpoint, &mut Vec<CheckpointEffect>)) {
         if self.process.checkpointer_is_dead {
-            return self.process.checkpoint_requests.clear();
+            self.process.checkpoint_requests.clear();
+            return self.router_is_left_alone();
         }
         if self.strikes(Fault::CheckpointerPanics) {
             let (mut machine, mut out) = (self.process.checkpoint.clone(), Vec::new());
@@ -71,6 +74,7 @@ impl World {
         let failed = JournalMessage::Failed(Error::ReadOnly { reason });
         self.process.checkpointer_is_dead = true;
         self.process.checkpoint_requests.clear();
+        self.router_is_left_alone();
         let journal = Party::Journal;
         self.send(Party::Checkpointer, journal, Message::Journal(failed));
     }
@@ -125,8 +129,10 @@ impl World {
                     let asked = self.process.checkpoint_requests.remove(&request);
                     assert!(asked, "checkpoint request {request} was answered twice");
                     if let Ok(lsn) = result {
-                        let lowest = self.written.iter().min().expect("there are nodes");
-                        assert!(lsn <= *lowest, "LSN {lsn} is not in every tree");
+                        self.check_trees_are_written(lsn);
+                    }
+                    if let Some(asked) = self.process.router.checkpoints.remove(&request) {
+                        self.router_checkpointed(asked, result);
                     }
                 }
                 CheckpointEffect::Failed(..) => {}
@@ -136,6 +142,7 @@ impl World {
 
     pub(crate) fn work(&mut self, job: Job) {
         let message = match job {
+            Job::Ingest { node, run } => return self.ingest(node, run),
             Job::Write {
                 through,
                 nodes,
@@ -163,11 +170,14 @@ impl World {
                 through,
                 mut catalogue,
             } => {
-                self.check_manifest_is_behind_trees(&complete);
+                self.check_manifest_is_behind_trees(&complete, &catalogue.ring);
                 if self.mutated(Mutation::ForgetOutcomes) {
                     catalogue.outcomes.committed = Arc::default();
                 }
-                if self.mutated(Mutation::ForgetKeys) {
+                let moves = catalogue.ring.running().is_some();
+                if self.mutated(Mutation::ForgetKeys)
+                    || self.mutated(Mutation::ForgetKeysInMotion) && moves
+                {
                     let mut committed = catalogue.outcomes.committed.to_vec();
                     for (_, tag) in &mut committed {
                         tag.idempotency = None;
@@ -202,12 +212,55 @@ impl World {
         );
     }
 
+    /// From the router: the journal keeps what is above this.
+    pub(crate) fn hold(&mut self, task: RequestId, through: Option<Lsn>) {
+        self.checkpoint_step(CheckpointMessage::Hold(through));
+        let held = Message::Motion(MotionMessage::Held { task });
+        self.send(Party::Checkpointer, Party::Router, held);
+    }
+
+    /// From the router: a checkpoint that begins after this.
+    pub(crate) fn checkpoint_for(&mut self, task: RequestId, nodes: Vec<NodeId>) {
+        let request = RequestId(self.next_number());
+        let shell = &mut self.process.router;
+        shell.checkpoints.insert(request, (task, nodes));
+        self.process.checkpoint_requests.insert(request);
+        self.checkpoint_step(CheckpointMessage::Request(request));
+    }
+
+    /// From the mover: a run of what moves.
+    fn ingest(&mut self, node: NodeId, run: Vec<RunEntry>) {
+        let forced = self.force_before_run();
+        let result = forced.and_then(|()| self.ingest_moved(node, run));
+        self.send(Party::Worker, Party::Mover, Message::Ingested(result));
+    }
+
+    /// A run of what moves goes into a tree.
+    pub(super) fn ingest_moved(&mut self, node: NodeId, run: Vec<RunEntry>) -> Result<()> {
+        if !self.process.is_open(node) {
+            return Err(Error::NodeDown { node });
+        }
+        self.check_moved_run(node, &run);
+        let store = Arc::clone(&self.directory.stores[usize::from(node.0)]);
+        if self.strikes(Fault::RunFails) {
+            store.fail_next();
+        }
+        let result = store.ingest(&mut run.into_iter());
+        match self.strikes(Fault::WorkerPanics) {
+            true => Err(panicked()),
+            false => result,
+        }
+    }
+
     fn write_run(
         &mut self,
         node: NodeId,
         through: Lsn,
         keyspaces: &Keyspaces,
     ) -> Option<(NodeId, Result<()>)> {
+        if !self.process.is_open(node) {
+            return None;
+        }
         let number = usize::from(node.0);
         if self.strikes(Fault::RunFails) {
             self.directory.stores[number].fail_next();
@@ -231,10 +284,14 @@ impl World {
         Some((node, result))
     }
 
-    pub(crate) fn compact(&mut self) {
+    pub(crate) fn compact_unasked(&mut self) {
         for store in &self.directory.stores {
             store.maintain().expect("memory does not fail");
         }
+    }
+
+    pub(crate) fn compact(&mut self) {
+        self.compact_unasked();
         let message = CheckpointMessage::Maintained(Ok(()));
         self.send(
             Party::Compactor,

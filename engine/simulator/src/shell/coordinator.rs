@@ -161,6 +161,17 @@ impl World {
                         let lane = (Party::Node(node.0), from);
                         self.send(lane.0, lane.1, Message::Coordinator(votes));
                     }
+                    if !self.process.is_open(node) {
+                        // It has left since these were routed: nobody should wait for its silence.
+                        let moved = prepares.iter().map(|prepare| Vote {
+                            txn: prepare.txn,
+                            node,
+                            ballot: Ballot::No(Error::Moved { node }),
+                        });
+                        let votes = CoordinatorMessage::Votes(moved.collect());
+                        self.send(from, from, Message::Coordinator(votes));
+                        continue;
+                    }
                     let message = Message::Node(NodeMessage::Prepares(prepares));
                     self.send(from, Party::Node(node.0), message);
                 }

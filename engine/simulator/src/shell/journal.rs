@@ -15,11 +15,13 @@ use mailring_engine::{
     coordinator::CoordinatorMessage,
     ids::{Lsn, NodeId},
     locks::LockMessage,
+    motion::MotionMessage,
     participant::NodeMessage,
+    ring::ArcSet,
     sequencer::{Change, GroupWrite, JournalEffect, JournalMessage},
     transaction::TxnOutcome,
 };
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 impl World {
     pub(crate) fn journal_step(&mut self, message: JournalMessage) {
@@ -115,9 +117,8 @@ impl World {
         self.count(Seen::ReadOnly, 1);
         self.process.read_only = true;
         self.process.watcher = None;
-        for node in 0..self.process.nodes.len() {
-            let node = NodeId(u16::try_from(node).expect("few nodes"));
-            self.tell_node(node, NodeMessage::ReadOnly(error.clone()));
+        for node in Vec::from_iter(self.process.open_nodes()) {
+            self.tell_node(NodeId(node), NodeMessage::ReadOnly(error.clone()));
         }
         let told = CoordinatorMessage::ReadOnly(error.clone());
         self.send(
@@ -125,6 +126,8 @@ impl World {
             Party::Coordinator,
             Message::Coordinator(told),
         );
+        let told = Message::Motion(MotionMessage::ReadOnly(error.clone()));
+        self.send(Party::Journal, Party::Router, told);
         let told = Message::ReadOnly(error.clone());
         self.send(Party::Journal, Party::Checkpointer, told);
     }
@@ -216,9 +219,25 @@ impl World {
                     self.process.open_keyspaces.dropped(id);
                 }
             }
-            JournalEffect::Owners(..)
-            | JournalEffect::PublishRing { .. }
-            | JournalEffect::RingAnswer(..) => unreachable!("nobody changes the ring"),
+            JournalEffect::Owners(node, mut owners) => {
+                self.count(Seen::RingCut, (!owners.lost.is_empty()).into());
+                if self.mutated(Mutation::HideGained) {
+                    owners.gained = Arc::new(ArcSet::new(owners.gained.arc_bits()));
+                }
+                let (lsn, is_source) = (owners.lsn, !owners.lost.is_empty());
+                if self.mutated(Mutation::PublishEarly) && is_source {
+                    let state = Arc::new(self.process.sequencer.ring().clone());
+                    self.send(Party::Journal, Party::Router, Message::Publish(lsn, state));
+                }
+                self.tell_node(node, NodeMessage::Owners(owners));
+            }
+            JournalEffect::PublishRing { lsn, state } => {
+                self.send(Party::Journal, Party::Router, Message::Publish(lsn, state));
+            }
+            JournalEffect::RingAnswer(task, result) => {
+                let message = MotionMessage::RingAnswer(task, result);
+                self.send(Party::Journal, Party::Router, Message::Motion(message));
+            }
             JournalEffect::Answer(request, result) => {
                 self.keyspace_answered(request, result);
             }

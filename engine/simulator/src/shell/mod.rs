@@ -7,13 +7,17 @@ mod io;
 mod journal;
 mod key_locks;
 mod locks;
+mod mover;
 mod node;
+mod router;
 mod supervisor;
 
 pub(crate) use coordinator::CoordinatorShell;
 pub(crate) use key_locks::KeyLocks;
 pub(crate) use locks::{LockBooks, LockShell, NAMES, Ticket};
+pub(crate) use mover::MoverShell;
 pub(crate) use node::NodeShell;
+pub(crate) use router::RouterShell;
 
 use crate::{
     network::{Message, Party},
@@ -58,9 +62,23 @@ impl World {
             (Party::Checkpointer, Message::ReadOnly(error)) => self.checkpoint_fails(&error),
             (Party::Worker, Message::Job(job)) => self.work(job),
             (Party::Compactor, Message::Compact) => self.compact(),
+            (Party::Compactor, Message::CompactUnasked) => self.compact_unasked(),
             (Party::Compactor, Message::Hide(id)) => self.hide(id),
             (Party::Supervisor, Message::Panicked(node)) => self.node_has_panicked(node),
             (Party::Supervisor, Message::Broken(node)) => self.take_down(node),
+            (Party::Checkpointer, Message::Hold(task, through)) => self.hold(task, through),
+            (Party::Checkpointer, Message::CheckpointFor(task, nodes)) => {
+                self.checkpoint_for(task, nodes);
+            }
+            (Party::Router, Message::ChangeRing(intent)) => self.ring_is_to_change(intent),
+            (Party::Router, Message::CancelChange) => self.change_is_to_be_cancelled(),
+            (Party::Router, Message::Motion(message)) => self.motion_step(message),
+            (Party::Router, Message::Publish(lsn, state)) => self.publish(lsn, state),
+            (Party::Router, Message::Opened(task, opened)) => self.nodes_opened(task, opened),
+            (Party::Mover, Message::OpenNodes(task, nodes)) => self.open_nodes(task, nodes),
+            (Party::Mover, Message::Move(task, job)) => self.move_arcs(task, job),
+            (Party::Mover, Message::MoveOn(task)) => self.mover_goes_on(task),
+            (Party::Mover, Message::Ingested(result)) => self.mover_ingested(result),
             (to, message) => unreachable!("{to:?} does not take {message:?}"),
         }
     }

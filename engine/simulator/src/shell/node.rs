@@ -14,6 +14,7 @@ use mailring_engine::{
     coordinator::CoordinatorMessage,
     generation::Generation,
     ids::{Incarnation, Lsn, NodeId, RequestId},
+    motion::MotionMessage,
     orphans::orphan_of_node,
     participant::{Answer, NodeEffect, NodeMessage, Participant},
     rebuild::rebuild_node,
@@ -177,8 +178,25 @@ impl World {
                     assert!(is_io, "node {node} can't be brought back: {error}");
                     self.send(from, Party::Supervisor, Message::Broken(node));
                 }
-                NodeEffect::HandedOver { .. } | NodeEffect::Forgotten { .. } => {
-                    unreachable!("nobody asks for it")
+                NodeEffect::HandedOver {
+                    node,
+                    change,
+                    attempt,
+                    incarnation,
+                    through,
+                } => {
+                    let message = MotionMessage::HandedOver {
+                        node,
+                        change,
+                        attempt,
+                        incarnation,
+                        through,
+                    };
+                    self.send(from, Party::Router, Message::Motion(message));
+                }
+                NodeEffect::Forgotten { node, change } => {
+                    let message = MotionMessage::Forgotten { node, change };
+                    self.send(from, Party::Router, Message::Motion(message));
                 }
             }
         }

@@ -9,7 +9,7 @@ use crate::{
 };
 use mailring_engine::{
     checkpoint::CheckpointMessage, coordinator::CoordinatorMessage, ids::NodeId,
-    participant::NodeMessage, restart::Verdict,
+    motion::MotionMessage, participant::NodeMessage, restart::Verdict,
 };
 
 impl World {
@@ -22,7 +22,10 @@ impl World {
             return self.take_down(node);
         }
         match verdict {
-            Verdict::Restart { at } => self.wake_at(at, Wake::Resume(node.0)),
+            Verdict::Restart { at } => {
+                self.wake_at(at, Wake::Resume(node.0));
+                self.report(MotionMessage::NodeRestarted { node });
+            }
             Verdict::Down => self.take_down(node),
         }
     }
@@ -38,5 +41,10 @@ impl World {
             let message = Message::Checkpoint(CheckpointMessage::NodeDown(node));
             self.send(Party::Supervisor, Party::Checkpointer, message);
         }
+        self.report(MotionMessage::NodeDown { node });
+    }
+
+    fn report(&mut self, message: MotionMessage) {
+        self.send(Party::Supervisor, Party::Router, Message::Motion(message));
     }
 }

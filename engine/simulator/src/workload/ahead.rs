@@ -1,6 +1,6 @@
 //! Locking ahead, as `get_for_update` does it: wait for the grant, move the snapshot on, check what was read before.
 
-use super::Draft;
+use super::{Draft, Pinning};
 use crate::{faults::Fault, mutation::Mutation, report::Seen, world::World};
 use mailring_engine::{Result, draft, ids::RequestId};
 
@@ -36,22 +36,21 @@ impl World {
         self.check_turn(draft.number, &error);
         let attempt = draft.attempt.clone();
         self.give_up(client, draft);
-        self.refused(client, attempt, &error);
+        self.refused(client, None, attempt, &error);
         None
     }
 
     /// Reads at the visible LSN from here on, if all that was read is the same there.
     fn move_on(&mut self, draft: &mut Draft) -> Result<()> {
         let since = draft.snapshot;
-        let next = self.process.visible.load();
+        let pin = self.pin();
+        let next = pin.at;
         if self.mutated(Mutation::ReadBeforeGrant) || next <= since {
             return Ok(());
         }
-        let tables = self.process.tables.iter();
-        let views: Vec<_> = tables.map(|table| table.view()).collect();
         let keys = draft.read_keys.iter();
-        let keys = keys.map(|key| (key, &*views[usize::from(self.keys.owner(key).0)]));
-        let all = views.iter().map(|view| &**view);
+        let keys = keys.map(|key| (key, &**pin.owner(key).1));
+        let all = pin.owners().map(|(_, view)| &**view);
         draft::check_unchanged(since, keys, &draft.read_ranges, all)?;
         for key in &draft.read_keys {
             let [before, now] = [since, next].map(|at| self.model.version(key, at));
@@ -62,7 +61,7 @@ impl World {
             assert_eq!(before, now, "txn {} reads on", draft.number);
         }
         self.count(Seen::MovedOn, 1);
-        (draft.snapshot, draft.views) = (next, Some(views));
+        (draft.snapshot, draft.pin) = (next, Pinning::Pinned(pin));
         Ok(())
     }
 }

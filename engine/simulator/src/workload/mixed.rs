@@ -3,11 +3,15 @@
 use super::{Draft, idempotency_key};
 use crate::{
     dice::Dice,
-    keys::{Keys, Kind},
+    keys::{Key, Keys, Kind},
     model::{counter, text},
 };
 use bytes::Bytes;
-use mailring_engine::{transaction::KeyRange, value::Value};
+use mailring_engine::{
+    ring::Ring,
+    transaction::KeyRange,
+    value::{Value, split_qualified},
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Bound,
@@ -28,12 +32,16 @@ pub(crate) struct MixedJob {
 const KINDS: [Kind; 3] = [Kind::Counter, Kind::Register, Kind::Session];
 
 impl MixedJob {
-    pub(super) fn draw(dice: &mut Dice, keys: &Keys, keys_used: &mut u64) -> Self {
+    pub(super) fn draw(dice: &mut Dice, keys: &Keys, ring: &Ring, keys_used: &mut u64) -> Self {
         let all: Vec<_> = KINDS.iter().flat_map(|kind| keys.of(*kind)).collect();
         // A third of them stay on one node.
-        let home = dice.pick(&all).node;
+        let owner = |key: &Key| ring.owner(split_qualified(&key.bytes).1);
+        let home = owner(dice.pick(&all));
         let near: Vec<_> = match dice.chance(3) {
-            true => all.iter().filter(|key| key.node == home).copied().collect(),
+            true => {
+                let near = all.iter().filter(|key| owner(key) == home);
+                near.copied().collect()
+            }
             false => all.clone(),
         };
         let mut draw = |most: u64| -> BTreeSet<Bytes> {

@@ -40,10 +40,11 @@ use crate::{
 use bytes::Bytes;
 use mailring_engine::{
     Error, Result,
-    ids::{Lsn, Time},
+    ids::{Lsn, NodeId, Time},
     participant::{Answer, Operation},
 };
 use std::collections::BTreeMap;
+use transaction::Pinning;
 use turns::Turns;
 pub(crate) use {lists::list, spaces::SpaceRequest, transaction::Draft};
 
@@ -71,7 +72,7 @@ pub(crate) struct Attempt {
 }
 
 /// One client more than these can probe every node and the coordinator.
-const MOST_NODES: u64 = 4;
+const MOST_NODES: u64 = 6;
 
 /// Where a client is.
 #[derive(Debug)]
@@ -100,6 +101,8 @@ struct Client {
     wake: Time,
     /// A job that must be done again: its outcome is unknown, and it is safe to repeat.
     again: Option<Job>,
+    /// An operation that is to be sent by newer routes, and until when.
+    routes_again: Option<(u64, Operation, Time)>,
 }
 
 /// All clients of a run.
@@ -135,6 +138,7 @@ impl Clients {
             phase: Phase::Idle,
             wake: Time(0),
             again: None,
+            routes_again: None,
         };
         // Some runs are all of one kind, most are of everything.
         let mix = match dice.below(8) {
@@ -177,7 +181,7 @@ impl Clients {
     /// Whether nobody waits for anything.
     pub(crate) fn are_idle(&self) -> bool {
         let mut all = self.all.iter();
-        all.all(|client| matches!(client.phase, Phase::Idle))
+        all.all(|client| matches!(client.phase, Phase::Idle) && client.routes_again.is_none())
     }
 }
 
@@ -209,7 +213,9 @@ impl World {
         }
         match std::mem::replace(&mut client.phase, Phase::Idle) {
             Phase::Idle => {
-                if let Some(job) = client.again.take() {
+                if let Some(operation) = client.routes_again.take() {
+                    self.send_again(number, operation);
+                } else if let Some(job) = client.again.take() {
                     self.begin_first(number, job);
                 } else if !self.clients.is_closing {
                     let job = self.draw_job();
@@ -239,9 +245,11 @@ impl World {
 
     /// A write to each node and a transaction over several are begun; their number.
     pub(crate) fn begin_probes(&mut self) -> usize {
-        let nodes = usize::from(self.nodes());
-        for node in 0..nodes {
-            self.send_probe(node);
+        let nodes = Vec::from_iter(self.process.open_nodes());
+        let mut probed = 0;
+        for node in nodes {
+            // A client each.
+            probed += usize::from(self.send_probe(probed, NodeId(node)));
         }
         let job = Job::Transfer {
             from: 0,
@@ -254,8 +262,8 @@ impl World {
             deadline: Time::MAX,
             begun: self.now,
         };
-        self.begin(nodes, attempt);
-        nodes + 1
+        self.begin(probed, attempt);
+        probed + 1
     }
 
     fn draw_job(&mut self) -> Job {
@@ -275,14 +283,15 @@ impl World {
                     2 => Job::Lists(lists::ListJob::draw(dice, &self.keys)),
                     3 => {
                         let used = &mut self.clients.keys_used;
-                        Job::Mixed(mixed::MixedJob::draw(dice, &self.keys, used))
+                        let ring = self.process.routes.ring();
+                        Job::Mixed(mixed::MixedJob::draw(dice, &self.keys, ring, used))
                     }
                     4 => Job::Single,
                     5 => Job::Turn(turns::TurnJob::draw(dice, &self.keys)),
                     _ => match self.draw_space() {
                         Some(space) => {
                             let dice = &mut self.clients.dice;
-                            Job::Space(spaces::SpaceJob::draw(dice, &self.keys, space))
+                            Job::Space(spaces::SpaceJob::draw(dice, space))
                         }
                         None => Job::Single,
                     },
@@ -372,6 +381,7 @@ impl World {
             Some(Error::Aborted { .. } | Error::NodeRestarted { .. }) => Seen::RolledBack,
             Some(Error::DeadlineExceeded) => Seen::Late,
             Some(Error::DiskFull { .. }) => Seen::FullDisk,
+            Some(Error::Moved { .. }) => Seen::Moved,
             Some(_) => Seen::Refused,
         };
         self.count(seen, 1);
@@ -404,7 +414,11 @@ impl World {
         match heard {
             Heard::Committed => self.job_done(&sent.attempt.job),
             Heard::Repeated => {}
-            Heard::Refused(error) => self.refused(number, sent.attempt, &error),
+            Heard::Refused(error) => {
+                let is_single = matches!(sent.attempt.job, Job::Single);
+                let op = is_single.then_some(sent.op);
+                self.refused(number, op, sent.attempt, &error);
+            }
             Heard::Unknown => self.outcome_is_unknown(number, sent.attempt.job),
         }
     }
@@ -424,8 +438,14 @@ impl World {
     }
 
     /// Nothing was written: what is worth it is tried again, until its deadline.
-    fn refused(&mut self, number: usize, attempt: Attempt, error: &Error) {
+    fn refused(&mut self, number: usize, op: Option<u64>, attempt: Attempt, error: &Error) {
         let is_tired = attempt.earlier >= 6 || attempt.deadline <= self.now;
+        if let Error::Moved { .. } = error
+            && let Some(op) = op
+            && attempt.deadline > self.now
+        {
+            return self.route_again(number, op, attempt);
+        }
         if error.is_worth_another_attempt() && !is_tired {
             let earlier = attempt.earlier + 1;
             self.begin(number, Attempt { earlier, ..attempt });
@@ -456,6 +476,7 @@ impl World {
         for number in 0..self.clients.all.len() {
             let client = &mut self.clients.all[number];
             client.wake = Time(0);
+            client.routes_again = None;
             match std::mem::replace(&mut client.phase, Phase::Idle) {
                 Phase::Idle => {}
                 Phase::Drafting(draft) => {

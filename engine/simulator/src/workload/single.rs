@@ -3,7 +3,7 @@
 use super::{Attempt, Job, Sent};
 use crate::{
     faults::Fault,
-    keys::Kind,
+    keys::{Keys, Kind},
     model::{Op, text},
     network::{Message, Party},
     world::World,
@@ -11,7 +11,7 @@ use crate::{
 use bytes::Bytes;
 use mailring_engine::{
     Error,
-    ids::{Lsn, NodeId, RequestId},
+    ids::{Lsn, NodeId, RequestId, Time},
     participant::{NodeMessage, Operation},
     value::{Value, Write},
 };
@@ -22,37 +22,63 @@ const MAILBOX: usize = 64;
 impl World {
     pub(super) fn send_single(&mut self, client: usize) {
         let id = self.next_number();
-        let (node, operation) = self.draw_operation(id);
+        let operation = self.draw_operation(id);
         let dice = &mut self.clients.dice;
         let patience = if dice.chance(10) { 20 } else { 2_000 };
-        self.send_operation(client, id, node, operation, patience);
+        let deadline = self.scale.after(self.now, patience);
+        self.send_operation(client, id, operation, deadline);
     }
 
-    /// A client sees whether a node takes writes.
-    pub(super) fn send_probe(&mut self, node: usize) {
-        let id = self.next_number();
-        let node = NodeId(node as u16);
-        let keys = self.keys.all().iter();
-        let mut own = keys.filter(|key| key.node == node);
+    /// A client sees whether a node takes writes, if it owns one of the keys.
+    pub(super) fn send_probe(&mut self, client: usize, node: NodeId) -> bool {
+        let keys = std::sync::Arc::clone(&self.keys);
+        let own = keys.all().iter();
+        let mut own = own.filter(|key| self.routed(&key.bytes) == node);
         let key =
             own.find(|key| matches!(key.kind, Kind::Register | Kind::Session | Kind::Counter));
+        let Some(key) = key else {
+            return false;
+        };
+        let id = self.next_number();
         let write = Write {
-            key: key.expect("every node has some").bytes.clone(),
+            key: key.bytes.clone(),
             value: Some(text(id, 10)),
         };
         let operation = Operation::Write([write].into());
-        self.send_operation(usize::from(node.0), id, node, operation, 2_000);
+        let deadline = self.scale.after(self.now, 2_000);
+        self.send_operation(client, id, operation, deadline);
+        true
     }
 
-    fn send_operation(
+    /// A write that was refused because its key has moved is to be sent where the newest routes lead by then.
+    pub(super) fn route_again(&mut self, client: usize, id: u64, attempt: Attempt) {
+        let operation = self.model.ops[&id].operation.clone();
+        self.clients.all[client].routes_again = Some((id, operation, attempt.deadline));
+    }
+
+    pub(super) fn send_again(
+        &mut self,
+        client: usize,
+        (id, operation, deadline): (u64, Operation, Time),
+    ) {
+        let mut owners = keys_of(&operation).map(|key| self.routed(key));
+        let first = owners.next().expect("it writes something");
+        let is_one = owners.all(|owner| owner == first);
+        drop(owners);
+        // What is on several nodes by now is a transaction, and another job.
+        if is_one {
+            self.send_operation(client, id, operation, deadline);
+        }
+    }
+
+    pub(super) fn send_operation(
         &mut self,
         client: usize,
         id: u64,
-        node: NodeId,
         operation: Operation,
-        patience: u64,
+        deadline: Time,
     ) {
-        let deadline = self.scale.after(self.now, patience);
+        let node = self.routed(keys_of(&operation).next().expect("it writes something"));
         self.trace.line(format_args!(
             "{:>6} client {client} wants {id}: {operation:?}",
             self.steps
@@ -72,7 +98,7 @@ impl World {
         let message = NodeMessage::Request {
             id: RequestId(id),
             deadline,
-            epoch: self.process.sequencer.ring().epoch(),
+            epoch: self.process.routes.epoch(),
             operation: operation.clone(),
         };
         let op = Op {
@@ -104,7 +130,7 @@ impl World {
         self.send(from, to, Message::Node(message));
     }
 
-    fn draw_operation(&mut self, id: u64) -> (NodeId, Operation) {
+    fn draw_operation(&mut self, id: u64) -> Operation {
         let now_ms = self.now_ms();
         let keys = std::sync::Arc::clone(&self.keys);
         let draw = |world: &mut Self, kind| {
@@ -112,7 +138,7 @@ impl World {
             keys.at(kind, number)
         };
         let register = draw(self, Kind::Register);
-        let (node, key) = (register.node, register.bytes.clone());
+        let key = register.bytes.clone();
         let padding = match self.clients.dice.below(60) {
             0 => 60_000,
             1..8 => 4_000,
@@ -124,40 +150,38 @@ impl World {
         if drawn == 12
             && let Some(space) = self.draw_space()
         {
-            let all: Vec<_> = keys.of_space(space.id()).collect();
-            let (node, key) = all[self.clients.dice.below(all.len())].clone();
-            let operation = match self.clients.dice.chance(3) {
+            let all: Vec<_> = Keys::of_space(space.id()).collect();
+            let key = all[self.clients.dice.below(all.len())].clone();
+            return match self.clients.dice.chance(3) {
                 true => self.compare_and_set(key, value, now_ms),
                 false => Operation::Write([write(key, value)].into()),
             };
-            return (node, operation);
         }
         match drawn {
             0..5 => {
                 let counter = draw(self, Kind::Counter);
-                let operation = Operation::Add {
+                Operation::Add {
                     key: counter.bytes.clone(),
                     delta: i64::try_from(id).expect("small"),
                     now_ms,
-                };
-                (counter.node, operation)
+                }
             }
-            5..7 => (node, self.compare_and_set(key, value, now_ms)),
+            5..7 => self.compare_and_set(key, value, now_ms),
             7 => {
                 // A counter of the same node is removed together with the register's write.
-                let counters = keys
-                    .of(Kind::Counter)
-                    .filter(|counter| counter.node == node);
+                let node = self.routed(&key);
+                let counters = keys.of(Kind::Counter);
+                let counters = counters.filter(|counter| self.routed(&counter.bytes) == node);
                 let counter = counters
                     .map(|counter| write(counter.bytes.clone(), None))
                     .next();
                 let writes = counter.into_iter().chain([write(key, value)]);
-                (node, Operation::Write(writes.collect()))
+                Operation::Write(writes.collect())
             }
             8 if self.clients.dice.chance(6) => {
                 let counter = draw(self, Kind::Counter);
                 let writes = [write(counter.bytes.clone(), value)];
-                (counter.node, Operation::Write(writes.into()))
+                Operation::Write(writes.into())
             }
             9..11 => {
                 let session = draw(self, Kind::Session);
@@ -168,16 +192,13 @@ impl World {
                     ..value
                 });
                 let key = session.bytes.clone();
-                let operation = match self.clients.dice.chance(3) {
+                match self.clients.dice.chance(3) {
                     true => self.compare_and_set(key, value, now_ms),
                     false => Operation::Write([write(key, value)].into()),
-                };
-                (session.node, operation)
+                }
             }
-            11 if self.clients.dice.chance(3) => {
-                (node, Operation::Write([write(key, None)].into()))
-            }
-            _ => (node, Operation::Write([write(key, value)].into())),
+            11 if self.clients.dice.chance(3) => Operation::Write([write(key, None)].into()),
+            _ => Operation::Write([write(key, value)].into()),
         }
     }
 
@@ -193,6 +214,18 @@ impl World {
             key,
             new,
             now_ms,
+        }
+    }
+}
+
+/// The keys that an operation writes.
+fn keys_of(operation: &Operation) -> Box<dyn Iterator<Item = &Bytes> + '_> {
+    match operation {
+        Operation::Write(writes) | Operation::Transact { writes, .. } => {
+            Box::new(writes.iter().map(|write| &write.key))
+        }
+        Operation::Add { key, .. } | Operation::CompareAndSet { key, .. } => {
+            Box::new(std::iter::once(key))
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::{
 use bytes::Bytes;
 use mailring_engine::{
     Result,
-    ids::{KeyspaceId, NodeId, RequestId},
+    ids::{KeyspaceId, RequestId},
     open_keyspaces::OpenKeyspace,
     sequencer::JournalMessage,
     store::Store,
@@ -51,8 +51,8 @@ pub(crate) struct SpaceJob {
 }
 
 impl SpaceJob {
-    pub(super) fn draw(dice: &mut Dice, keys: &Keys, space: Arc<OpenKeyspace>) -> Self {
-        let all: Vec<_> = keys.of_space(space.id()).map(|(_, key)| key).collect();
+    pub(super) fn draw(dice: &mut Dice, space: Arc<OpenKeyspace>) -> Self {
+        let all: Vec<_> = Keys::of_space(space.id()).collect();
         let mut draw = |most: u64| -> BTreeSet<Bytes> {
             let count = dice.within(0..most);
             (0..count)
@@ -142,7 +142,8 @@ impl World {
     pub(crate) fn hide(&mut self, id: KeyspaceId) {
         let prefix = id.0.to_be_bytes();
         self.process.cache.remove_prefix(&prefix);
-        for store in &self.directory.stores {
+        for node in self.process.open_nodes() {
+            let store = &self.directory.stores[usize::from(node)];
             store.drop_prefix(&prefix).expect("memory does not fail");
         }
         self.process.hidden.insert(id);
@@ -153,7 +154,8 @@ impl World {
     pub(crate) fn check_hidden(&self) {
         for id in &self.process.hidden {
             let range = Keys::range_of_space(*id);
-            for store in &self.directory.stores {
+            for node in self.process.open_nodes() {
+                let store = &self.directory.stores[usize::from(node)];
                 let found = store.view().range(range.low(), range.high()).next();
                 if let Some(pair) = found {
                     let (key, _) = pair.expect("memory reads");
@@ -190,11 +192,11 @@ impl World {
         !is_gone
     }
 
-    /// The keys of keyspaces that clients have open, with their nodes.
-    pub(crate) fn keys_of_spaces(&self) -> impl Iterator<Item = (NodeId, Bytes)> {
+    /// The keys of keyspaces that clients have open.
+    pub(crate) fn keys_of_spaces(&self) -> impl Iterator<Item = Bytes> {
         let spaces = self.process.spaces.iter();
         let spaces = spaces.filter(|space| space.check().is_ok());
-        spaces.flat_map(|space| self.keys.of_space(space.id()))
+        spaces.flat_map(|space| Keys::of_space(space.id()))
     }
 
     /// Keys that the catalogue has now, for who looks into a tree.

@@ -8,6 +8,7 @@ use crate::{
     model::{Op, Txn},
     mutation::Mutation,
     network::{Message, Party},
+    pin::{Member, Pin},
     report::Seen,
     shell::KeyLocks,
     world::World,
@@ -17,14 +18,14 @@ use mailring_engine::{
     Error,
     coordinator::CoordinatorMessage,
     draft,
-    ids::{Lsn, NodeId, RequestId, TxnId},
+    ids::{Lsn, RequestId, TxnId},
     locks::{Session, SessionId},
     participant::{NodeMessage, Operation},
-    scan::{Merge, Source},
+    routes::{Routed, Routes},
+    scan::Merge,
     store::runs::Direction,
     transaction::{Commit, Fence, KeyRange, TxnPart},
-    value::{Value, Write},
-    view::NodeView,
+    value::{Value, Write, split_qualified},
 };
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -43,7 +44,7 @@ pub(crate) struct Draft {
     pub(super) snapshot: Lsn,
     /// The tokens under which it is to commit.
     fences: Vec<Fence>,
-    pub(super) views: Option<Vec<Arc<NodeView>>>,
+    pub(super) pin: Pinning,
     pub(super) keys: VecDeque<Bytes>,
     ranges: VecDeque<KeyRange>,
     /// What it has read, as it was when it was read: expired values are not there.
@@ -60,7 +61,28 @@ pub(crate) struct Draft {
     pub(super) grants: Vec<RequestId>,
 }
 
+/// How far a transaction is with its snapshot.
+#[derive(Debug)]
+pub(super) enum Pinning {
+    /// It has an LSN.
+    Nothing,
+    /// And the routes that hold there; these were the newest ones then.
+    Routed {
+        routes: Arc<Routes<Member>>,
+        current: Arc<Routes<Member>>,
+    },
+    Pinned(Pin),
+}
+
 impl Draft {
+    /// What it reads.
+    pub(super) fn pin(&self) -> &Pin {
+        match &self.pin {
+            Pinning::Pinned(pin) => pin,
+            Pinning::Nothing | Pinning::Routed { .. } => panic!("it has no views yet"),
+        }
+    }
+
     /// What it has read of a key.
     pub(super) fn value(&self, key: &Bytes) -> Option<&Value> {
         self.seen.get(key)?.as_ref()
@@ -136,7 +158,7 @@ impl World {
             number,
             id,
             snapshot: self.process.visible.load(),
-            views: None,
+            pin: Pinning::Nothing,
             keys: names,
             ranges,
             seen: BTreeMap::new(),
@@ -148,16 +170,8 @@ impl World {
 
     /// One more step of a transaction that is not sent yet.
     pub(super) fn go_on(&mut self, client: usize, mut draft: Box<Draft>) {
-        if draft.views.is_none() {
-            let process = &self.process;
-            let views: Vec<_> = process.tables.iter().map(|table| table.view()).collect();
-            let is_ahead = views.iter().any(|view| view.complete > draft.snapshot);
-            if is_ahead && !self.mutated(Mutation::IgnoreTreeAhead) {
-                // A checkpoint has passed the snapshot: another one is taken.
-                draft.snapshot = process.visible.load();
-            } else {
-                draft.views = Some(views);
-            }
+        if !matches!(draft.pin, Pinning::Pinned(_)) {
+            self.pin_for(&mut draft);
         } else if let Some(request) = draft.asks {
             match self.wait_for_key(client, *draft, request) {
                 Some(goes_on) => draft = Box::new(goes_on),
@@ -181,6 +195,38 @@ impl World {
             return self.commit(client, *draft);
         }
         self.clients.all[client].phase = Phase::Drafting(draft);
+    }
+
+    /// Takes another step towards the views of a snapshot.
+    fn pin_for(&mut self, draft: &mut Draft) {
+        if let Pinning::Nothing = draft.pin {
+            match self.routes_at(draft.snapshot) {
+                Some(routes) => {
+                    draft.pin = Pinning::Routed {
+                        routes,
+                        current: Arc::clone(&self.process.routes),
+                    };
+                }
+                None => return draft.snapshot = self.process.visible.load(),
+            }
+            // Most often nothing happens in between.
+            let often = if self.mutated(Mutation::KeepOldRoutes) {
+                1
+            } else {
+                3
+            };
+            if self.clients.dice.chance(often) {
+                return;
+            }
+        }
+        if let Pinning::Routed { routes, current } =
+            std::mem::replace(&mut draft.pin, Pinning::Nothing)
+        {
+            match self.pin_views(draft.snapshot, routes, &current) {
+                Some(pin) => draft.pin = Pinning::Pinned(pin),
+                None => draft.snapshot = self.process.visible.load(),
+            }
+        }
     }
 
     /// Rolls back.
@@ -216,8 +262,9 @@ impl World {
 
     /// Reads a key in the views of the snapshot; false if its node is down.
     fn read(&mut self, draft: &mut Draft, key: Bytes) -> bool {
-        let node = self.keys.owner(&key);
-        let table = &self.process.tables[usize::from(node.0)];
+        let pin = draft.pin();
+        let (member, view) = pin.owner(&key);
+        let table = &member.table;
         if table.is_down() {
             return false;
         }
@@ -225,8 +272,6 @@ impl World {
             true => Lsn(u64::MAX),
             false => draft.snapshot,
         };
-        let views = draft.views.as_ref().expect("it has views");
-        let view = &views[usize::from(node.0)];
         let found = table.get_in(view, &self.process.cache, &key, at);
         let now_ms = self.now_ms();
         let found = found.expect("memory reads");
@@ -249,7 +294,8 @@ impl World {
 
     /// Scans a range over all nodes, as a handle does; false if a node is down.
     fn scan(&mut self, draft: &mut Draft, range: KeyRange) -> bool {
-        if self.process.is_any_down() {
+        let is_down = |(member, _): (&Arc<Member>, _)| member.table.is_down();
+        if draft.pin().owners().any(is_down) {
             return false;
         }
         self.count(Seen::Scan, 1);
@@ -258,11 +304,10 @@ impl World {
             true => Direction::Forward,
             false => Direction::Backward,
         };
-        let views = draft.views.as_ref().expect("it has views");
-        let sources = views.iter().flat_map(|view| -> Vec<Box<dyn Source>> {
-            view.sources(&range.low, &range.high, draft.snapshot, direction)
-        });
-        let merge = Merge::new(sources.collect(), direction, now_ms);
+        let believes_all = self.mutated(Mutation::BelieveMixed);
+        let (sources, is_mixed) = draft.pin().sources(&range, direction, believes_all);
+        self.count(Seen::MixedScan, is_mixed.into());
+        let merge = Merge::new(sources, direction, now_ms);
         let mut found: Vec<_> = merge.map(|pair| pair.expect("memory reads")).collect();
         if direction == Direction::Backward {
             found.reverse();
@@ -314,7 +359,8 @@ impl World {
         if self.mutated(Mutation::ForgetScans) {
             draft.read_ranges.clear();
         }
-        let parts = self.parts(&draft, &writes);
+        let parts = parts(&draft, &writes);
+        let epoch = draft.pin().routes.epoch();
         let idempotency = match &draft.attempt.job {
             Job::Mixed(mixed) => mixed.idempotency.clone(),
             _ => None,
@@ -363,7 +409,7 @@ impl World {
             parts: parts.into(),
             idempotency,
             fences: draft.fences,
-            epoch: self.process.sequencer.ring().epoch(),
+            epoch,
         };
         self.send_commit(client, number, commit);
     }
@@ -406,15 +452,18 @@ impl World {
         let message = Message::Coordinator(CoordinatorMessage::Commit(commit));
         self.send(Party::Client(client as u8), Party::Coordinator, message);
     }
+}
 
-    fn parts(&self, draft: &Draft, writes: &BTreeMap<Bytes, Option<Value>>) -> Vec<TxnPart> {
-        let keys = draft.read_keys.iter();
-        let keys = keys.map(|key| (key.clone(), self.keys.owner(key)));
-        let writes = writes.iter().map(|(key, value)| {
-            let (key, value) = (key.clone(), value.clone());
-            (self.keys.owner(&key), Write { key, value })
-        });
-        let owners = (0..self.nodes()).map(NodeId);
-        draft::parts(owners, draft.snapshot, keys, &draft.read_ranges, writes)
-    }
+/// What a transaction asks of each node, by the routes by which it has read.
+fn parts(draft: &Draft, writes: &BTreeMap<Bytes, Option<Value>>) -> Vec<TxnPart> {
+    let routes = &draft.pin().routes;
+    let owner = |key: &Bytes| routes.owner(split_qualified(key).1).node();
+    let keys = draft.read_keys.iter();
+    let keys = keys.map(|key| (key.clone(), owner(key)));
+    let writes = writes.iter().map(|(key, value)| {
+        let (key, value) = (key.clone(), value.clone());
+        (owner(&key), Write { key, value })
+    });
+    let owners = routes.owners().map(|member| member.node());
+    draft::parts(owners, draft.snapshot, keys, &draft.read_ranges, writes)
 }
