@@ -106,10 +106,17 @@ impl Keyspace {
         &self,
         keys: impl IntoIterator<Item = K>,
     ) -> Result<Vec<Option<Bytes>>> {
-        let snapshot = crate::Snapshot::new(Arc::clone(&self.engine), self.engine.pin()?);
-        keys.into_iter()
-            .map(|key| snapshot.get(self, key))
-            .collect()
+        let pinned = self.engine.pin_whatever_is_up()?;
+        let snapshot = crate::Snapshot::new(Arc::clone(&self.engine), pinned);
+        let mut values = Vec::new();
+        for key in keys {
+            let key = key.as_ref();
+            self.check(key)?;
+            // That a node is down which owns none of the keys is no business of the caller.
+            snapshot.pinned.owner(key).0.table.check_up()?;
+            values.push(snapshot.get(self, key)?);
+        }
+        Ok(values)
     }
 
     /// Sets the value of a key. Answers the LSN of the commit.

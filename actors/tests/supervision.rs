@@ -89,6 +89,15 @@ async fn a_node_over_its_intensity_is_down_and_the_others_go_on() -> Result<()> 
     assert_eq!(ks.get(&down[0]).await, Err(error.clone()));
     assert_eq!(ks.put(&down[0], "x").await, Err(error.clone()));
     assert_eq!(db.snapshot().err(), Some(error.clone()));
+    assert_eq!(
+        ks.get_many([&up[0], &down[0]]).await,
+        Err(error.clone()),
+        "one of them is out of reach"
+    );
+    assert_eq!(
+        ks.get_many([&up[0], &up[2]]).await?,
+        [Some("before".into()), None]
+    );
     assert_eq!(ks.scan(..).count().await, Err(error));
     for round in 0..20 {
         let lsn = patiently(ks.put(&up[1], format!("{round}"))).await?;
