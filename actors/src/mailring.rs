@@ -67,16 +67,28 @@ impl Mailring {
     ///
     /// # Errors
     ///
-    /// `KeyspaceNotFound`, `ReadOnly`, `DiskFull`, `Unknown`, `Closed`.
+    /// `KeyspaceNotFound`, `DiskFull` and `Overloaded` (nothing was dropped: the journal has no room), `ReadOnly`,
+    /// `Unknown`, `Closed`. That a tree could not be cleaned up is none: the next opening does it.
     #[tracing::instrument(level = "debug", skip(self))]
     pub async fn drop_keyspace(&self, name: &str) -> Result<()> {
         let request = KeyspaceRequest::Drop(name.to_owned());
         let dropped = self.engine.create_or_drop_keyspace(request).await?;
-        // It is out of reach already. Should the caller walk away now, the next opening gives the space back.
-        let prefix = dropped.id().0.to_be_bytes();
-        self.engine.switchboard.cache.remove_prefix(&prefix);
-        for member in self.engine.switchboard.routes.load_full().nodes() {
-            member.store.drop_prefix(&prefix)?;
+        // It is dropped for good, whatever comes of the rest: should the caller walk away now, or a tree refuse, the next
+        // opening gives the space back.
+        let engine = Arc::clone(&self.engine);
+        // A tree that is being merged makes this wait.
+        let cleaned = offload("drop", move || {
+            let prefix = dropped.id().0.to_be_bytes();
+            engine.switchboard.cache.remove_prefix(&prefix);
+            let routes = engine.switchboard.routes.load_full();
+            let mut cleaned = Ok(());
+            for member in routes.nodes() {
+                cleaned = cleaned.and(member.store.drop_prefix(&prefix));
+            }
+            cleaned
+        });
+        if let Err(error) = cleaned.await {
+            tracing::warn!(%error, keyspace = name, "the space of a dropped keyspace comes back with the next opening");
         }
         Ok(())
     }

@@ -113,6 +113,36 @@ async fn a_write_starved_at_the_hard_limit_goes_through_when_a_slow_checkpoint_e
     Ok(())
 }
 
+/// The drop was answered `DiskFull`, as if nothing had been dropped, and its repetition `KeyspaceNotFound`.
+#[tokio::test]
+async fn a_keyspace_is_dropped_also_where_its_tree_can_not_be_cleaned_up() -> Result<()> {
+    let directory = tempfile::tempdir().unwrap();
+    let trees = Trees::new();
+    let db = small(directory.path())
+        .store_hook(trees.hook())
+        .open()
+        .await?;
+    let old = db.keyspace("ks").await?;
+    old.put("key", "old").await?;
+    patiently(db.checkpoint()).await?;
+    trees.refuse_drops(Some(ErrorKind::StorageFull));
+    assert_eq!(patiently(db.drop_keyspace("ks")).await, Ok(()));
+    let name = "ks".to_owned();
+    let gone = Error::KeyspaceNotFound { name };
+    assert_eq!(old.get("key").await, Err(gone));
+    let new = db.keyspace("ks").await?;
+    assert_eq!(new.get("key").await?, None);
+    new.put("key", "new").await?;
+    patiently(db.shutdown()).await?;
+    drop((old, new, db));
+
+    let db = small(directory.path()).open().await?;
+    let ks = db.keyspace("ks").await?;
+    assert_eq!(ks.get("key").await?.as_deref(), Some(&b"new"[..]));
+    assert_eq!(db.verify().await?.tree_keys, 1, "the space came back");
+    Ok(())
+}
+
 struct OpensTrees(Arc<Trees>);
 
 impl Drop for OpensTrees {

@@ -1,13 +1,15 @@
-//! Stores around the real ones, whose ingestion can be held up or failed.
+//! Stores around the real ones, whose ingestion can be held up, and which can be made to fail.
 
 use super::Gate;
+use bytes::Bytes;
 use mailring::{Result, StoreHook};
 use mailring_engine::{
     Error,
-    store::{RunEntry, Store, StoreStats, StoreView},
+    store::{PairIterator, RunEntry, Store, StoreStats, StoreView},
 };
 use std::{
     io,
+    ops::Bound,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -19,6 +21,8 @@ use std::{
 pub struct Trees {
     /// The failure of every ingestion, some entries into the run.
     failure: Mutex<Option<io::ErrorKind>>,
+    refused_drops: Mutex<Option<io::ErrorKind>>,
+    broken_reads: Mutex<Option<io::ErrorKind>>,
     pub gate: Gate,
     pub failures: AtomicUsize,
 }
@@ -30,6 +34,16 @@ impl Trees {
 
     pub fn fail(&self, failure: Option<io::ErrorKind>) {
         *self.failure.lock().unwrap() = failure;
+    }
+
+    /// The failure of every removal of a keyspace.
+    pub fn refuse_drops(&self, failure: Option<io::ErrorKind>) {
+        *self.refused_drops.lock().unwrap() = failure;
+    }
+
+    /// The failure of every read of a range, some pairs into it.
+    pub fn break_off_reads(&self, failure: Option<io::ErrorKind>) {
+        *self.broken_reads.lock().unwrap() = failure;
     }
 
     pub fn hook(self: &Arc<Self>) -> StoreHook {
@@ -62,7 +76,10 @@ impl Store for Tree {
     }
 
     fn view(&self) -> Arc<dyn StoreView> {
-        self.store.view()
+        Arc::new(View {
+            view: self.store.view(),
+            trees: Arc::clone(&self.trees),
+        })
     }
 
     fn maintain(&self) -> Result<()> {
@@ -70,7 +87,11 @@ impl Store for Tree {
     }
 
     fn drop_prefix(&self, prefix: &[u8]) -> Result<()> {
-        self.store.drop_prefix(prefix)
+        let refused = *self.trees.refused_drops.lock().unwrap();
+        match refused {
+            Some(kind) => Err(Error::io("dropping a range", &kind.into())),
+            None => self.store.drop_prefix(prefix),
+        }
     }
 
     fn verify(&self) -> Result<u64> {
@@ -79,5 +100,29 @@ impl Store for Tree {
 
     fn stats(&self) -> StoreStats {
         self.store.stats()
+    }
+}
+
+struct View {
+    view: Arc<dyn StoreView>,
+    trees: Arc<Trees>,
+}
+
+impl StoreView for View {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        self.view.get(key)
+    }
+
+    fn range(&self, low: Bound<&[u8]>, high: Bound<&[u8]>) -> PairIterator {
+        let broken = *self.trees.broken_reads.lock().unwrap();
+        match broken {
+            Some(kind) => {
+                let error = Error::io("reading a table", &kind.into());
+                let read = self.view.range(low, high).take(10);
+                let read: Vec<_> = read.chain([Err(error)]).collect();
+                Box::new(read.into_iter())
+            }
+            None => self.view.range(low, high),
+        }
     }
 }
