@@ -1,7 +1,10 @@
 //! Backup: a consistent copy, written through the same trees and manifest as any directory.
+//!
+//! The directory is locked meanwhile like that of a running engine. A backup that fails takes away what it has written;
+//! one whose process is killed leaves a directory without a manifest, which is refused until somebody has emptied it.
 
 use crate::{
-    directory::{create, lock, tree_folder},
+    directory::{create, lock, remove_ours, tree_folder},
     engine::Engine,
     offload::offload,
     pin::Pinned,
@@ -21,7 +24,7 @@ use mailring_engine::{
     value::split_qualified,
 };
 use std::{
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -63,7 +66,12 @@ fn write(engine: &Engine, catalogue: &Catalogue, directory: PathBuf) -> Result<B
             reason: "it must not exist or be empty",
         });
     }
-    let _lock = lock(&directory)?;
+    let lock = lock(&directory)?;
+    let mut unfinished = Unfinished {
+        directory: &directory,
+        is_finished: false,
+        _lock: lock,
+    };
     let pinned = engine.pin()?;
     // A ring in motion is copied as it is at this moment, and goes on when the copy is opened.
     let mut catalogue = catalogue.clone();
@@ -95,12 +103,34 @@ fn write(engine: &Engine, catalogue: &Catalogue, directory: PathBuf) -> Result<B
     let mut manifest = manifest(engine, &pinned, catalogue);
     manifest.record_trees(trees);
     manifest.save(&*disk)?;
+    unfinished.is_finished = true;
+    drop(unfinished);
     Ok(Backup {
         lsn: pinned.at,
         keys,
         bytes,
         directory,
     })
+}
+
+/// A backup under way. One that fails, or panics, leaves nothing of its own behind: the same call can be made again.
+struct Unfinished<'a> {
+    /// It was empty before.
+    directory: &'a Path,
+    is_finished: bool,
+    /// Held until all is removed.
+    _lock: File,
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if !self.is_finished
+            && let Err(error) = remove_ours(self.directory)
+        {
+            let directory = self.directory.display();
+            tracing::warn!(%error, %directory, "what a failed backup has written could not be removed");
+        }
+    }
 }
 
 fn manifest(engine: &Engine, pinned: &Pinned, catalogue: &Catalogue) -> Manifest {

@@ -114,6 +114,27 @@ pub(crate) fn check_place(directory: &Path, create: bool) -> Result<()> {
     }
 }
 
+/// Removes what a creation has written that was given up. The manifest goes first: without it the rest is no engine.
+pub(crate) fn remove_ours(directory: &Path) -> io::Result<()> {
+    let mut ours = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let name = entry?.file_name();
+        let is_manifest = name == MANIFEST_FILE;
+        if is_manifest || may_be_ours(&name.to_string_lossy()) {
+            ours.push((!is_manifest, name));
+        }
+    }
+    ours.sort_unstable();
+    for (_, name) in ours {
+        let path = directory.join(name);
+        match path.is_dir() {
+            true => fs::remove_dir_all(path)?,
+            false => fs::remove_file(path)?,
+        }
+    }
+    Ok(())
+}
+
 /// Whether a file or folder of this name may be there without a manifest: what a creation that was cut short has left,
 /// which begins again, or what has lost its manifest, of which the journal tells.
 fn may_be_ours(name: &str) -> bool {

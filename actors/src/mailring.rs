@@ -126,11 +126,15 @@ impl Mailring {
     }
 
     /// Writes a consistent copy of everything visible now into `directory`, which must not exist or be empty, while
-    /// the engine serves. The copy is a directory like any other: open it with [`Mailring::builder`].
+    /// the engine serves. The copy is a directory like any other: open it with [`Mailring::builder`]. An in-memory engine
+    /// can be backed up as well.
+    ///
+    /// A backup that fails removes what it has written. Dropping the future lets it finish.
     ///
     /// # Errors
     ///
-    /// `Io`, `DiskFull`, `CorruptTree`, `NodeDown`, `Closed`; an in-memory engine can be backed up as well.
+    /// `InvalidOption` (there is something in the directory), `DirectoryInUse`, `Io`, `DiskFull`, `CorruptTree`,
+    /// `NodeDown`, `DeadlineExceeded` (the journal hangs), `ReadOnly`, `Unknown`, `Closed`.
     #[tracing::instrument(level = "info", skip_all)]
     pub async fn backup(&self, directory: impl AsRef<Path>) -> Result<Backup> {
         backup::backup(&self.engine, directory.as_ref()).await

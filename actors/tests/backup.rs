@@ -2,9 +2,11 @@
 
 mod common;
 
-use common::{builder, patiently, until};
+use common::{builder, patiently, store::Trees, until};
 use mailring::{Error, Mailring, Result};
 use std::{
+    fs,
+    io::ErrorKind,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering::SeqCst},
@@ -105,7 +107,7 @@ async fn a_backup_does_not_write_over_anything() -> Result<()> {
     let db = Mailring::memory().open().await?;
     db.keyspace("ks").await?.put("key", "v").await?;
     let file = directory.path().join("file");
-    std::fs::write(&file, "mine").unwrap();
+    fs::write(&file, "mine").unwrap();
     let refused = db.backup(directory.path()).await;
     assert!(
         matches!(refused, Err(Error::InvalidOption { .. })),
@@ -118,7 +120,33 @@ async fn a_backup_does_not_write_over_anything() -> Result<()> {
         db.backup(&copy).await,
         Err(Error::InvalidOption { .. })
     ));
-    assert_eq!(std::fs::read(&file).unwrap(), b"mine");
+    assert_eq!(fs::read(&file).unwrap(), b"mine");
     assert!(Mailring::builder(&copy).open().await.is_ok());
+    Ok(())
+}
+
+/// What it had written made the same call an `InvalidOption`.
+#[tokio::test]
+async fn a_backup_that_failed_leaves_nothing_behind_and_can_be_made_again() -> Result<()> {
+    let directory = tempfile::tempdir().unwrap();
+    let trees = Trees::new();
+    let db = builder(&directory.path().join("db"))
+        .store_hook(trees.hook())
+        .open()
+        .await?;
+    let ks = db.keyspace("ks").await?;
+    ks.put_many((0..100u32).map(|number| (number.to_be_bytes(), "v")))
+        .await?;
+    patiently(db.checkpoint()).await?;
+    let copy = directory.path().join("copy");
+    trees.break_off_reads(Some(ErrorKind::Other));
+    for _ in 0..2 {
+        let failed = patiently(db.backup(&copy)).await;
+        assert!(matches!(failed, Err(Error::Io { .. })), "{failed:?}");
+        assert_eq!(fs::read_dir(&copy).unwrap().count(), 0);
+    }
+    trees.break_off_reads(None);
+    assert_eq!(patiently(db.backup(&copy)).await?.keys, 100);
+    assert_eq!(Mailring::verify_directory(&copy)?.tree_keys, 100);
     Ok(())
 }
