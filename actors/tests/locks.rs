@@ -555,9 +555,9 @@ async fn a_leader_is_observed_until_he_resigns_or_loses_his_lease() -> Result<()
     let trap = Trap::new();
     let db = memory().fault_hook(trap.hook()).open().await?;
     let mut observer = db.locks().observe("boss");
-    assert_eq!(patiently(observer.next()).await, None);
+    assert_eq!(patiently(observer.next()).await, Ok(None));
     let first = patiently(db.locks().campaign("boss", "first")).await?;
-    let leader = patiently(observer.next()).await.expect("somebody leads");
+    let leader = patiently(observer.next()).await?.expect("somebody leads");
     assert_eq!(
         (&leader.value[..], leader.token),
         (&b"first"[..], first.guard().token())
@@ -569,10 +569,10 @@ async fn a_leader_is_observed_until_he_resigns_or_loses_his_lease() -> Result<()
     until_waiting(&db, 1).await?;
     first.resign();
     let second = patiently(second).await.unwrap()?;
-    let mut told = patiently(observer.next()).await;
+    let mut told = patiently(observer.next()).await?;
     if told.is_none() {
         // Between the two nobody led.
-        told = patiently(observer.next()).await;
+        told = patiently(observer.next()).await?;
     }
     let told = told.expect("somebody leads");
     assert_eq!(&told.value[..], b"second");
@@ -581,7 +581,30 @@ async fn a_leader_is_observed_until_he_resigns_or_loses_his_lease() -> Result<()
     trap.set("locks", None, "Acquire", false, 0, 1);
     patiently(db.locks().try_lock("other")).await.unwrap_err();
     patiently(second.guard().lost()).await;
-    assert_eq!(patiently(observer.next()).await, None);
+    assert_eq!(patiently(observer.next()).await, Ok(None));
     assert_eq!(db.locks().observe("boss").leader(), None);
+    Ok(())
+}
+
+/// The observer's own handle kept the channel open that it waited at.
+#[tokio::test]
+async fn observers_are_told_that_it_is_over_when_the_engine_shuts_down() -> Result<()> {
+    let db = memory().open().await?;
+    let locks = db.locks();
+    let mut lonely = locks.observe("nobody");
+    assert_eq!(patiently(lonely.next()).await, Ok(None));
+    let mut led = locks.observe("boss");
+    let candidacy = patiently(locks.campaign("boss", "me")).await?;
+    assert!(patiently(led.next()).await?.is_some());
+    let waiting = tokio::spawn(async move { lonely.next().await });
+    patiently(db.shutdown()).await?;
+
+    assert_eq!(patiently(waiting).await.unwrap(), Err(Error::Closed));
+    assert_eq!(patiently(led.next()).await, Ok(None), "nobody leads now");
+    assert_eq!(patiently(led.next()).await, Err(Error::Closed));
+    let mut late = locks.observe("boss");
+    assert_eq!(patiently(late.next()).await, Ok(None));
+    assert_eq!(late.next_blocking(), Err(Error::Closed));
+    drop(candidacy);
     Ok(())
 }

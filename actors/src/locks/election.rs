@@ -4,14 +4,15 @@
 //! The leader's value is published within the engine, and counts only while its lease does.
 
 use super::{guard::LockGuard, request::Locks, ticket::Ticket};
-use crate::{Result, clock::Clock, engine::Engine};
+use crate::{Error, Result, clock::Clock, engine::Engine, guard::guarded};
 use bytes::Bytes;
 use mailring_engine::locks::FencingToken;
+use pollster::block_on;
 use std::{
     collections::BTreeMap,
     future::poll_fn,
     pin::pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::Poll,
 };
 use tokio::sync::watch;
@@ -39,12 +40,23 @@ type Channel = watch::Sender<Option<Incumbent>>;
 /// The elections that somebody leads or observes.
 #[derive(Debug, Default)]
 pub(crate) struct Elections {
-    channels: Mutex<BTreeMap<Arc<str>, Channel>>,
+    channels: Mutex<Channels>,
+}
+
+#[derive(Debug, Default)]
+struct Channels {
+    open: BTreeMap<Arc<str>, Channel>,
+    /// Set when the engine has stopped: nobody will lead any more.
+    is_over: bool,
 }
 
 impl Elections {
     fn with<T>(&self, name: &Arc<str>, use_it: impl FnOnce(&Channel) -> T) -> T {
-        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut channels = self.lock();
+        if channels.is_over {
+            return use_it(&watch::Sender::new(None));
+        }
+        let channels = &mut channels.open;
         let channel = channels
             .entry(Arc::clone(name))
             .or_insert_with(|| watch::Sender::new(None));
@@ -54,6 +66,25 @@ impl Elections {
             channels.remove(name);
         }
         outcome
+    }
+
+    /// Tells all observers that it is over. Whoever led has been told before that the lock is lost.
+    pub(super) fn close(&self) {
+        let open = {
+            let mut channels = self.lock();
+            channels.is_over = true;
+            std::mem::take(&mut channels.open)
+        };
+        for channel in open.into_values() {
+            // It wakes by wakers of the observers', whose panic is no business of the others.
+            if let Err(reason) = guarded(|| drop(channel)) {
+                tracing::error!(reason, "the waker of an observer panicked");
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Channels> {
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -148,13 +179,17 @@ impl Observer {
 
     /// Returns who leads, at the first call at once, then at each change; `None` when nobody does. A leader of whom it
     /// would be told too late is left out. Dropping the future loses nothing.
-    pub async fn next(&mut self) -> Option<Leader> {
+    ///
+    /// # Errors
+    ///
+    /// `Closed` once the engine has shut down, behind the news that nobody leads.
+    pub async fn next(&mut self) -> Result<Option<Leader>> {
         loop {
             let incumbent = self.changes.borrow_and_update().clone();
             let now = leader(&incumbent, self.engine.switchboard.clock);
             if self.told.as_ref() != Some(&now) {
                 self.told = Some(now.clone());
-                return now;
+                return Ok(now);
             }
             match incumbent.filter(|_| now.is_some()) {
                 // A leader whose lease is lost publishes nothing.
@@ -162,10 +197,20 @@ impl Observer {
                     either(self.changes.changed(), incumbent.ticket.lost()).await;
                 }
                 None => {
-                    let _ = self.changes.changed().await;
+                    let changed = self.changes.changed().await;
+                    changed.map_err(|_| Error::Closed)?;
                 }
             }
         }
+    }
+
+    /// [`Observer::next`] for plain threads.
+    ///
+    /// # Errors
+    ///
+    /// As [`Observer::next`].
+    pub fn next_blocking(&mut self) -> Result<Option<Leader>> {
+        block_on(self.next())
     }
 }
 

@@ -300,6 +300,8 @@ impl Drop for LockManager {
                 ticket.refuse(Error::Closed);
             }
         }
+        // Behind the tickets: who observes is told first that the leader is none any more.
+        self.switchboard.locks.elections.close();
     }
 }
 
