@@ -198,6 +198,7 @@ impl Mailring {
             cache_bytes: switchboard.cache.bytes(),
             index_bytes: switchboard.cache_share.held(),
             coordinator_down: switchboard.coordinator_down.get().cloned(),
+            locks_down: switchboard.locks_down.get().cloned(),
             read_only: switchboard.read_only.get().cloned(),
             disk_full: switchboard
                 .space_error

@@ -90,6 +90,9 @@ pub struct Stats {
     /// Why the coordinator of transactions was given up, if it was: commits over several nodes are refused as
     /// `CoordinatorDown` until the engine is reopened.
     pub coordinator_down: Option<String>,
+    /// Why the lock manager was given up, if it was: locks, and what is written under a fence, are refused as
+    /// `LockManagerDown` until the engine is reopened.
+    pub locks_down: Option<String>,
     /// Set once the engine refuses writes until it is reopened.
     pub read_only: Option<Error>,
     /// Set while the disk has no room for the journal or a tree.

@@ -98,6 +98,8 @@ pub(crate) struct Switchboard {
     pub(crate) journal_overdue: Notify,
     pub(crate) lock_tick: TickSlot,
     pub(crate) locks: LockDesk,
+    /// Why the lock manager was given up.
+    pub(crate) locks_down: OnceLock<String>,
 }
 
 impl std::fmt::Debug for Switchboard {

@@ -441,6 +441,7 @@ async fn a_manager_over_its_intensity_is_down_and_the_rest_goes_on() -> Result<(
         .open()
         .await?;
     let ks = db.keyspace("ks").await?;
+    assert_eq!(db.stats().locks_down, None);
     trap.set("locks", None, "Acquire", false, 0, 2);
     let mut errors = Vec::new();
     for _ in 0..3 {
@@ -452,6 +453,11 @@ async fn a_manager_over_its_intensity_is_down_and_the_rest_goes_on() -> Result<(
         [Error::LockManagerRestarted, down.clone(), down.clone()]
     );
     assert!(!down.is_retryable());
+    let told = db.stats().locks_down;
+    assert!(
+        told.as_ref().is_some_and(|told| told.contains("trap")),
+        "{told:?}"
+    );
     ks.put("key", "value").await?;
     Ok(())
 }

@@ -242,7 +242,7 @@ impl LockManager {
                 asker: Asker::Locks,
             }),
             LockEffect::Announce { .. } if self.switchboard.read_only.get().is_some() => {
-                self.go_down();
+                self.go_down("the engine is read-only");
             }
             LockEffect::Announce { life } => {
                 let announced = JournalMessage::LockLife { life };
@@ -273,14 +273,16 @@ impl LockManager {
                 }
                 self.table = self.table.next_life(at.max(self.last_lease));
             }
-            Verdict::Down => self.go_down(),
+            Verdict::Down => self.go_down(reason),
         }
     }
 
     /// Nothing is granted any more.
-    fn go_down(&mut self) {
-        tracing::error!("the lock manager is down");
+    fn go_down(&mut self, reason: &str) {
+        tracing::error!(reason, "the lock manager is down");
         self.is_down = true;
+        // The first reason is the one to tell.
+        let _ = self.switchboard.locks_down.set(reason.to_owned());
         for (_, ticket) in self.tickets.drain() {
             ticket.end(Error::LockManagerDown);
         }

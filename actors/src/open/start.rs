@@ -121,6 +121,7 @@ pub(super) fn start(
         checkpoint_tick: clock::TickSlot::default(),
         lock_tick: clock::TickSlot::default(),
         locks: LockDesk::new(builder.mailbox_capacity, lock_opening(&builder, &manifest)),
+        locks_down: OnceLock::new(),
         coordinator_tick: clock::TickSlot::default(),
         coordinator_running: AtomicUsize::new(0),
         coordinator_down: OnceLock::new(),

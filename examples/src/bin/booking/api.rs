@@ -185,6 +185,13 @@ async fn health(hall: web::Data<Hall>) -> HttpResponse {
         .flatten()
         .map(|error| error.to_string())
         .collect();
+    let parts = [
+        ("the coordinator of transactions", stats.coordinator_down),
+        ("the lock manager", stats.locks_down),
+    ];
+    for (part, why) in parts {
+        problems.extend(why.map(|why| format!("{part} is down: {why}")));
+    }
     for node in stats.nodes {
         if node.state == NodeState::Down {
             let why = node.last_failure.unwrap_or_default();
