@@ -14,6 +14,9 @@ const MIB: usize = 1 << 20;
 /// A crash would keep all locks shut for as long.
 const MAX_MAX_LEASE: Duration = Duration::from_secs(3600);
 
+/// The room for all of them is there from the beginning.
+const MAX_WATCH_CAPACITY: usize = 1 << 20;
+
 /// When a write counts as done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Durability {
@@ -107,19 +110,21 @@ impl Builder {
         self
     }
 
-    /// Number of storage nodes, of equal weight. Fixed when the directory is created; default 4.
+    /// Number of storage nodes, of equal weight: 1 to 10,485; default 4. Fixed when the directory is created; later on
+    /// [`Mailring::nodes`] changes it.
     pub fn nodes(self, nodes: u16) -> Self {
         self.weights(vec![1; usize::from(nodes)])
     }
 
     /// One storage node for each weight; a node owns its share of the keys within 1 %. Fixed when the directory is
-    /// created.
+    /// created; later on [`Mailring::nodes`] changes it.
     pub fn weights(mut self, weights: impl Into<Vec<u32>>) -> Self {
         self.weights = Some(weights.into());
         self
     }
 
-    /// Cuts the ring into 2^`bits` equal arcs. Fixed when the directory is created; the default suits the weights.
+    /// Cuts the ring into 2^`bits` equal arcs, `bits` being at most 20. Fixed when the directory is created, for ever; the
+    /// default suits the weights, and eight times as many nodes.
     pub fn arc_bits(mut self, bits: u32) -> Self {
         self.arc_bits = Some(bits);
         self
@@ -138,13 +143,14 @@ impl Builder {
         self
     }
 
-    /// Bytes of the caches, out of the memory budget; default half of it.
+    /// Bytes of the caches, out of the memory budget: at most three quarters of it, default half.
     pub fn cache_bytes(mut self, bytes: usize) -> Self {
         self.cache_bytes = Some(bytes);
         self
     }
 
-    /// Requests that may wait at one node; beyond, calls answer `Overloaded`. Default 8,192.
+    /// Requests that may wait at one node, at the coordinator of transactions, and at the lock manager; beyond, calls
+    /// answer `Overloaded`. Default 8,192.
     pub fn mailbox_capacity(mut self, requests: usize) -> Self {
         self.mailbox_capacity = requests;
         self
@@ -157,7 +163,7 @@ impl Builder {
         self
     }
 
-    /// Size of a journal segment, at least 1 MiB; default 32 MiB. The first segments of a directory are smaller.
+    /// Size of a journal segment, 1 MiB to 4 GiB; default 32 MiB. The first segments of a directory are smaller.
     pub fn segment_bytes(mut self, bytes: u64) -> Self {
         self.segment_bytes = bytes;
         self
@@ -176,20 +182,21 @@ impl Builder {
         self
     }
 
-    /// The longest lease that a lock may have; default 30 s. After a crash no lock is granted for as long as the longest
+    /// The longest lease that a lock may have, up to an hour; default 30 s. After a crash no lock is granted for as long as the longest
     /// lease could last that was allowed since the engine was last shut down or dropped.
     pub fn max_lease(mut self, lease: Duration) -> Self {
         self.max_lease = lease;
         self
     }
 
-    /// Threads on which the actors run; default half of the cores.
+    /// Threads on which the actors run, 1 to 256; default half of the cores.
     pub fn arbiters(mut self, threads: usize) -> Self {
         self.arbiters = threads;
         self
     }
 
-    /// Groups of changes that a watch may lie behind before it misses some; default 1,024.
+    /// Groups of changes that a watch may lie behind before it misses some, up to 1,048,576; default 1,024. Each takes
+    /// some 50 bytes from the opening on.
     pub fn watch_capacity(mut self, groups: usize) -> Self {
         self.watch_capacity = groups;
         self
@@ -280,11 +287,11 @@ impl Builder {
                 "1 to 256 threads are possible",
             );
         }
-        if self.watch_capacity == 0 {
+        if !(1..=MAX_WATCH_CAPACITY).contains(&self.watch_capacity) {
             return refuse(
                 "watch_capacity",
-                "0".into(),
-                "a watch needs room for at least one group",
+                self.watch_capacity.to_string(),
+                "a watch has room for 1 to 1,048,576 groups",
             );
         }
         if self.move_rate == Some(0) {
@@ -362,7 +369,8 @@ impl Builder {
             .unwrap_or(self.generations_share() / 4)
     }
 
-    pub(crate) fn arc_bits_for(&self, nodes: usize) -> u32 {
-        self.arc_bits.unwrap_or_else(|| recommended_arc_bits(nodes))
+    pub(crate) fn arc_bits_for(&self, weights: &[u32]) -> u32 {
+        self.arc_bits
+            .unwrap_or_else(|| recommended_arc_bits(weights))
     }
 }

@@ -68,6 +68,7 @@ async fn options_that_can_not_work_are_refused_before_anything_is_created() -> R
         (fresh().watch_capacity(0), "watch_capacity"),
         (fresh().segment_bytes(4096), "segment_bytes"),
         (fresh().checkpoint_bytes(usize::MAX), "checkpoint_bytes"),
+        (fresh().watch_capacity(usize::MAX), "watch_capacity"),
         (fresh().restart_policy(endless), "restart window"),
     ] {
         match refusal(builder).await {
@@ -81,6 +82,7 @@ async fn options_that_can_not_work_are_refused_before_anything_is_created() -> R
         fresh().weights([0, 0]),
         fresh().arc_bits(60),
     ] {
+        fresh().weights(vec![1; 10_486]),
         let error = refusal(builder).await;
         assert!(matches!(error, Error::InvalidOption { .. }), "{error}");
     }
@@ -91,6 +93,14 @@ async fn options_that_can_not_work_are_refused_before_anything_is_created() -> R
 
 /// A closed directory with something in the journal and in the trees.
 async fn closed(keys: u32) -> Result<tempfile::TempDir> {
+/// The default looked at their number alone.
+#[tokio::test]
+async fn the_default_number_of_arcs_suits_unequal_weights() -> Result<()> {
+    let db = Mailring::memory().weights([1, 100]).open().await?;
+    assert_eq!(db.stats().nodes.len(), 2);
+    Ok(())
+}
+
     let (directory, db, ks) = fresh().await?;
     for number in 0..keys {
         ks.put(format!("tree-{number}"), vec![b'v'; 100]).await?;

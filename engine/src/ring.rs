@@ -42,6 +42,9 @@ pub const MAX_ARC_BITS: u32 = 20;
 /// With this many arcs a node's share is within 1 %, because rounding costs less than one arc.
 const ARCS_FOR_ONE_PERCENT: u64 = 100;
 
+/// The most nodes of equal weight that the largest ring shares out within 1 %, whatever their number.
+pub const MAX_NODES: usize = (1 << MAX_ARC_BITS) / ARCS_FOR_ONE_PERCENT as usize;
+
 /// How many times the nodes may become more before the recommended number of arcs is too small.
 const ROOM_TO_GROW: u64 = 8;
 
@@ -274,11 +277,18 @@ pub(crate) fn arc_at(position: u64, arc_bits: u32) -> u32 {
     (position >> 1 >> (63 - arc_bits)) as u32
 }
 
-/// The k that suits a number of nodes of equal weight and leaves room for eight times as many.
+/// The k that suits nodes of these weights and leaves room for eight times as many.
 #[must_use]
-pub fn recommended_arc_bits(nodes: usize) -> u32 {
-    let nodes = u64::try_from(nodes).unwrap_or(u64::MAX).max(1);
-    bits_for(nodes.saturating_mul(ROOM_TO_GROW)).min(MAX_ARC_BITS)
+pub fn recommended_arc_bits(weights: &[u32]) -> u32 {
+    let total = weights.iter().map(|weight| u64::from(*weight)).sum();
+    let lightest = weights.iter().min().map_or(1, |weight| u64::from(*weight));
+    let parts = parts(total, lightest.max(1));
+    bits_for(parts.saturating_mul(ROOM_TO_GROW)).min(MAX_ARC_BITS)
+}
+
+/// How many parts the ring has if the lightest node's share is one.
+fn parts(total: u64, lightest: u64) -> u64 {
+    total.div_ceil(lightest).max(1)
 }
 
 /// The bytes between the first `{` and the next `}`, if there are any.
@@ -379,8 +389,7 @@ fn check_shares(
         return Ok(());
     }
     let lightest = nodes.iter().map(|(_, weight)| u64::from(*weight)).min();
-    let parts = total.div_ceil(lightest.expect("a ring has a node"));
-    let needed = bits_for(parts);
+    let needed = bits_for(parts(total, lightest.expect("a ring has a node")));
     if needed > MAX_ARC_BITS {
         let reason =
             "even 2^20 arcs can't keep these weights within 1 %; use fewer nodes or closer weights";

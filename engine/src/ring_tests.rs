@@ -142,7 +142,7 @@ proptest! {
 #[test]
 fn equal_nodes_grow_and_shrink_by_exactly_their_share() {
     for nodes in 1..=16_u16 {
-        let ring = Ring::new(recommended_arc_bits(16), &equal(nodes)).unwrap();
+        let ring = Ring::new(recommended_arc_bits(&[1; 16]), &equal(nodes)).unwrap();
         let (grown, moves) = ring.with_node_added(NodeId(nodes), 1).unwrap();
         assert!(moves.iter().all(|moved| moved.to == NodeId(nodes)));
         assert_eq!(moves.len(), grown.arcs_of_node(NodeId(nodes)).count());
@@ -156,7 +156,7 @@ fn equal_nodes_grow_and_shrink_by_exactly_their_share() {
 #[test]
 fn keys_are_spread_as_evenly_as_arcs() {
     const KEYS: u32 = 800_000;
-    let ring = Ring::new(recommended_arc_bits(4), &equal(4)).unwrap();
+    let ring = Ring::new(recommended_arc_bits(&[1; 4]), &equal(4)).unwrap();
     let mut counts = [0_u32; 4];
     for key in 0..KEYS {
         counts[usize::from(ring.owner(format!("user{key}").as_bytes()).0)] += 1;
@@ -191,7 +191,7 @@ fn equal_arcs_are_more_even_than_random_tokens() {
     };
     assert!((1.12..1.20).contains(&mean(100)), "{}", mean(100));
     assert!((1.06..1.13).contains(&mean(256)), "{}", mean(256));
-    let ring = Ring::new(recommended_arc_bits(8), &equal(8)).unwrap();
+    let ring = Ring::new(recommended_arc_bits(&[1; 8]), &equal(8)).unwrap();
     let most = counts(&ring).into_values().max().unwrap();
     assert_eq!(most * 8, ring.owners().len() as u64);
 }
@@ -282,9 +282,24 @@ fn the_number_of_arcs_that_is_named_or_recommended_works() {
             "{nodes}"
         );
         let grown = u16::try_from(parts * ROOM_TO_GROW).unwrap();
-        let recommended = recommended_arc_bits(usize::from(nodes));
+        let recommended = recommended_arc_bits(&vec![1; usize::from(nodes)]);
         assert!(Ring::new(recommended, &equal(nodes)).is_ok());
         assert!(recommended == MAX_ARC_BITS || Ring::new(recommended, &equal(grown)).is_ok());
     }
-    assert_eq!(recommended_arc_bits(usize::MAX), MAX_ARC_BITS);
+    assert_eq!(recommended_arc_bits(&[1; MAX_NODES]), MAX_ARC_BITS);
+}
+
+/// The number of nodes alone was looked at, and the heavier of two asked for more.
+#[test]
+fn the_recommended_arcs_suit_unequal_weights() {
+    for weights in [&[1, 100][..], &[100, 1, 1], &[7, 9, 500], &[1, 10_000]] {
+        let nodes: Vec<_> = (0..).map(NodeId).zip(weights.iter().copied()).collect();
+        let bits = recommended_arc_bits(weights);
+        let ring = Ring::new(bits, &nodes);
+        assert!(ring.is_ok(), "{weights:?} with 2^{bits} arcs: {ring:?}");
+    }
+    assert_eq!(recommended_arc_bits(&[5, 5]), recommended_arc_bits(&[1, 1]));
+    // What can't be is refused by the ring, and not here.
+    assert_eq!(recommended_arc_bits(&[1, u32::MAX]), MAX_ARC_BITS);
+    assert!(recommended_arc_bits(&[]) > 0 && recommended_arc_bits(&[0]) > 0);
 }

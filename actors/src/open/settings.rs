@@ -6,12 +6,19 @@ use mailring_engine::{
     ids::{Incarnation, Lsn, NodeId},
     keyspaces::Keyspaces,
     manifest::{Manifest, NodeProgress, NodeSettings},
-    ring::Ring,
+    ring::{MAX_NODES, Ring},
     ring_state::RingState,
 };
 
 pub(super) fn new_manifest(builder: &Builder) -> Result<Manifest> {
     let weights = builder.weights.clone().unwrap_or_else(|| vec![1; 4]);
+    if !(1..=MAX_NODES).contains(&weights.len()) {
+        return Err(Error::InvalidOption {
+            option: "nodes",
+            value: weights.len().to_string(),
+            reason: "1 to 10,485 nodes are possible: each needs 100 of 2^20 arcs",
+        });
+    }
     let nodes: Vec<_> = (0u16..)
         .zip(&weights)
         .map(|(node, weight)| NodeSettings {
@@ -19,14 +26,7 @@ pub(super) fn new_manifest(builder: &Builder) -> Result<Manifest> {
             weight: *weight,
         })
         .collect();
-    if weights.is_empty() || nodes.len() < weights.len() {
-        return Err(Error::InvalidOption {
-            option: "nodes",
-            value: weights.len().to_string(),
-            reason: "1 to 65,535 nodes are possible",
-        });
-    }
-    let arc_bits = builder.arc_bits_for(nodes.len());
+    let arc_bits = builder.arc_bits_for(&weights);
     let members: Vec<_> = nodes.iter().map(|node| (node.node, node.weight)).collect();
     Ring::new(arc_bits, &members)?;
     Ok(Manifest {
