@@ -1,6 +1,6 @@
 //! The builder: every setting, its default and its limits.
 
-use crate::{Mailring, offload::offload, open, switchboard::FaultHook};
+use crate::{Mailring, clock::TICK, offload::offload, open, switchboard::FaultHook};
 use mailring_engine::{
     Error, Result,
     disk::Disk,
@@ -23,8 +23,10 @@ pub enum Durability {
     /// Once it is forced to the medium (`fdatasync`). Nothing that was answered is ever lost. The default.
     #[default]
     Always,
-    /// Once it is written to the file; a force follows at least this often. A crash of the process loses nothing, a
-    /// crash of the machine at most what was answered in the last interval.
+    /// Once it is written to the file; a force is asked for when the last one is so long ago, at the next tick of the
+    /// engine: every 10 ms, which is the shortest interval. A crash of the process loses nothing. A crash of the machine
+    /// loses at most what was answered since the last force that has ended: in the interval, a tick, and the time that the
+    /// force takes with the writes that are queued before it.
     Interval(Duration),
     /// Once it is written to the file; the operating system forces it when it likes, and a shutdown does. A crash of
     /// the process loses nothing, a crash of the machine may lose any number of the newest writes.
@@ -271,6 +273,15 @@ impl Builder {
                 "cache_bytes",
                 self.cache_share().to_string(),
                 "the cache may take three quarters of the memory budget",
+            );
+        }
+        if let Durability::Interval(interval) = self.durability
+            && interval < TICK
+        {
+            return refuse(
+                "durability",
+                format!("Interval({interval:?})"),
+                "the clock looks every 10 ms whether a force is due; take at least that, or `Always`",
             );
         }
         if self.mailbox_capacity == 0 {

@@ -152,7 +152,7 @@ async fn a_loss_of_power_leaves_an_exact_prefix_with_all_that_was_forced() -> Re
     for _ in 0..8 {
         for durability in [
             Durability::Always,
-            Durability::Interval(Duration::from_millis(1)),
+            Durability::Interval(Duration::from_millis(10)),
             Durability::Interval(Duration::from_millis(20)),
             Durability::None,
         ] {
@@ -165,7 +165,7 @@ async fn a_loss_of_power_leaves_an_exact_prefix_with_all_that_was_forced() -> Re
 #[tokio::test]
 async fn an_interval_forces_by_itself_and_none_only_when_it_must() -> Result<()> {
     for durability in [
-        Durability::Interval(Duration::from_millis(1)),
+        Durability::Interval(Duration::from_millis(10)),
         Durability::None,
     ] {
         let (disk, trees) = (SimulatedDisk::new(), tempfile::tempdir().unwrap());

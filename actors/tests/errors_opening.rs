@@ -6,7 +6,7 @@ use common::{
     builder, copy_directory,
     kept::{assert_kept, fresh, refusal},
 };
-use mailring::{Error, Mailring, NodeId, Result};
+use mailring::{Durability, Error, Mailring, NodeId, Result};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -58,6 +58,7 @@ async fn options_that_can_not_work_are_refused_before_anything_is_created() -> R
         window: Duration::ZERO,
         ..mailring::RestartPolicy::default()
     };
+    let too_often = Durability::Interval(Duration::from_millis(9));
     let fresh = || Mailring::builder(&path);
     for (builder, option) in [
         (fresh().memory_budget(1), "memory_budget"),
@@ -65,10 +66,11 @@ async fn options_that_can_not_work_are_refused_before_anything_is_created() -> R
         (fresh().mailbox_capacity(0), "mailbox_capacity"),
         (fresh().arbiters(0), "arbiters"),
         (fresh().arbiters(257), "arbiters"),
+        (fresh().durability(too_often), "durability"),
         (fresh().watch_capacity(0), "watch_capacity"),
+        (fresh().watch_capacity(usize::MAX), "watch_capacity"),
         (fresh().segment_bytes(4096), "segment_bytes"),
         (fresh().checkpoint_bytes(usize::MAX), "checkpoint_bytes"),
-        (fresh().watch_capacity(usize::MAX), "watch_capacity"),
         (fresh().restart_policy(endless), "restart window"),
     ] {
         match refusal(builder).await {
@@ -80,9 +82,9 @@ async fn options_that_can_not_work_are_refused_before_anything_is_created() -> R
     for builder in [
         fresh().nodes(0),
         fresh().weights([0, 0]),
+        fresh().weights(vec![1; 10_486]),
         fresh().arc_bits(60),
     ] {
-        fresh().weights(vec![1; 10_486]),
         let error = refusal(builder).await;
         assert!(matches!(error, Error::InvalidOption { .. }), "{error}");
     }
@@ -91,8 +93,6 @@ async fn options_that_can_not_work_are_refused_before_anything_is_created() -> R
     Ok(())
 }
 
-/// A closed directory with something in the journal and in the trees.
-async fn closed(keys: u32) -> Result<tempfile::TempDir> {
 /// The default looked at their number alone.
 #[tokio::test]
 async fn the_default_number_of_arcs_suits_unequal_weights() -> Result<()> {
@@ -101,6 +101,8 @@ async fn the_default_number_of_arcs_suits_unequal_weights() -> Result<()> {
     Ok(())
 }
 
+/// A closed directory with something in the journal and in the trees.
+async fn closed(keys: u32) -> Result<tempfile::TempDir> {
     let (directory, db, ks) = fresh().await?;
     for number in 0..keys {
         ks.put(format!("tree-{number}"), vec![b'v'; 100]).await?;

@@ -229,7 +229,7 @@ async fn rows_of_a_dropped_keyspace_never_appear_in_a_newer_one_of_its_name() ->
 async fn every_durability_keeps_what_was_written_when_the_engine_is_dropped() -> Result<()> {
     for durability in [
         Durability::Always,
-        Durability::Interval(Duration::from_millis(1)),
+        Durability::Interval(Duration::from_millis(10)),
         Durability::None,
     ] {
         let directory = tempfile::tempdir().unwrap();

@@ -27,7 +27,7 @@ async fn a_journal_thread_that_panics_leaves_a_read_only_engine_that_reopens_who
         for handled in [false, true] {
             println!("{kind}, handled: {handled}");
             let durability = match *kind {
-                "ForceIfDue" => Durability::Interval(Duration::from_millis(1)),
+                "ForceIfDue" => Durability::Interval(Duration::from_millis(10)),
                 _ => Durability::Always,
             };
             let stage = Stage::tuned(|builder| builder.durability(durability)).await?;
