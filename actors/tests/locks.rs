@@ -614,3 +614,35 @@ async fn observers_are_told_that_it_is_over_when_the_engine_shuts_down() -> Resu
     drop(candidacy);
     Ok(())
 }
+
+#[test]
+fn locks_serve_plain_threads() -> Result<()> {
+    let db = memory().open_blocking()?;
+    let locks = db.blocking().locks();
+    let mut guard = locks.lock("a").shared().acquire_blocking()?;
+    guard.renew_blocking()?;
+    guard.upgrade_blocking()?;
+    let resource = Resource::Lock("a".into());
+    let busy = Error::LockBusy { resource };
+    assert_eq!(locks.try_lock_blocking("a").unwrap_err(), busy);
+    guard.downgrade_blocking(LockMode::Shared)?;
+    let other = locks.lock("a").shared().acquire_blocking()?;
+    assert_eq!(locks.list_blocking()?[0].holders.len(), 2);
+    assert_eq!(guard.try_upgrade_blocking(), Err(busy));
+    let timed_out = guard.upgrade_within_blocking(Duration::ZERO);
+    assert!(
+        matches!(timed_out, Err(Error::LockTimeout { .. })),
+        "{timed_out:?}"
+    );
+    drop(other);
+    guard.try_upgrade_blocking()?;
+
+    let mut observer = locks.observe("boss");
+    assert_eq!(observer.next_blocking(), Ok(None));
+    let candidacy = locks.campaign_blocking("boss", "me")?;
+    let leader = observer.next_blocking()?.expect("somebody leads");
+    assert_eq!(leader.token, candidacy.guard().token());
+    db.blocking().shutdown()?;
+    guard.lost_blocking();
+    Ok(())
+}

@@ -7,7 +7,6 @@ use super::{guard::LockGuard, request::Locks, ticket::Ticket};
 use crate::{Error, Result, clock::Clock, engine::Engine, guard::guarded};
 use bytes::Bytes;
 use mailring_engine::locks::FencingToken;
-use pollster::block_on;
 use std::{
     collections::BTreeMap,
     future::poll_fn,
@@ -202,15 +201,6 @@ impl Observer {
                 }
             }
         }
-    }
-
-    /// [`Observer::next`] for plain threads.
-    ///
-    /// # Errors
-    ///
-    /// As [`Observer::next`].
-    pub fn next_blocking(&mut self) -> Result<Option<Leader>> {
-        block_on(self.next())
     }
 }
 

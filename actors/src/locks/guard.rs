@@ -7,7 +7,6 @@ use mailring_engine::{
     ids::Time,
     locks::{FencingToken, LockMessage, Mode, Resource, Wait},
 };
-use pollster::block_on;
 use std::{sync::Arc, time::Duration};
 
 /// A lock that is held, until this is dropped or its lease is lost.
@@ -54,11 +53,6 @@ impl LockGuard {
     /// the future loses nothing.
     pub async fn lost(&self) {
         self.ticket.lost().await;
-    }
-
-    /// [`LockGuard::lost`] for plain threads.
-    pub fn lost_blocking(&self) {
-        block_on(self.lost());
     }
 
     /// Begins the lease anew. Only needed after [`LockRequest::renewed_by_hand`](super::LockRequest::renewed_by_hand).

@@ -20,6 +20,7 @@
 //! A commit that carries a fence is put to the manager's vote by the coordinator, on the same desk
 //! ([`mailring_engine::transaction`]).
 
+mod blocking;
 mod desk;
 mod election;
 mod fences;
