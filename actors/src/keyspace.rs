@@ -238,6 +238,9 @@ impl Keyspace {
     /// answers the new value. `change` runs here, again for each time that somebody else was quicker; it must not have
     /// effects of its own. A time to live ends with the change.
     ///
+    /// Each attempt has the builder's deadline for itself, so all of them together have no bound: where many change one key
+    /// all the time, put the call under a timeout of yours, or take a transaction, which has one.
+    ///
     /// # Errors
     ///
     /// As [`Keyspace::put`].
@@ -284,7 +287,7 @@ impl Keyspace {
     ///
     /// # Errors
     ///
-    /// `KeyspaceNotFound`, `Closed`.
+    /// `KeyspaceNotFound`, `DeadlineExceeded` (the journal hangs), `ReadOnly` or `Unknown` (it has stopped), `Closed`.
     pub async fn watch(&self, prefix: impl AsRef<[u8]>) -> Result<Watch> {
         self.check_exists()?;
         let (since, changes) = self.engine.subscribe().await?;

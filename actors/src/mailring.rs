@@ -31,9 +31,11 @@ impl Mailring {
     /// Opens a keyspace, and creates it if it is not there. Names have 1 to 255 bytes of UTF-8 without control
     /// characters; an engine holds up to 4,096 keyspaces.
     ///
+    /// Dropping the future: a keyspace that was not there may be created all the same.
+    ///
     /// # Errors
     ///
-    /// `InvalidKeyspaceName`, and to create it `ReadOnly`, `DiskFull`, `Unknown`; `Closed`.
+    /// `InvalidKeyspaceName`, and to create it `ReadOnly`, `DiskFull`, `Overloaded`, `Unknown`; `Closed`.
     #[tracing::instrument(level = "debug", skip(self))]
     pub async fn keyspace(&self, name: &str) -> Result<Keyspace> {
         let state = match self.engine.switchboard.keyspaces.known(name) {
@@ -50,7 +52,7 @@ impl Mailring {
     ///
     /// # Errors
     ///
-    /// `Closed`.
+    /// `DeadlineExceeded` (the journal hangs), `ReadOnly` or `Unknown` (it has stopped), `Closed`.
     pub async fn keyspaces(&self) -> Result<Vec<String>> {
         let catalogue = self.engine.describe().await?;
         Ok(catalogue
@@ -117,6 +119,8 @@ impl Mailring {
     /// Writes everything that is only in memory and in the journal into the trees, compacts them as far as is due, and
     /// lets the journal forget it. Answers the LSN up to which the trees are complete. Happens by itself as well.
     ///
+    /// Dropping the future lets it finish.
+    ///
     /// # Errors
     ///
     /// `ReadOnly`, `DiskFull`, `CorruptTree`, `Io`, `Closed`.
@@ -140,23 +144,28 @@ impl Mailring {
         backup::backup(&self.engine, directory.as_ref()).await
     }
 
-    /// Reads everything and checks it: every block of every tree against its checksum, every value's form, and that
-    /// every key is where the ring says. The engine serves meanwhile.
+    /// Reads all trees and what is in memory, and checks them: every block of every tree against its checksum, every
+    /// value's form, and that every key is where the ring says. The engine serves meanwhile. The journal is not read: it
+    /// was when the engine was opened, and [`Mailring::verify_directory`] does.
+    ///
+    /// Dropping the future lets it finish.
     ///
     /// # Errors
     ///
-    /// The first thing found wrong: `CorruptTree`, `CorruptJournal`, `NodeDown`, `Io`; `Closed`.
+    /// The first thing found wrong: `CorruptTree`, `NodeDown`, `Io`; `DeadlineExceeded` (the journal hangs), `ReadOnly` or
+    /// `Unknown` (it has stopped), `Closed`.
     #[tracing::instrument(level = "info", skip_all)]
     pub async fn verify(&self) -> Result<Verification> {
         crate::verify::verify_online(&self.engine).await
     }
 
-    /// Checks a directory that no engine has open. Nothing of what it holds is changed; leftovers of writes that were cut
-    /// short may go. Blocks.
+    /// Checks a directory that no engine has open, trees and journal. Nothing of what it holds is changed; leftovers of
+    /// writes that were cut short may go. Blocks.
     ///
     /// # Errors
     ///
-    /// As [`Mailring::verify`], and `DirectoryInUse`, `CorruptManifest`, `NewerFormat`.
+    /// The first thing found wrong: `CorruptTree`, `CorruptJournal`, `CorruptManifest`, `NewerFormat`, `Io`; or
+    /// `DirectoryInUse`.
     pub fn verify_directory(directory: impl AsRef<Path>) -> Result<Verification> {
         crate::verify::verify_offline(directory.as_ref())
     }

@@ -91,7 +91,7 @@ fn describe() {
     describe_histogram!(
         JOURNAL_FORCE_SECONDS,
         Unit::Seconds,
-        "Time to write and force one group"
+        "Time to write the groups that share a force, and force them"
     );
     describe_counter!(
         CHECKPOINT_BYTES,
@@ -106,7 +106,7 @@ fn describe() {
     describe_gauge!(
         CHECKPOINT_LAG_BYTES,
         Unit::Bytes,
-        "Weight of all generations that no checkpoint has written yet"
+        "Weight of all generations in memory: not written by a checkpoint yet, or held by snapshots"
     );
     describe_gauge!(CACHE_BYTES, Unit::Bytes, "Bytes of the row cache");
     describe_gauge!(
@@ -114,7 +114,11 @@ fn describe() {
         Unit::Bytes,
         "Bytes that count against the memory budget"
     );
-    describe_counter!(LOCK_GRANTS, Unit::Count, "Locks granted to guards");
+    describe_counter!(
+        LOCK_GRANTS,
+        Unit::Count,
+        "Locks granted, those on keys included"
+    );
     describe_histogram!(
         LOCK_WAIT_SECONDS,
         Unit::Seconds,

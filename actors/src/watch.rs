@@ -29,6 +29,9 @@ pub enum WatchEvent {
 }
 
 /// Committed changes of the keys with some prefix, in LSN order, each once it is durable and visible.
+///
+/// That the keyspace is dropped is no change of its keys: no event tells of it, and none comes any more, also not from a
+/// newer keyspace of the same name.
 #[derive(Debug)]
 pub struct Watch {
     prefix: Bytes,

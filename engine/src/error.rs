@@ -1,7 +1,9 @@
 //! The one error of mailring: what happened, and what to do about it.
 //!
-//! The retry rule: an error is retryable when the operation was certainly not applied and the same call can
-//! succeed later. [`Error::Unknown`] is not retryable: the write may have been applied, so read before you repeat
+//! The retry rule: an error is retryable when the operation was certainly not applied and can succeed when it is done
+//! again. That is the same call, but where something of the caller's is used up or in the way: a transaction that ended in
+//! [`Error::Conflict`] or [`Error::Aborted`] is begun again, and behind an [`Error::Deadlock`] what is held is released
+//! first. [`Error::Unknown`] is not retryable: the write may have been applied, so read before you repeat
 //! it, or repeat only what is idempotent.
 
 use crate::{
@@ -292,7 +294,7 @@ pub enum Error {
         printable(.key)
     )]
     Conflict {
-        /// The qualified key.
+        /// The key behind the 4 bytes that number its keyspace: `key[4..]` is what the caller named.
         key: Bytes,
         /// With what.
         with: Rival,
@@ -366,7 +368,9 @@ impl Error {
         }
     }
 
-    /// Whether the operation was certainly not applied and the same call can succeed later.
+    /// Whether the operation was certainly not applied, and can succeed when it is done again: mostly by the same call. Not
+    /// so by the commit of a transaction that has ended with this, which is begun again (`Conflict`, `Aborted`), nor by an
+    /// upgrade that would be a `Deadlock` again, unless its guard is released first.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {

@@ -56,6 +56,7 @@ impl LockGuard {
     }
 
     /// Begins the lease anew. Only needed after [`LockRequest::renewed_by_hand`](super::LockRequest::renewed_by_hand).
+    /// Dropping the future: the lease may have begun anew.
     ///
     /// # Errors
     ///
@@ -74,13 +75,14 @@ impl LockGuard {
     ///
     /// # Errors
     ///
-    /// `Deadlock`: release the guard, or the other one waits for ever. `LockLost`, and as
+    /// `Deadlock`: release the guard, or the other one waits for ever; the same call with the guard kept is a deadlock
+    /// again. `LockLost`, and as
     /// [`LockRequest::acquire`](super::LockRequest::acquire).
     pub async fn upgrade(&mut self) -> Result<()> {
         self.convert(Mode::Exclusive, Wait::Until(Time::MAX)).await
     }
 
-    /// [`LockGuard::upgrade`], waiting for so long at most.
+    /// [`LockGuard::upgrade`], waiting for so long at most. Dropping the future does what it does there.
     ///
     /// # Errors
     ///
@@ -99,7 +101,7 @@ impl LockGuard {
         self.convert(Mode::Exclusive, Wait::Never).await
     }
 
-    /// Turns to a weaker mode, and lets in who goes with it.
+    /// Turns to a weaker mode, and lets in who goes with it. Dropping the future: the guard has the one mode or the other.
     ///
     /// # Errors
     ///

@@ -59,7 +59,7 @@ impl Locks {
         }
     }
 
-    /// Who holds and who waits, by name, keys locked by transactions included.
+    /// Who holds and who waits, by name, keys locked by transactions included. Dropping the future loses nothing.
     ///
     /// # Errors
     ///

@@ -117,6 +117,7 @@ impl Nodes {
     }
 
     /// Removes a node: its arcs go to the others, then it stops, and its folder goes when the directory is opened again.
+    /// Dropping the future: as for [`Nodes::add`].
     ///
     /// # Errors
     ///
@@ -125,7 +126,7 @@ impl Nodes {
         self.change_ring(Intent::Remove { node }).await
     }
 
-    /// Gives a node another share.
+    /// Gives a node another share. Dropping the future: as for [`Nodes::add`].
     ///
     /// # Errors
     ///

@@ -122,6 +122,8 @@ impl Mailring {
     /// minutes, unless 65,536 newer ones have come by then; both begin anew when the engine is opened. Behind that the
     /// answer is `Forgotten`. A transaction that wrote nothing was never committed.
     ///
+    /// Dropping the future: it may have been asked, and is final then.
+    ///
     /// # Errors
     ///
     /// `Unknown` if it was committed but the engine has turned read-only before that was durable: ask again after opening
