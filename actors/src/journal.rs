@@ -194,7 +194,7 @@ impl JournalActor {
         let switchboard = &self.switchboard;
         match effect {
             JournalEffect::Write(group) if group.lone => {
-                return Some(self.file.write(vec![group], &switchboard.telemetry));
+                return Some(self.file.write(vec![group]));
             }
             JournalEffect::Write(group) => self.to_io(IoRequest::Write(group)),
             JournalEffect::PrepareSpare { at_least } => {

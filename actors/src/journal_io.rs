@@ -10,7 +10,7 @@ use crate::{
     guard::{guarded, panicked},
     kinds,
     switchboard::Switchboard,
-    telemetry::Telemetry,
+    telemetry::JournalFigures,
 };
 use crossbeam_channel::{Receiver, Sender};
 use mailring_engine::{
@@ -25,7 +25,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// What the I/O thread is asked to do, in order.
@@ -66,6 +66,7 @@ pub(crate) struct JournalFile {
     interval: Option<Duration>,
     /// The last LSN that is forced, for everybody to see.
     forced: Arc<AtomicU64>,
+    figures: Arc<JournalFigures>,
 }
 
 impl JournalFile {
@@ -73,6 +74,7 @@ impl JournalFile {
         journal: Journal,
         interval: Option<Duration>,
         forced: Arc<AtomicU64>,
+        figures: Arc<JournalFigures>,
     ) -> Self {
         forced.store(journal.forced_lsn().0, Relaxed);
         Self {
@@ -83,6 +85,7 @@ impl JournalFile {
             })),
             interval,
             forced,
+            figures,
         }
     }
 
@@ -128,23 +131,39 @@ impl JournalFile {
     /// # Panics
     ///
     /// Panics if there is no group.
-    pub(crate) fn write(&self, groups: Vec<GroupWrite>, telemetry: &Telemetry) -> JournalMessage {
+    pub(crate) fn write(&self, groups: Vec<GroupWrite>) -> JournalMessage {
+        let count = groups.len();
         let records = groups.iter().map(|group| group.records).sum();
         let bytes = groups.iter().map(|group| group.payload.len()).sum();
         let (first, newest) = (&groups[0], &groups[groups.len() - 1]);
         let (last, force) = (newest.last, newest.force);
-        let span = tracing::debug_span!(
-            "force",
-            first = first.first.0,
-            last = last.0,
-            records,
-            bytes
-        );
+        let first = first.first.0;
+        let span = match force {
+            true => tracing::debug_span!("force", first, last = last.0, records, bytes),
+            false => tracing::debug_span!("append", first, last = last.0, records, bytes),
+        };
         let _entered = span.enter();
-        let started = std::time::Instant::now();
-        let result = self.with(|open| Ok(io::write_groups(&mut open.journal, groups)));
-        telemetry.group_written(records, bytes, started.elapsed(), force);
-        result.unwrap_or_else(JournalMessage::Failed)
+        let written = self.with(|open| {
+            Ok(self.counting(&mut open.journal, |journal| {
+                io::write_groups(journal, groups)
+            }))
+        });
+        if matches!(written, Ok(JournalMessage::Persisted { .. })) {
+            self.figures.written(count, records, bytes);
+        }
+        written.unwrap_or_else(JournalMessage::Failed)
+    }
+
+    /// Lets `work` use the journal, and counts that as a force if it was one: also a write that is not to be forced is, where
+    /// it turns to the next segment.
+    fn counting<T>(&self, journal: &mut Journal, work: impl FnOnce(&mut Journal) -> T) -> T {
+        let before = journal.forced_lsn();
+        let started = Instant::now();
+        let result = work(journal);
+        if journal.forced_lsn() > before {
+            self.figures.forced(started.elapsed());
+        }
+        result
     }
 
     fn add_spare(&self, outcome: Result<Spare>) -> Result<u64> {
@@ -154,7 +173,17 @@ impl JournalFile {
     /// Forces what was written and is not forced yet.
     pub(crate) fn force(&self, now: Time) -> Result<()> {
         self.with(|open| {
-            open.journal.force()?;
+            let stats = open.journal.stats();
+            let span = match stats.forced_lsn < stats.last_lsn {
+                true => tracing::debug_span!(
+                    "force",
+                    first = stats.forced_lsn.next().0,
+                    last = stats.last_lsn.0
+                ),
+                false => tracing::Span::none(),
+            };
+            let _entered = span.enter();
+            self.counting(&mut open.journal, Journal::force)?;
             open.last_force = now;
             Ok(())
         })
@@ -189,7 +218,7 @@ pub(crate) fn run_io(
                 IoRequest::Write(group) => {
                     let groups;
                     (groups, next) = with_queued(group, requests);
-                    Some(file.write(groups, &switchboard.telemetry))
+                    Some(file.write(groups))
                 }
                 request => handle(file, request, switchboard),
             })
@@ -213,7 +242,7 @@ fn handle(
     switchboard: &Switchboard,
 ) -> Option<JournalMessage> {
     match request {
-        IoRequest::Write(group) => Some(file.write(vec![group], &switchboard.telemetry)),
+        IoRequest::Write(group) => Some(file.write(vec![group])),
         IoRequest::ForceIfDue(now) => file.force_if_due(now).err().map(JournalMessage::Failed),
         IoRequest::AddSpare(outcome) => {
             let spare = file.add_spare(outcome);

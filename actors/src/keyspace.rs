@@ -82,6 +82,7 @@ impl Keyspace {
 
     #[inline]
     pub(crate) fn get_now(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        let _span = tracing::trace_span!("get").entered();
         self.check(key)?;
         let qualified = QualifiedKey::new(self.state.id(), key);
         let value = self.engine.get(key, qualified.as_slice())?;
@@ -102,6 +103,7 @@ impl Keyspace {
     /// # Errors
     ///
     /// As [`Keyspace::get`], for any of the keys.
+    #[tracing::instrument(level = "debug", skip_all, err(level = "debug"))]
     pub async fn get_many<K: AsRef<[u8]>>(
         &self,
         keys: impl IntoIterator<Item = K>,
@@ -288,6 +290,7 @@ impl Keyspace {
     /// # Errors
     ///
     /// `KeyspaceNotFound`, `DeadlineExceeded` (the journal hangs), `ReadOnly` or `Unknown` (it has stopped), `Closed`.
+    #[tracing::instrument(level = "debug", skip_all, err(level = "debug"))]
     pub async fn watch(&self, prefix: impl AsRef<[u8]>) -> Result<Watch> {
         self.check_exists()?;
         let (since, changes) = self.engine.subscribe().await?;

@@ -112,6 +112,7 @@ impl Mailring {
     /// # Errors
     ///
     /// `NodeDown` if any node is down, `Closed`.
+    #[tracing::instrument(level = "debug", skip_all, err(level = "debug"))]
     pub fn snapshot(&self) -> Result<Snapshot> {
         Ok(Snapshot::new(Arc::clone(&self.engine), self.engine.pin()?))
     }

@@ -30,6 +30,8 @@ pub struct Scan {
     left: usize,
     pinned: Option<Arc<Pinned>>,
     merge: Option<Merge>,
+    /// As long as the scan, and entered while it reads.
+    span: tracing::Span,
 }
 
 impl std::fmt::Debug for Scan {
@@ -70,6 +72,7 @@ impl Scan {
             left: usize::MAX,
             pinned,
             merge: None,
+            span: tracing::Span::none(),
         }
     }
 
@@ -126,6 +129,10 @@ impl Scan {
             return Ok(None);
         }
         self.left -= 1;
+        if self.merge.is_none() {
+            self.span = tracing::debug_span!("scan", keyspace = self.keyspace.state.name());
+        }
+        let _entered = self.span.enter();
         let merge = match &mut self.merge {
             Some(merge) => merge,
             None => {

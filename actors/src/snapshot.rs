@@ -37,6 +37,7 @@ impl Snapshot {
     ///
     /// As [`Keyspace::get`].
     pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
+        let _span = tracing::trace_span!("get").entered();
         let key = key.as_ref();
         keyspace.check(key)?;
         self.engine.check_open()?;

@@ -10,7 +10,10 @@ use metrics::{
 };
 use std::{
     cell::Cell,
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -81,7 +84,7 @@ fn describe() {
     describe_histogram!(
         JOURNAL_GROUP_RECORDS,
         Unit::Count,
-        "Records that one force made durable together"
+        "Records that were written together, under one force where each is forced"
     );
     describe_counter!(
         JOURNAL_BYTES,
@@ -91,7 +94,7 @@ fn describe() {
     describe_histogram!(
         JOURNAL_FORCE_SECONDS,
         Unit::Seconds,
-        "Time to write the groups that share a force, and force them"
+        "Time of one force, with the write that it follows at once"
     );
     describe_counter!(
         CHECKPOINT_BYTES,
@@ -334,12 +337,50 @@ fn reason_of(error: &Error) -> usize {
     place.expect("every reason is listed")
 }
 
+/// The figures of the journal, kept by whoever uses its files.
+pub(crate) struct JournalFigures {
+    group_records: Histogram,
+    bytes: Counter,
+    force_seconds: Histogram,
+    groups_total: AtomicU64,
+    records_total: AtomicU64,
+    forces_total: AtomicU64,
+    bytes_total: AtomicU64,
+}
+
+impl JournalFigures {
+    fn new() -> Self {
+        Self {
+            group_records: metrics::histogram!(JOURNAL_GROUP_RECORDS),
+            bytes: metrics::counter!(JOURNAL_BYTES),
+            force_seconds: metrics::histogram!(JOURNAL_FORCE_SECONDS),
+            groups_total: AtomicU64::new(0),
+            records_total: AtomicU64::new(0),
+            forces_total: AtomicU64::new(0),
+            bytes_total: AtomicU64::new(0),
+        }
+    }
+
+    /// Groups were written together.
+    pub(crate) fn written(&self, groups: usize, records: usize, bytes: usize) {
+        self.groups_total.fetch_add(groups as u64, Relaxed);
+        self.records_total.fetch_add(records as u64, Relaxed);
+        self.bytes_total.fetch_add(bytes as u64, Relaxed);
+        self.group_records.record(records as f64);
+        self.bytes.increment(bytes as u64);
+    }
+
+    /// A force came back, with the groups before it if they were written for it.
+    pub(crate) fn forced(&self, took: Duration) {
+        self.forces_total.fetch_add(1, Relaxed);
+        self.force_seconds.record(took.as_secs_f64());
+    }
+}
+
 /// All figures of an engine.
 pub(crate) struct Telemetry {
     pub(crate) locks: LockFigures,
-    group_records: Histogram,
-    journal_bytes: Counter,
-    force_seconds: Histogram,
+    pub(crate) journal: Arc<JournalFigures>,
     checkpoint_bytes: Counter,
     checkpoint_seconds: Histogram,
     checkpoint_lag: Gauge,
@@ -359,10 +400,6 @@ pub(crate) struct Telemetry {
     aborts_total: AtomicU64,
     conflicts_total: AtomicU64,
     retries_total: AtomicU64,
-    groups_total: AtomicU64,
-    records_total: AtomicU64,
-    forces_total: AtomicU64,
-    journal_bytes_total: AtomicU64,
     checkpoints_total: AtomicU64,
 }
 
@@ -371,9 +408,7 @@ impl Telemetry {
         describe();
         Self {
             locks: LockFigures::new(),
-            group_records: metrics::histogram!(JOURNAL_GROUP_RECORDS),
-            journal_bytes: metrics::counter!(JOURNAL_BYTES),
-            force_seconds: metrics::histogram!(JOURNAL_FORCE_SECONDS),
+            journal: Arc::new(JournalFigures::new()),
             checkpoint_bytes: metrics::counter!(CHECKPOINT_BYTES),
             checkpoint_seconds: metrics::histogram!(CHECKPOINT_SECONDS),
             checkpoint_lag: metrics::gauge!(CHECKPOINT_LAG_BYTES),
@@ -393,23 +428,7 @@ impl Telemetry {
             aborts_total: AtomicU64::new(0),
             conflicts_total: AtomicU64::new(0),
             retries_total: AtomicU64::new(0),
-            groups_total: AtomicU64::new(0),
-            records_total: AtomicU64::new(0),
-            forces_total: AtomicU64::new(0),
-            journal_bytes_total: AtomicU64::new(0),
             checkpoints_total: AtomicU64::new(0),
-        }
-    }
-
-    pub(crate) fn group_written(&self, records: usize, bytes: usize, took: Duration, forced: bool) {
-        self.groups_total.fetch_add(1, Relaxed);
-        self.records_total.fetch_add(records as u64, Relaxed);
-        self.forces_total.fetch_add(u64::from(forced), Relaxed);
-        self.journal_bytes_total.fetch_add(bytes as u64, Relaxed);
-        self.group_records.record(records as f64);
-        self.journal_bytes.increment(bytes as u64);
-        if forced {
-            self.force_seconds.record(took.as_secs_f64());
         }
     }
 
@@ -467,10 +486,10 @@ impl Telemetry {
     /// Groups, records, forces, bytes of the journal, and checkpoints so far.
     pub(crate) fn totals(&self) -> [u64; 5] {
         [
-            self.groups_total.load(Relaxed),
-            self.records_total.load(Relaxed),
-            self.forces_total.load(Relaxed),
-            self.journal_bytes_total.load(Relaxed),
+            self.journal.groups_total.load(Relaxed),
+            self.journal.records_total.load(Relaxed),
+            self.journal.forces_total.load(Relaxed),
+            self.journal.bytes_total.load(Relaxed),
             self.checkpoints_total.load(Relaxed),
         ]
     }

@@ -155,6 +155,7 @@ pub(super) fn start(
         journal,
         interval,
         Arc::clone(&switchboard.forced),
+        Arc::clone(&switchboard.telemetry.journal),
     ));
     let mover_journal = reader.clone();
     let (io_sender, io_requests) = unbounded();

@@ -298,6 +298,7 @@ impl Transaction {
     }
 
     fn read(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Value>> {
+        let _span = tracing::trace_span!("get").entered();
         let shared = &*self.shared;
         shared.check(keyspace)?;
         keyspace.check(key)?;

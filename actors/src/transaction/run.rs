@@ -128,6 +128,7 @@ impl Mailring {
     ///
     /// `Unknown` if it was committed but the engine has turned read-only before that was durable: ask again after opening
     /// it again. `Overloaded`, `Closed`.
+    #[tracing::instrument(level = "debug", skip_all, fields(%txn), err(level = "debug"))]
     pub async fn outcome(&self, txn: TxnId) -> Result<TxnOutcome> {
         let clock = &self.engine.switchboard.clock;
         // Whatever its deadline is, it is not later than this.
@@ -307,6 +308,7 @@ impl TransactionBuilder {
         Ok(Transaction { shared })
     }
 
+    #[tracing::instrument(level = "debug", name = "transact", skip_all, err(level = "debug"))]
     async fn run_until_committed<T, F, Fut>(self, body: F) -> Result<(T, Option<Committed>)>
     where
         F: Fn(Transaction) -> Fut,
