@@ -51,5 +51,10 @@ fn what_was_acknowledged_before_a_sigkill_is_there_and_nothing_is_half_there() -
         })?;
     }
     assert!(acknowledged.puts.len() > 100);
+    let [fenced, once] = acknowledged.fenced_and_once();
+    assert!(
+        fenced > 100 && once > 100,
+        "{fenced} fenced, {once} with keys"
+    );
     Ok(())
 }

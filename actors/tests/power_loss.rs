@@ -102,6 +102,11 @@ fn what_was_acknowledged_before_a_loss_of_power_is_there_and_nothing_is_half_the
         }
     }
     assert!(acknowledged.puts.len() > 100);
+    let [fenced, once] = acknowledged.fenced_and_once();
+    assert!(
+        fenced > 100 && once > 100,
+        "{fenced} fenced, {once} with keys"
+    );
 }
 
 /// The checker is checked: each of these disks says that something is forced which is not, and is found out.

@@ -5,7 +5,7 @@
 //! many rounds; in each another child goes on with what the one before has left.
 
 use super::tuned;
-use mailring::{Error, Keyspace, Mailring, Result};
+use mailring::{Error, Keyspace, Mailring, Once, Result};
 use std::{
     collections::BTreeMap,
     env, fmt,
@@ -25,11 +25,14 @@ const ACCOUNTS: u64 = 12;
 const NUMBERS_PER_ROUND: u64 = 1_000_000;
 /// Tasks that do the same kind of work.
 const TASKS: u64 = 2;
+/// A killed child's leases are waited for by the next one.
+const LEASE: Duration = Duration::from_millis(20);
 
 pub fn open(directory: &Path) -> Result<Mailring> {
     tuned(Mailring::builder(directory))
         .nodes(3)
         .checkpoint_bytes(64 << 10)
+        .max_lease(LEASE)
         .open_blocking()
 }
 
@@ -76,30 +79,47 @@ enum Work {
     Toggle,
     /// Moves 1 between accounts of all nodes by a transaction, and counts it.
     Move,
+    /// Overwrites keys of all nodes by batches.
+    Spread,
+    /// Adds one to a counter by a transaction with an idempotency key of its own, which is run twice, and once more by the
+    /// next child.
+    Once,
+    /// Writes its token under the fence of a lock that the tasks take turns with. The token is its number.
+    Fenced,
 }
 
-const WORKS: [(char, Work); 5] = [
+const WORKS: [(char, Work); 8] = [
     ('p', Work::Put),
     ('b', Work::Batch),
     ('a', Work::Add),
     ('t', Work::Toggle),
     ('m', Work::Move),
+    ('s', Work::Spread),
+    ('o', Work::Once),
+    ('f', Work::Fenced),
 ];
 
 impl Work {
-    async fn carry_out(self, db: &Mailring, ks: &Keyspace, task: u64, number: u64) -> Result<()> {
-        match self {
+    /// Answers what is acknowledged: the number, or what has come of it.
+    async fn carry_out(self, db: &Mailring, ks: &Keyspace, task: u64, number: u64) -> Result<u64> {
+        if self == Self::Fenced {
+            return write_fenced(db, ks, task).await;
+        }
+        let written = match self {
             Self::Put => {
                 let key = format!("put-{task}-{number}");
                 ks.put(&key, value_of(&key)).await.map(drop)
             }
-            Self::Batch => {
+            Self::Batch | Self::Spread => {
                 let mut batch = db.batch();
                 for part in 0..BATCH_KEYS {
-                    batch.put(ks, format!("{{batch-{task}}}{part}"), number.to_string());
+                    let key = format!("{}{part}", self.batch_prefix(task));
+                    batch.put(ks, key, number.to_string());
                 }
                 batch.commit().await
             }
+            Self::Once => add_once(db, ks, task, number).await,
+            Self::Fenced => unreachable!("its number is its token"),
             Self::Add => ks.add(format!("add-{task}"), 1).await.map(drop),
             Self::Move => {
                 db.transaction()
@@ -120,6 +140,60 @@ impl Work {
                     ks.delete(&key).await.map(drop)
                 }
             }
+        };
+        written.map(|()| number)
+    }
+
+    /// With a tag the keys of a batch are those of one node.
+    fn batch_prefix(self, task: u64) -> String {
+        match self {
+            Self::Batch => format!("{{batch-{task}}}"),
+            _ => format!("spread-{task}-"),
+        }
+    }
+}
+
+/// What was committed before, by this child or the one before it, is not carried out again.
+async fn add_once(db: &Mailring, ks: &Keyspace, task: u64, number: u64) -> Result<()> {
+    let last = format!("last-once-{task}");
+    let before = ks.get(&last).await?;
+    let before = before.map(|number| String::from_utf8(number.to_vec()).unwrap());
+    let number = number.to_string();
+    for (number, is_known) in [
+        (before.as_ref(), true),
+        (Some(&number), false),
+        (Some(&number), true),
+    ] {
+        let Some(number) = number else { continue };
+        let once = db
+            .transaction()
+            .deadline(Duration::from_secs(60))
+            .idempotency_key(format!("once-{task}-{number}"));
+        let ran = once.run(async |txn| {
+            txn.put(ks, &last, number).await?;
+            txn.add(ks, format!("once-{task}"), 1).await
+        });
+        if let (Once::Ran(_), true) = (ran.await?, is_known) {
+            tell(&format!("!once {task} {number} was carried out twice"));
+        }
+    }
+    Ok(())
+}
+
+async fn write_fenced(db: &Mailring, ks: &Keyspace, task: u64) -> Result<u64> {
+    loop {
+        let guard = db.locks().lock("fenced").await?;
+        let token = guard.token().0;
+        let fenced = db.transaction().deadline(Duration::from_secs(60));
+        let written = fenced.fence(&guard).run(async |txn| {
+            txn.put(ks, "fenced", token.to_string()).await?;
+            txn.put(ks, format!("fenced-{task}"), token.to_string())
+                .await
+        });
+        match written.await {
+            // A slow machine has let the lease run out.
+            Err(Error::LockLost | Error::StaleFence { .. }) => {}
+            written => return written.map(|()| token),
         }
     }
 }
@@ -129,13 +203,17 @@ async fn number_of(ks: &Keyspace, work: Work, task: u64) -> Result<Option<i64>> 
     let key = match work {
         Work::Add => format!("add-{task}"),
         Work::Move => format!("moved-{task}"),
-        Work::Batch => format!("{{batch-{task}}}0"),
+        Work::Batch | Work::Spread => format!("{}0", work.batch_prefix(task)),
+        Work::Once => format!("once-{task}"),
+        Work::Fenced => format!("fenced-{task}"),
         Work::Put | Work::Toggle => return Ok(None),
     };
     let value = ks.get(key).await?;
     Ok(Some(match value {
         None => 0,
-        Some(text) if work == Work::Batch => std::str::from_utf8(&text).unwrap().parse().unwrap(),
+        Some(text) if matches!(work, Work::Batch | Work::Spread | Work::Fenced) => {
+            std::str::from_utf8(&text).unwrap().parse().unwrap()
+        }
         Some(counter) => i64::from_le_bytes(counter[..].try_into().unwrap()),
     }))
 }
@@ -192,7 +270,7 @@ pub fn live_if_child() -> bool {
                 tokio::spawn(async move {
                     for number in round * NUMBERS_PER_ROUND.. {
                         let outcome = work.carry_out(&db, &ks, task, number).await;
-                        outcome.expect("the child writes until it is killed");
+                        let number = outcome.expect("the child writes until it is killed");
                         tell(&format!("@{name} {task} {number}"));
                     }
                 })
@@ -214,6 +292,8 @@ pub struct Acknowledged {
     /// What a child has read: it may not have been acknowledged, and nobody may take it back all the same.
     seen: BTreeMap<(Work, u64), i64>,
     children: i64,
+    /// The first promise that was broken while children lived.
+    broken: Option<String>,
 }
 
 impl Acknowledged {
@@ -239,6 +319,10 @@ impl Acknowledged {
 
     /// Whether the line tells of an acknowledgement.
     fn read(&mut self, line: &str) -> bool {
+        if let Some(broken) = line.strip_prefix('!') {
+            self.broken.get_or_insert_with(|| broken.to_owned());
+            return false;
+        }
         let (is_write, line) = match (line.strip_prefix('@'), line.strip_prefix('#')) {
             (Some(line), _) => (true, line),
             (_, Some(line)) => (false, line),
@@ -266,13 +350,28 @@ impl Acknowledged {
             self.puts.push((task, number));
         }
         let (last, count) = self.last.entry((*work, task)).or_default();
+        if *work == Work::Fenced && number <= *last {
+            let broken = format!("task {task} was given token {number} behind {last}");
+            self.broken.get_or_insert(broken);
+        }
         *last = number;
         *count += 1;
         true
     }
 
+    /// How many writes under a fence were acknowledged, and transactions with an idempotency key.
+    pub fn fenced_and_once(&self) -> [i64; 2] {
+        [Work::Fenced, Work::Once].map(|wanted| {
+            let of_work = self.last.iter().filter(|((work, _), _)| *work == wanted);
+            of_work.map(|(_, (_, count))| count).sum()
+        })
+    }
+
     /// Whether everything is there that was acknowledged or seen, and nothing is half there.
     pub async fn check(&self, ks: &Keyspace) -> std::result::Result<(), Loss> {
+        if let Some(broken) = &self.broken {
+            return Err(Loss(broken.clone()));
+        }
         for (task, number) in &self.puts {
             let key = format!("put-{task}-{number}");
             let is_there = ks.get(&key).await?.is_some();
@@ -312,9 +411,9 @@ impl Acknowledged {
     ) -> std::result::Result<(), Loss> {
         match work {
             Work::Put => Ok(()),
-            Work::Batch => {
+            Work::Batch | Work::Spread => {
                 let parts: Vec<_> = ks
-                    .prefix(format!("{{batch-{task}}}"))
+                    .prefix(work.batch_prefix(task))
                     .collect()
                     .await?
                     .into_iter()
@@ -322,15 +421,28 @@ impl Acknowledged {
                     .collect();
                 let is_whole =
                     parts.len() as u64 == BATCH_KEYS && parts.iter().all(|part| *part == parts[0]);
-                demand(is_whole, || format!("batch {task} is {parts:?}"))?;
+                demand(is_whole, || format!("{work:?} {task} is {parts:?}"))?;
                 let found: u64 = parts[0].parse().unwrap();
                 let is_known =
                     found == last || found == last + 1 || found.is_multiple_of(NUMBERS_PER_ROUND);
                 demand(is_known && found >= last, || {
-                    format!("batch {last} was acknowledged, {found} is there")
+                    format!("{work:?} {last} was acknowledged, {found} is there")
                 })
             }
-            Work::Add | Work::Move => {
+            Work::Fenced => {
+                let found = number_of(ks, work, task).await?;
+                let newest = ks.get("fenced").await?.map(|token| {
+                    let token = String::from_utf8(token.to_vec()).unwrap();
+                    token.parse::<i64>().unwrap()
+                });
+                let is_there = found >= i64::try_from(last).ok() && newest >= found;
+                demand(is_there, || {
+                    format!(
+                        "token {last} was acknowledged, {found:?} is there, and {newest:?} under the lock"
+                    )
+                })
+            }
+            Work::Add | Work::Move | Work::Once => {
                 let found = number_of(ks, work, task).await?.expect("a counter");
                 // Each child had at most one addition under way when it was killed.
                 let possible = count..=count + self.children;
