@@ -443,6 +443,10 @@ fn decode_write(body: &Bytes, reader: &mut Reader<'_>) -> Option<Write> {
 }
 
 #[cfg(test)]
+#[path = "record_bytes_tests.rs"]
+mod bytes_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::{ring::ArcMove, ring_state::Change};

@@ -330,3 +330,46 @@ fn a_full_disk_keeps_the_old_manifest() {
     assert!(matches!(error, Error::DiskFull { .. }), "{error:?}");
     assert_eq!(Manifest::load(&disk), Ok(Some(sample())));
 }
+
+/// Each section of `sections`: its kind and its contents.
+fn split(mut sections: &[u8]) -> Vec<(u16, Vec<u8>)> {
+    let mut found = Vec::new();
+    while let [k0, k1, l0, l1, l2, l3, rest @ ..] = sections {
+        let len = u32::from_le_bytes([*l0, *l1, *l2, *l3]) as usize;
+        found.push((u16::from_le_bytes([*k0, *k1]), rest[..len].to_vec()));
+        sections = &rest[len..];
+    }
+    found
+}
+
+#[test]
+fn each_section_has_these_bytes() {
+    let manifest = Manifest {
+        history: Some(RingHistory::default()),
+        ..sample()
+    };
+    let expected: [(u16, &[u8]); 9] = [
+        (1, &[3, 2, 0, 100, 4, 0xac, 2]),
+        (2, &[9]),
+        (3, &[0, 0, 4, 0, 4, 0, 4, 0, 0, 0, 4, 0, 4, 0, 4, 0]),
+        (4, b"\x03\x01\x01\x08users \xc3\xbc"),
+        (
+            5,
+            &[2, 0, 0x84, 7, 2, 4, 0x80, 0x80, 0x80, 0x80, 0x80, 32, 1],
+        ),
+        (6, &[0x80, 0x80, 0x80, 0x80, 0x80, 64, 12, 1]),
+        // Nanoseconds.
+        (0x8007, &[0x80, 0xd8, 0x8e, 0xe1, 0x6f]),
+        (
+            7,
+            &[
+                11, 70, 2, 0x80, 0x80, 0x80, 0x80, 0x80, 32, 12, 71, 0, 0x80, 0x80, 0x80, 0x80,
+                0x80, 64, 12, 72, 1, 3, b'k', b'e', b'y',
+            ],
+        ),
+        // Of a ring to which something has happened: see there.
+        (8, &[0, 0, 0, 0]),
+    ];
+    let expected = expected.map(|(kind, contents)| (kind, contents.to_vec()));
+    assert_eq!(split(&manifest.encode_sections()), expected);
+}

@@ -422,3 +422,52 @@ proptest! {
         prop_assert!(take_history(&mut Reader::new(&bytes[..at])).is_none());
     }
 }
+
+#[test]
+fn a_history_has_these_bytes() {
+    let slot = |role, since, owned_since| Slot {
+        role,
+        since: Lsn(since),
+        owned_since: Epoch(owned_since),
+    };
+    let moves = [(2, A, B), (200, B, A)];
+    let moves = moves.map(|(arc, from, to)| ArcMove { arc, from, to });
+    let running = Running {
+        change: Arc::new(Change {
+            number: 7,
+            members: vec![(A, 1), (B, 300)],
+            moves: moves.into(),
+        }),
+        before: vec![(A, 1), (B, 1)],
+        sources: [
+            (A, SourceState::Waiting),
+            (B, SourceState::Cut(Lsn(300))),
+            (C, SourceState::Cleaned(Lsn(299))),
+        ]
+        .into(),
+    };
+    let history = RingHistory {
+        since: Lsn(300),
+        slots: vec![
+            slot(Role::Member, 0, 1),
+            slot(Role::Member, 5, 300),
+            slot(Role::Retired, 6, 2),
+        ],
+        last_change: 7,
+        running: Some(running),
+    };
+    let mut out = Vec::new();
+    put_history(&mut out, &history);
+    let expected = [
+        // The last Cut, the last change, and each node's role, since, epoch.
+        &[0xac, 2, 7, 3][..],
+        &[0, 0, 1, 0, 5, 0xac, 2, 1, 6, 2],
+        // The change: number, members, moves.
+        &[1, 7, 2, 0, 1, 1, 0xac, 2, 2, 2, 0, 1, 0xc5, 1, 1, 0],
+        // The members before, and how far each source is.
+        &[2, 0, 1, 1, 1],
+        &[3, 0, 0, 1, 1, 0xac, 2, 2, 2, 0xab, 2],
+    ];
+    assert_eq!(out, expected.concat());
+    assert_eq!(take_history(&mut Reader::new(&out)), Some(history));
+}
