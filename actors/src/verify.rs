@@ -15,6 +15,7 @@ use mailring_engine::{
         self,
         record::{Record, RecordBody},
     },
+    keyspaces::Keyspaces,
     manifest::{MANIFEST_FILE, Manifest},
     ring::Ring,
     ring_state::RingState,
@@ -97,12 +98,13 @@ pub(crate) fn verify_offline(directory: &Path) -> Result<Verification> {
     };
     let report = journal::verify_records(&disk, &mut visit)?;
     let factory = LsmFactory::new(LsmOptions::new(8 << 20, 64));
+    let keyspaces = manifest.keyspaces(&disk)?;
     let (mut tree_keys, mut keys) = (0, 0);
     for node in ring.live() {
         let folder = tree_folder(directory, node);
-        let store = open_left(&factory, &manifest, &ring, node, &folder)?;
+        let store = open_left(&factory, &manifest, &ring, &keyspaces, node, &folder)?;
         tree_keys += store.verify()?;
-        keys += verify_places(&*store, &ring, node, &folder)?;
+        keys += verify_places(&*store, &ring, &keyspaces, node, &folder)?;
     }
     Ok(Verification {
         lsn: report.last_lsn.max(manifest.last_lsn),
@@ -114,7 +116,13 @@ pub(crate) fn verify_offline(directory: &Path) -> Result<Verification> {
 
 /// Checks that every stored key is at its owner and has a value's form. A node whose arcs are being moved may hold others,
 /// which are not counted.
-fn verify_places(store: &dyn Store, ring: &RingState, node: NodeId, folder: &Path) -> Result<u64> {
+fn verify_places(
+    store: &dyn Store,
+    ring: &RingState,
+    keyspaces: &Keyspaces,
+    node: NodeId,
+    folder: &Path,
+) -> Result<u64> {
     let is_mixed = ring.running().is_some_and(|running| {
         let mut moves = running.change.moves.iter();
         moves.any(|one| one.from == node || one.to == node)
@@ -122,7 +130,10 @@ fn verify_places(store: &dyn Store, ring: &RingState, node: NodeId, folder: &Pat
     let mut keys = 0;
     for pair in store.view().range(Bound::Unbounded, Bound::Unbounded) {
         let (key, stored) = pair?;
-        if is_mixed && ring.ring().owner(split_qualified(&key).1) != node {
+        let (keyspace, user_key) = split_qualified(&key);
+        // What was left of a keyspace that was dropped did not move with the arcs.
+        let may_be_foreign = is_mixed || !keyspaces.contains(keyspace);
+        if may_be_foreign && ring.ring().owner(user_key) != node {
             continue;
         }
         check_owner(ring.ring(), node, &key, folder)?;

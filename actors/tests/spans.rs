@@ -114,7 +114,7 @@ async fn each_call_and_each_force_is_a_span_and_each_force_is_counted() -> Resul
     // Forced by the clock.
     let directory = tempfile::tempdir().unwrap();
     let builder = tuned(Mailring::builder(directory.path()));
-    let interval = Durability::Interval(Duration::from_millis(1));
+    let interval = Durability::Interval(Duration::from_millis(10));
     let db = builder.durability(interval).open().await?;
     let ks = db.keyspace("ks").await?;
     until(|| db.stats().durable_lsn == db.stats().visible_lsn).await;

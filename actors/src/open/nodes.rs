@@ -12,6 +12,7 @@ use mailring_engine::{
     Error, Result,
     ids::{Epoch, Incarnation, Lsn, NodeId},
     journal::JournalReader,
+    keyspaces::Keyspaces,
     manifest::Manifest,
     participant::{Participant, ParticipantOptions, TreeSource},
     ring_state::RingState,
@@ -97,9 +98,10 @@ impl Stores {
         node: NodeId,
         manifest: &Manifest,
         ring: &RingState,
+        keyspaces: &Keyspaces,
     ) -> Result<Arc<dyn Store>> {
         let folder = self.folder(node).unwrap_or_default();
-        let store = open_left(&*self.factory, manifest, ring, node, &folder)?;
+        let store = open_left(&*self.factory, manifest, ring, keyspaces, node, &folder)?;
         Ok(self.hooked(store))
     }
 

@@ -112,7 +112,7 @@ pub(super) fn recover(
             opener.remove(node)?;
             continue;
         }
-        let store = opener.open_left(node, &manifest, &ring)?;
+        let store = opener.open_left(node, &manifest, &ring, &keyspaces)?;
         let table = Arc::new(replayed.table(node, store.view(), last_lsn));
         let member = Member::new(table, store, builder.mailbox_capacity);
         nodes.push(Arc::new(member));

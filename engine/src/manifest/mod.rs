@@ -150,7 +150,7 @@ impl Manifest {
 
     /// Notes the versions of trees that hold what was recorded.
     pub fn record_trees(&mut self, versions: impl IntoIterator<Item = (NodeId, u64)>) {
-        for (node, version) in versions {
+        for (node, version) in versions.into_iter().filter(|(_, version)| *version > 0) {
             let known = self.trees.entry(node).or_default();
             *known = version.max(*known);
         }

@@ -348,7 +348,7 @@ fn each_section_has_these_bytes() {
         history: Some(RingHistory::default()),
         ..sample()
     };
-    let expected: [(u16, &[u8]); 9] = [
+    let expected: [(u16, &[u8]); 10] = [
         (1, &[3, 2, 0, 100, 4, 0xac, 2]),
         (2, &[9]),
         (3, &[0, 0, 4, 0, 4, 0, 4, 0, 0, 0, 4, 0, 4, 0, 4, 0]),
@@ -369,6 +369,7 @@ fn each_section_has_these_bytes() {
         ),
         // Of a ring to which something has happened: see there.
         (8, &[0, 0, 0, 0]),
+        (0x800a, &[2, 0, 7, 4, 0x80, 0x80, 0x80, 0x80, 0x80, 32]),
     ];
     let expected = expected.map(|(kind, contents)| (kind, contents.to_vec()));
     assert_eq!(split(&manifest.encode_sections()), expected);

@@ -9,6 +9,7 @@ use super::{Store, StoreFactory};
 use crate::{
     error::{Error, Result},
     ids::NodeId,
+    keyspaces::Keyspaces,
     manifest::Manifest,
     ring_state::RingState,
     value::split_qualified,
@@ -27,6 +28,7 @@ pub fn open_left(
     factory: &dyn StoreFactory,
     manifest: &Manifest,
     ring: &RingState,
+    keyspaces: &Keyspaces,
     node: NodeId,
     folder: &Path,
 ) -> Result<Arc<dyn Store>> {
@@ -36,11 +38,17 @@ pub fn open_left(
     }
     let store = factory.open(node, folder)?;
     manifest.check_tree(node, folder, store.version())?;
-    check_keys(&*store, ring, node, folder)?;
+    check_keys(&*store, ring, keyspaces, node, folder)?;
     Ok(store)
 }
 
-fn check_keys(store: &dyn Store, ring: &RingState, node: NodeId, folder: &Path) -> Result<()> {
+fn check_keys(
+    store: &dyn Store,
+    ring: &RingState,
+    keyspaces: &Keyspaces,
+    node: NodeId,
+    folder: &Path,
+) -> Result<()> {
     let moves = ring.running().map(|running| &running.change.moves);
     let is_mixed = moves
         .into_iter()
@@ -50,17 +58,18 @@ fn check_keys(store: &dyn Store, ring: &RingState, node: NodeId, folder: &Path) 
         return Ok(());
     }
     let mut stranger = None;
-    for pair in store
-        .view()
-        .range(Bound::Unbounded, Bound::Unbounded)
-        .take(KEYS)
-    {
+    let view = store.view();
+    for pair in view.range(Bound::Unbounded, Bound::Unbounded).take(KEYS) {
         let (key, _) = pair?;
-        let owner = ring.ring().owner(split_qualified(&key).1);
+        let (keyspace, key) = split_qualified(&key);
+        let owner = ring.ring().owner(key);
         if owner == node {
             return Ok(());
         }
-        stranger = Some(owner);
+        // What was left of a keyspace that was dropped did not move with the arcs.
+        if keyspaces.contains(keyspace) {
+            stranger = Some(owner);
+        }
     }
     let Some(owner) = stranger else {
         return Ok(());

@@ -41,7 +41,8 @@ pub trait Store: Send + Sync + 'static {
     fn verify(&self) -> Result<u64>;
     /// Figures for `stats()`.
     fn stats(&self) -> StoreStats;
-    /// A number that rises with whatever is written, as [`StoreFactory::version`] would find it now.
+    /// A number that rises with whatever is written: [`StoreFactory::version`] finds this one or a higher one, whatever
+    /// happens to the machine.
     fn version(&self) -> u64 {
         0
     }

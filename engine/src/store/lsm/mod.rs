@@ -43,7 +43,7 @@ use filter::FilterFactory;
 use integrity::{Place, guarded};
 use lsm_tree::{AbstractTree, AnyTree, SeqNo, SequenceNumberCounter};
 use std::{
-    fs,
+    fs::{self, File},
     ops::{Bound, Range},
     path::{Path, PathBuf},
     sync::{
@@ -90,6 +90,8 @@ pub struct LsmStore {
     replaced: Mutex<Vec<Arc<view::Shared>>>,
     dropped: Arc<Mutex<Arc<PrefixSet>>>,
     writer: Mutex<Writer>,
+    /// The number of the tree's manifest that is durable, and one.
+    version: AtomicU64,
 }
 
 /// What only the one who writes touches.
@@ -146,7 +148,14 @@ impl LsmStore {
             replaced: Mutex::default(),
             dropped,
             writer: Mutex::default(),
+            version: AtomicU64::default(),
         };
+        // What is found may not be on the medium, where a life before this one failed to force it: then an older tree
+        // would be found after a loss of power.
+        File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(|error| store.place().io(&error))?;
+        store.note_version();
         for prefix in options.initially_dropped() {
             store.drop_prefix(prefix)?;
         }
@@ -182,6 +191,13 @@ impl LsmStore {
         self.let_go();
     }
 
+    /// The tree as it is now is durable.
+    fn note_version(&self) {
+        let version = guarded(self.place(), || Ok(self.tree.current_version().id()));
+        let version = version.map_or(0, |version| version.saturating_add(1));
+        self.version.fetch_max(version, Ordering::Relaxed);
+    }
+
     fn replaced(&self) -> MutexGuard<'_, Vec<Arc<view::Shared>>> {
         self.replaced.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -208,6 +224,7 @@ impl LsmStore {
             }
         } else {
             leftovers.keep();
+            self.note_version();
         }
         drop(leftovers);
         self.publish();
@@ -337,7 +354,7 @@ impl Store for LsmStore {
     }
 
     fn version(&self) -> u64 {
-        integrity::published_version(&self.folder).map_or(0, |version| version.saturating_add(1))
+        self.version.load(Ordering::Relaxed)
     }
 
     fn stats(&self) -> StoreStats {
