@@ -236,8 +236,13 @@ impl RowCache {
 
     /// Forgets every key that begins with `prefix`. Their places in the queues go later, as they come to the head.
     pub fn remove_prefix(&self, prefix: &[u8]) {
+        self.remove_where(|key| key.starts_with(prefix));
+    }
+
+    /// Forgets every key that `is_out` takes, as [`RowCache::remove_prefix`] does. Looks at every row.
+    pub fn remove_where(&self, is_out: impl Fn(&[u8]) -> bool) {
         self.rows.retain(|key, row| {
-            let is_kept = !key.starts_with(prefix);
+            let is_kept = !is_out(key);
             if !is_kept {
                 self.sub(row_weight(row.value.as_ref()));
             }

@@ -110,9 +110,10 @@ pub enum Error {
         /// The node.
         node: NodeId,
     },
-    /// The node died more often than its restart intensity allows.
+    /// The node died more often than its restart intensity allows. With `Heal::TakeOver`, the default, the others take its
+    /// arcs over, as soon as they can; the keys are served again then. Else they are when the engine is opened again.
     #[error(
-        "node {node} is down after repeated failures; its keys can't be served until the engine is reopened"
+        "node {node} is down after repeated failures; its keys are served again when other nodes have taken them over, or the engine is reopened"
     )]
     NodeDown {
         /// The node.

@@ -12,6 +12,11 @@
 //! were cut, what the journal brings of them for their old owner from before the Cut is left out: the new owner has it, in
 //! its tree, and nobody reads at an LSN below the Cut any more. A node that was removed gets nothing.
 //!
+//! The Cut may be older than the manifest, which then says who owns the arc: a source that was down when it was cut is behind
+//! with its tree for as long as it stays down, and its change may have ended meanwhile. Whatever a node has written up to the
+//! manifest's last LSN on an arc that was not its own any more there is left out. (That an arc has come back to it by then,
+//! and what it holds is of before, can't be: no arc comes to a node whose tree is behind, see [`crate::motion`].)
+//!
 //! # Invariants
 //!
 //! - What the journal names and the manifest does not know is an error, not a loss.

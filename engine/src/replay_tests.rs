@@ -14,6 +14,7 @@ use crate::{
 };
 use bytes::Bytes;
 use proptest::prelude::*;
+use std::collections::BTreeMap;
 
 const ARC_BITS: u8 = 9;
 
@@ -165,6 +166,8 @@ struct Model {
     state: RingState,
     log: Vec<Record>,
     manifest: Manifest,
+    /// Where each node has lost arcs last.
+    lost: BTreeMap<NodeId, Lsn>,
 }
 
 impl Model {
@@ -182,7 +185,8 @@ impl Model {
         progress.map_or(Lsn(0), |progress| progress.complete)
     }
 
-    /// What a mover does that the dice tell to; it cleans behind a checkpoint of the source that is past the cut.
+    /// What a mover does that the dice tell to. It cleans behind a checkpoint of the source that is past the cut, unless the
+    /// source is down; but gives arcs only to a node that is past each cut of its own.
     fn step(&mut self, dice: u32) {
         let Some(record) = next_record(&self.state, dice) else {
             return;
@@ -190,8 +194,16 @@ impl Model {
         if let (RingRecord::Cleaned { from, .. }, Some(running)) = (&record, self.state.running())
             && let SourceState::Cut(cut) = running.sources[from]
             && self.complete(*from) < cut
+            && dice & 16 == 0
         {
             return;
+        }
+        if let (RingRecord::Cut { from, .. }, Some(running)) = (&record, self.state.running()) {
+            let mut targets = running.change.targets_of(*from).into_iter();
+            if targets.any(|target| self.lost.get(&target) > Some(&self.complete(target))) {
+                return;
+            }
+            self.lost.insert(*from, Lsn(self.lsn() + 1));
         }
         let lsn = self.lsn() + 1;
         self.state.apply(Lsn(lsn), &record).expect("it fits");
@@ -252,6 +264,7 @@ proptest! {
             state: first_ring(),
             log: Vec::new(),
             manifest: manifest(),
+            lost: BTreeMap::new(),
         };
         for (kind, dice) in steps {
             match kind {
@@ -284,6 +297,7 @@ fn a_source_that_sat_a_checkpoint_out_gets_nothing_back_of_arcs_that_were_cut_be
         state: first_ring(),
         log: Vec::new(),
         manifest: manifest(),
+        lost: BTreeMap::new(),
     };
     (0..60).for_each(|number| model.write(number));
     model.step(0);
@@ -321,6 +335,7 @@ fn what_was_lost_in_a_change_that_has_ended_stays_lost() {
         state: first_ring(),
         log: Vec::new(),
         manifest: manifest(),
+        lost: BTreeMap::new(),
     };
     (0..60).for_each(|number| model.write(number));
     model.step(0);

@@ -30,6 +30,7 @@ pub use crate::arc_set::ArcSet;
 use crate::{
     error::{Error, Result},
     ids::{Epoch, NodeId},
+    value::KEYSPACE_PREFIX_BYTES,
 };
 use std::{
     cmp::Reverse,
@@ -129,6 +130,14 @@ impl Ring {
     #[inline]
     pub fn owner(&self, key: &[u8]) -> NodeId {
         self.owner_of_arc(self.arc_of(key))
+    }
+
+    /// Whether the node owns a stored key, which begins with the number of its keyspace; what is shorter than that number is
+    /// nobody's.
+    #[must_use]
+    pub fn owns_qualified(&self, node: NodeId, key: &[u8]) -> bool {
+        let key = key.get(KEYSPACE_PREFIX_BYTES..);
+        key.is_some_and(|key| self.owner(key) == node)
     }
 
     /// The arc on which `key` lies.

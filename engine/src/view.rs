@@ -376,10 +376,11 @@ impl NodeTable {
 
     /// Whether nothing newer than `lsn` was installed for the key, here or elsewhere. Evaluated while the cache holds the
     /// key's shard: an install that this does not see yet updates the cache after us. That of another node can only come
-    /// when this one shows the key's arc as leaving.
+    /// when this one shows the key's arc as leaving, or is down: then it may have died before it installed the newest.
     fn is_newest(&self, view: &Arc<NodeView>, key: &[u8], lsn: Lsn) -> bool {
         let current = self.view.load();
-        Arc::ptr_eq(&current, view)
+        !self.is_down()
+            && Arc::ptr_eq(&current, view)
             && !current.is_leaving(key)
             && current
                 .in_generations(key, Lsn(u64::MAX))

@@ -4,7 +4,7 @@ use super::{
     Ground,
     clean::Cleaning,
     course::{Course, Waiting, Way, What},
-    message::{Ending, MotionEffect, MotionMessage, Moved, Work},
+    message::{Ending, MotionEffect, MotionMessage, Moved, Step, Work},
     source::Passage,
 };
 use crate::{
@@ -141,6 +141,12 @@ impl Course {
             }
             Err(error) => {
                 self.is_turning = false;
+                if let (RingRecord::Cut { from, .. }, Error::NodeDown { node }) = (record, &error)
+                    && from == node
+                {
+                    // The journal has heard of it after the change had begun.
+                    self.down_before.remove(node);
+                }
                 return self.rest(ground, now, error, out);
             }
         };
@@ -207,11 +213,25 @@ impl Course {
                 if matches!(what, What::Follow) && !can_follow_again(&error) {
                     self.copy_again();
                 }
-                if !is_stopping {
+                if matches!(what, What::Copy) && self.is_lost_for_good(ground, &error) {
+                    self.way = Way::Undo;
+                } else if !is_stopping {
                     self.rest(ground, now, error, out);
                 }
             }
         }
+    }
+
+    /// Whether the copy for a take-over has found that the node which is down can't be read either. Nothing is taken over from
+    /// it from then on.
+    fn is_lost_for_good(&self, ground: &mut Ground, error: &Error) -> bool {
+        let source = self.passage.as_ref().map(|passage| passage.source);
+        let is_lost = matches!(error, Error::CorruptTree { node, .. }
+            if Some(*node) == source && ground.down.contains(node));
+        if is_lost {
+            ground.unreadable.extend(source);
+        }
+        is_lost && self.is_take_over() && self.way == Way::Forward
     }
 
     fn node_lives_again(&mut self, node: NodeId) {
@@ -270,7 +290,7 @@ impl Course {
         }
         if let Waiting::Forgotten { node, .. } = self.waiting {
             // It can't tell whether its tree is ahead of its view before another checkpoint has passed.
-            return self.checkpoint(ground, vec![node], out);
+            return self.checkpoint(ground, Step::Cleaning, vec![node], out);
         }
         self.waiting = Waiting::Nothing;
     }

@@ -83,7 +83,7 @@ impl Course {
         let unwritten = cut.iter().filter(|node| !is_down(node) && !is_begun(node));
         let nodes: Vec<NodeId> = unwritten.copied().collect();
         if !nodes.is_empty() {
-            self.checkpoint(ground, nodes, out);
+            self.checkpoint(ground, Step::Cleaning, nodes, out);
             return true;
         }
         let waits = |node: &NodeId| is_down(node) && ground.options.heal == Heal::Wait;
@@ -112,11 +112,12 @@ impl Course {
     pub(super) fn checkpoint(
         &mut self,
         ground: &mut Ground,
+        step: Step,
         nodes: Vec<NodeId>,
         out: &mut Vec<MotionEffect>,
     ) {
         let task = self.ask(ground, What::Checkpoint);
-        self.show(ground, Step::Cleaning, out);
+        self.show(ground, step, out);
         out.push(MotionEffect::Checkpoint { task, nodes });
     }
 
@@ -138,6 +139,15 @@ impl Course {
             Err(error) => return self.rest(ground, now, error, out),
         };
         let mut behind = None;
+        for (node, complete) in &complete {
+            match ground.behind.get(node) {
+                Some(needed) if complete >= needed => {
+                    ground.behind.remove(node);
+                }
+                Some(_) => behind = Some(*node),
+                None => {}
+            }
+        }
         for (node, state) in self.sources(ground) {
             let SourceState::Cut(cut) = state else {
                 continue;

@@ -110,8 +110,8 @@ pub(super) struct Course {
     pub(super) is_final: bool,
     pub(super) request: Option<RequestId>,
     pub(super) cancels: Vec<RequestId>,
-    /// Whether it takes over from nodes that are down, which nobody has asked for.
-    pub(super) is_take_over: bool,
+    /// The nodes that are down from which it takes over, which nobody has asked for; empty for any other change.
+    pub(super) lost: Vec<NodeId>,
     pub(super) was_cancelled: bool,
     /// Where a copy may have left something: from which source, at which target; twice the same node for a target that may
     /// have anything that is not its own.
@@ -141,7 +141,10 @@ impl Course {
         let bytes_estimated = plan.bytes();
         Self {
             joining: plan.joining,
-            is_take_over: request.is_none(),
+            lost: match request {
+                Some(_) => Vec::new(),
+                None => plan.leaving,
+            },
             request,
             bytes_estimated,
             ..Self::new(Arc::new(plan.change))
@@ -200,7 +203,7 @@ impl Course {
             is_final: false,
             request: None,
             cancels: Vec::new(),
-            is_take_over: false,
+            lost: Vec::new(),
             was_cancelled: false,
             dirty: BTreeSet::new(),
             stale: BTreeSet::new(),
@@ -226,9 +229,14 @@ impl Course {
         }
     }
 
+    /// Whether it is one that nobody has asked for.
+    pub(super) fn is_take_over(&self) -> bool {
+        !self.lost.is_empty()
+    }
+
     /// Whether somebody has undone what nobody had asked for.
     pub(super) fn is_take_over_cancelled(&self) -> bool {
-        self.is_take_over && self.was_cancelled
+        self.is_take_over() && self.was_cancelled
     }
 
     pub(super) fn next_timeout(&self) -> Option<Time> {
@@ -471,6 +479,7 @@ impl Course {
             step,
             is_undoing: self.way != Way::Forward,
             source,
+            taken_over: self.lost.clone(),
             arcs_done,
             arcs_total,
             moved: self.moved.and(self.working),

@@ -280,6 +280,9 @@ pub struct Progress {
     pub is_undoing: bool,
     /// The node whose arcs are being moved or cleaned.
     pub source: Option<NodeId>,
+    /// The nodes that are down from which the others take over; empty for a change that somebody has asked for, and for one
+    /// that goes on after an opening.
+    pub taken_over: Vec<NodeId>,
     /// Arcs that belong to their targets.
     pub arcs_done: usize,
     /// Arcs that move in all.

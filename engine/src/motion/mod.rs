@@ -33,6 +33,8 @@
 //!   what was frozen; it is asked to hand over again, or told to keep its arcs. What was copied stays good.
 //! - *A target restarts*: nothing. What was ingested is in its tree.
 //! - *A node is down for good*: see [`Heal`].
+//! - *Its tree can't be read either*: a take-over from it is undone, and the node stays what it is: nothing of it is lost, and
+//!   nothing is served. So it is with a node that was corrupt already when the directory was opened.
 //! - *The engine turns read-only*: everything stops, and goes on when it is opened again.
 //!
 //! # Invariants
@@ -45,6 +47,8 @@
 //! - The journal is held at or below the position up to which is copied, from before the copy's position is taken.
 //! - At most one task is under way; work on a thread is waited for even when it was stopped, so nothing is
 //!   ingested behind a sweep.
+//! - An arc comes only to a node whose tree is complete past every Cut by which it has ever lost one. Else a replay of the
+//!   journal would bring what the node had written on it in an earlier ownership over the copy.
 //! - The end is written when no node shows anything of arcs that it does not own: scans may ask every node from then on.
 //!
 //! # Left out
@@ -70,11 +74,14 @@ pub use plan::{Flow, Intent, Plan, Targets};
 
 use crate::{
     error::{Error, Result},
-    ids::{NodeId, RequestId, Time},
+    ids::{Lsn, NodeId, RequestId, Time},
     ring_state::RingState,
 };
 use course::{Course, State};
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 /// What happens when a node is down for good, as far as the ring is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -138,6 +145,10 @@ struct Ground {
     /// The ring as of the last record that was answered. Nobody else writes such records.
     ring: RingState,
     down: BTreeSet<NodeId>,
+    /// Those of them whose trees can't be read: nothing can be taken over from them.
+    unreadable: BTreeSet<NodeId>,
+    /// Nodes whose trees must be complete up to an LSN before an arc may come to them.
+    behind: BTreeMap<NodeId, Lsn>,
     last_task: u64,
 }
 
@@ -160,12 +171,27 @@ impl Motion {
                 options,
                 ring,
                 down: BTreeSet::new(),
+                unreadable: BTreeSet::new(),
+                behind: BTreeMap::new(),
                 last_task: now.0,
             },
             course: None,
             failure: None,
             is_loss_accepted: false,
         }
+    }
+
+    /// Has no arc come to a node before its tree is complete past the last Cut of before, given how far each tree was complete
+    /// when the directory was opened. Only a node that was cut while it was down can be behind, and then the journal may have
+    /// what it had written on arcs that it has lost since.
+    #[must_use]
+    pub fn with_complete(mut self, complete: impl IntoIterator<Item = (NodeId, Lsn)>) -> Self {
+        let ring = &self.ground.ring;
+        let behind = complete
+            .into_iter()
+            .filter(|(node, complete)| ring.is_live(*node) && *complete < ring.since());
+        self.ground.behind = behind.map(|(node, _)| (node, ring.since())).collect();
+        self
     }
 
     /// The ring as the mover knows it.
@@ -288,18 +314,20 @@ impl Motion {
             options,
             ring,
             down,
+            unreadable,
             ..
         } = &self.ground;
         let is_idle = self.failure.is_none() && ring.running().is_none();
         if options.heal == Heal::Wait || !is_idle || self.is_loss_accepted {
             return None;
         }
-        let lost: BTreeSet<NodeId> = ring.live().filter(|node| down.contains(node)).collect();
-        if lost.is_empty() || ring.live().all(|node| lost.contains(&node)) {
+        let is_lost = |node: &NodeId| down.contains(node) && !unreadable.contains(node);
+        let lost: BTreeSet<NodeId> = ring.live().filter(is_lost).collect();
+        if lost.is_empty() || ring.live().all(|node| down.contains(&node)) {
             return None;
         }
         // A ring that can't do without them stays as it is, and their keys answer that they are down.
-        let plan = Plan::without(ring, &lost).ok()?;
+        let plan = Plan::without(ring, &lost, unreadable).ok()?;
         Some(Course::planned(None, plan))
     }
 

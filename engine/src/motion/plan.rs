@@ -1,7 +1,7 @@
 //! What a change will move, before anything moves: pure arithmetic over the ring.
 
 use crate::{
-    error::Result,
+    error::{Error, Result},
     ids::NodeId,
     ring::{ArcMove, ArcSet, Ring, arc_at, position},
     ring_state::{Change, RingState},
@@ -84,12 +84,16 @@ impl Plan {
         Ok(Self::of(ring, change, held))
     }
 
-    /// What moves when the others take over from these members.
+    /// What moves when the others take over from these members. Who is `barred` keeps what he has and takes nothing.
     ///
     /// # Errors
     ///
-    /// As [`Plan::new`].
-    pub fn without(state: &RingState, lost: &BTreeSet<NodeId>) -> Result<Self> {
+    /// As [`Plan::new`], and if nobody is left to take anything.
+    pub fn without(
+        state: &RingState,
+        lost: &BTreeSet<NodeId>,
+        barred: &BTreeSet<NodeId>,
+    ) -> Result<Self> {
         let ring = state.ring();
         let mut next = Ring::clone(ring);
         for node in lost {
@@ -97,15 +101,18 @@ impl Plan {
         }
         let owners = (0..).zip(ring.owners().iter().zip(next.owners()));
         let moves = owners.filter(|(_, (from, to))| from != to);
-        let moves = moves.map(|(arc, (from, to))| ArcMove {
-            arc,
-            from: *from,
-            to: *to,
-        });
+        let mut moves: Vec<_> = moves
+            .map(|(arc, (from, to))| ArcMove {
+                arc,
+                from: *from,
+                to: *to,
+            })
+            .collect();
+        turn_aside(&mut moves, &next, barred)?;
         let change = Change {
             number: state.next_change(),
             members: next.nodes().to_vec(),
-            moves: moves.collect(),
+            moves,
         };
         Ok(Self::of(ring, change, &|_| 0))
     }
@@ -146,12 +153,33 @@ impl Plan {
     }
 }
 
+/// Has other nodes take what would go to who is barred: each time the one that has the least for its weight.
+fn turn_aside(moves: &mut [ArcMove], ring: &Ring, barred: &BTreeSet<NodeId>) -> Result<()> {
+    let mut owned = arcs_by_owner(ring);
+    for one in moves.iter_mut().filter(|one| barred.contains(&one.to)) {
+        let share = |(node, weight): &&(NodeId, u32)| {
+            let arcs = owned.get(node).copied().unwrap_or(0) as u64;
+            // In parts of 2^32: no two weights are nearer to each other.
+            (arcs << 32) / u64::from(*weight)
+        };
+        let takers = ring.nodes().iter();
+        let takers = takers.filter(|(node, _)| !barred.contains(node));
+        let Some((taker, _)) = takers.min_by_key(share) else {
+            let reason = "no node is left that could take anything";
+            return Err(Error::RingChangeRefused { reason });
+        };
+        one.to = *taker;
+        *owned.entry(*taker).or_default() += 1;
+    }
+    Ok(())
+}
+
 /// The number of the next node that is added.
 fn next_node(state: &RingState) -> Result<NodeId> {
     let slots = state.slots().len();
     u16::try_from(slots)
         .map(NodeId)
-        .map_err(|_| crate::Error::InvalidOption {
+        .map_err(|_| Error::InvalidOption {
             option: "nodes",
             value: slots.to_string(),
             reason: "no more than 65,536 nodes can ever be added to a directory; make a new one from a backup",

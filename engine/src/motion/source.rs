@@ -6,7 +6,11 @@
 //! ```
 //!
 //! A source that is down hands nothing over: it was down before the change began, so the journal has nothing of it behind
-//! the beginning. It is copied from its tree, followed through there, and cut without its word.
+//! the beginning. It is copied from its tree, followed through there, and cut without its word. The journal refuses that if
+//! it was told of the loss later; then the change begins anew, which is behind the loss.
+//!
+//! A target whose tree is behind an earlier Cut of its own is written first, by a checkpoint; see
+//! [`Motion::with_complete`](super::Motion::with_complete).
 
 use super::{
     Ground, Heal,
@@ -112,6 +116,11 @@ impl Course {
             return;
         }
 
+        let is_behind = |target: &&NodeId| ground.behind.contains_key(target);
+        let behind: Vec<NodeId> = lost.filter(|target| is_behind(&target)).collect();
+        if !behind.is_empty() {
+            return self.checkpoint(ground, Step::Sweeping, behind, out);
+        }
         if !passage.is_held {
             passage.is_hold_asked = true;
             let task = self.ask_quickly(ground, now);

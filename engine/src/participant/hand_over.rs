@@ -41,6 +41,11 @@
 //! with everything up to that LSN. A node that recovers shows less, so it keeps in mind what it has gained until it is
 //! rebuilt.
 //!
+//! Where the source is down, the row cache may hold what was the newest of a key until the source died of installing the
+//! next: the journal has that and the copies have it, the cache was never told. So the target drops the rows of these arcs
+//! before it says `Installed`. A reader who comes late with what he has read of the source fills nothing: that it is down
+//! is part of the question ([`crate::view`]).
+//!
 //! # Invariants
 //!
 //! - From `HandedOver` on, no commit of that life writes a key of the arcs, and none whose reads touch them is undecided.
@@ -303,6 +308,12 @@ impl Participant {
         self.last_lsn = self.last_lsn.max(owners.lsn);
         if !owners.lost.is_empty() {
             self.lose(&owners);
+        }
+        if owners.is_taken_over {
+            // Nobody fills them any more, the one who could being down, and nobody is routed here before this is answered.
+            let gained = &owners.gained;
+            self.cache
+                .remove_where(|key| gained.contains_qualified(key));
         }
         let unseen = &mut self.ownership.unseen;
         if !owners.gained.is_empty() && unseen.last().is_none_or(|(lsn, _)| *lsn < owners.lsn) {

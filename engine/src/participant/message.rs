@@ -159,6 +159,9 @@ pub struct Owners {
     pub lost: Arc<ArcSet>,
     /// The arcs that belong to this node from this LSN on.
     pub gained: Arc<ArcSet>,
+    /// Whether the node that has lost them is down: it may have died before it installed what the journal has of them, so the
+    /// rows of these arcs in the cache are not worth anything.
+    pub is_taken_over: bool,
     /// The life of the node that the journal knows. A later one takes it in too, but has its fence answer for it.
     pub incarnation: Incarnation,
 }

@@ -152,7 +152,7 @@ impl Sequencer {
         }
         for part in &decide.parts {
             let node = &self.nodes[usize::from(part.node.0)];
-            if node.down {
+            if node.down.is_some() {
                 return Err(Error::NodeDown { node: part.node });
             }
             if node.incarnation != part.incarnation {

@@ -110,7 +110,8 @@ pub struct RingRequest {
     pub request: RequestId,
     /// What to write.
     pub record: RingRecord,
-    /// The lives on which it relies: refused if one of them is over. A [`RingRecord::Cut`] names its source's at least.
+    /// The lives on which it relies: refused if one of them is over. A [`RingRecord::Cut`] names its source's at least, unless
+    /// that was down before its change began.
     pub lives: Vec<(NodeId, Incarnation)>,
 }
 

@@ -90,7 +90,8 @@ struct NodeProgress {
     assigned: Lsn,
     /// Everything of this node up to here is installed.
     installed: Lsn,
-    down: bool,
+    /// Set when the node was given up: nothing of it has a later LSN than this, nor will have.
+    down: Option<Lsn>,
     /// It is no member of the ring any more.
     retired: bool,
 }
@@ -173,7 +174,7 @@ impl Sequencer {
                     refused_chain: None,
                     assigned: state.last_lsn,
                     installed: state.last_lsn,
-                    down: false,
+                    down: None,
                     retired: !state.ring.is_live(NodeId(number)),
                 })
                 .collect(),
@@ -257,13 +258,7 @@ impl Sequencer {
                 through,
             } => self.installed(node, incarnation, through, out),
             JournalMessage::Fence { node, incarnation } => self.fence(node, incarnation, out),
-            JournalMessage::Down { node } => {
-                match self.nodes.get_mut(usize::from(node.0)) {
-                    Some(node) => node.down = true,
-                    None => self.ring.stranger(node).down = true,
-                }
-                self.advance(out);
-            }
+            JournalMessage::Down { node } => self.give_up(now, node, out),
             JournalMessage::Mark => self.mark(out),
             JournalMessage::CreateKeyspace { request, name } => {
                 self.create_keyspace(request, &name, out);
@@ -304,11 +299,13 @@ impl Sequencer {
         self.cut(out);
     }
 
-    /// Whether a batch gets no answer: its node has died, or will have given it up when it hears of an earlier refusal.
+    /// Whether a batch gets no answer: its node has died or was given up, or will have given it up when it hears of an
+    /// earlier refusal.
     /// A chain is refused once only: a second refusal could reach a node that has restarted and counts from zero.
     fn is_void(&self, append: &Append) -> bool {
         let node = &self.nodes[usize::from(append.node.0)];
-        append.incarnation < node.incarnation
+        node.down.is_some()
+            || append.incarnation < node.incarnation
             || node
                 .refused_chain
                 .is_some_and(|chain| append.chain <= chain)

@@ -2,7 +2,7 @@
 
 use super::{JournalEffect, Sequencer, Waiting};
 use crate::{
-    ids::{Incarnation, Lsn, NodeId},
+    ids::{Incarnation, Lsn, NodeId, Time},
     journal::record::RecordBody,
 };
 
@@ -57,6 +57,26 @@ impl Sequencer {
         self.cut(out);
     }
 
+    /// Nothing of the node comes any more: what waits for room is dropped, and what it sends yet is void. Its callers were
+    /// told that they can't know. It may be said twice.
+    pub(super) fn give_up(&mut self, now: Time, node: NodeId, out: &mut Vec<JournalEffect>) {
+        let last_lsn = self.last_lsn;
+        let down = match self.nodes.get_mut(usize::from(node.0)) {
+            Some(progress) => &mut progress.down,
+            None => &mut self.ring.stranger(node).down,
+        };
+        down.get_or_insert(last_lsn);
+        let before = self.waiting.len();
+        self.waiting
+            .retain(|waiting| !matches!(waiting, Waiting::Append(append) if append.node == node));
+        self.advance(out);
+        if self.waiting.len() < before {
+            // What was dropped may have stood before something that fits.
+            self.admit_waiting(now, out);
+            self.cut(out);
+        }
+    }
+
     pub(super) fn mark(&mut self, out: &mut Vec<JournalEffect>) {
         for node in self.ring.state.live() {
             out.push(JournalEffect::Freeze(node, self.last_lsn));
@@ -79,7 +99,7 @@ impl Sequencer {
             out.push(JournalEffect::Fenced(node, incarnation, lsn));
         }
         for node in &self.nodes {
-            if !node.down && !node.retired && node.installed < node.assigned {
+            if node.down.is_none() && !node.retired && node.installed < node.assigned {
                 reached = reached.min(node.installed);
             }
         }

@@ -20,6 +20,21 @@
 //!
 //! The mover's part, that the source of a Cut has nothing of the arcs on its way any more, is under the life that it names:
 //! that life admits nothing more on them, and if it is over the Cut is refused.
+//!
+//! # A source that is down
+//!
+//! A node that was given up has no life that could give its word, and none is needed if it was given up before the change
+//! began:
+//!
+//! - Whatever it had staged, prepared or held is of no account. From when the journal was told on, its batches are void and a
+//!   decision with a part of it is refused, be it that it has voted Yes before; so nothing of it has an LSN above that at which
+//!   it was given up, which is below that of `Began`.
+//! - What has an LSN below is in the journal, whether the node has installed it or not. So who copies its tree and follows the
+//!   journal up to `Began` has everything, and nothing comes behind.
+//! - It does not come back before the directory is opened again, and then the lives are others, and nobody is down.
+//!
+//! A Cut that names no life is accepted then, and only then. The source is told nothing. Its rows in the cache of all nodes may
+//! be older than what the journal has, since it may have died before it installed that; so the targets are told to drop them.
 
 use super::{JournalEffect, NodeProgress, RingRequest, Sequencer, Waiting, ask_for};
 use crate::{
@@ -60,6 +75,8 @@ struct Pending {
 #[derive(Debug)]
 pub(super) struct RingInMotion {
     pub(super) state: RingState,
+    /// Where the change began that is under way, if that was in this opening.
+    began: Option<Lsn>,
     pending: VecDeque<Pending>,
     /// Nodes that are open, and whose change has not begun, if they have restarted or were given up.
     strangers: BTreeMap<NodeId, Stranger>,
@@ -69,13 +86,15 @@ pub(super) struct RingInMotion {
 #[derive(Debug)]
 pub(super) struct Stranger {
     pub(super) incarnation: Incarnation,
-    pub(super) down: bool,
+    /// As of the nodes that a record has named.
+    pub(super) down: Option<Lsn>,
 }
 
 impl RingInMotion {
     pub(super) fn new(state: RingState) -> Self {
         Self {
             state,
+            began: None,
             pending: VecDeque::new(),
             strangers: BTreeMap::new(),
         }
@@ -85,7 +104,7 @@ impl RingInMotion {
     pub(super) fn stranger(&mut self, node: NodeId) -> &mut Stranger {
         let first = Stranger {
             incarnation: FIRST_LIFE,
-            down: false,
+            down: None,
         };
         self.strangers.entry(node).or_insert(first)
     }
@@ -154,15 +173,21 @@ impl Sequencer {
             }
         }
         if let RingRecord::Cut { from, .. } = asked.record {
-            if !asked.lives.iter().any(|(node, _)| *node == from) {
-                let reason = "it does not say which life has handed its arcs over";
-                return Err(Error::RingChangeRefused { reason });
-            }
-            let targets = self.running_change().targets_of(from);
-            for node in targets.into_iter().chain([from]) {
-                if self.nodes[usize::from(node.0)].down {
-                    return Err(Error::NodeDown { node });
+            let is_named = asked.lives.iter().any(|(node, _)| *node == from);
+            let down = |node: NodeId| self.nodes[usize::from(node.0)].down;
+            match down(from) {
+                None if !is_named => {
+                    let reason = "it does not say which life has handed its arcs over";
+                    return Err(Error::RingChangeRefused { reason });
                 }
+                Some(lsn) if is_named || self.ring.began.is_none_or(|began| lsn >= began) => {
+                    return Err(Error::NodeDown { node: from });
+                }
+                None | Some(_) => {}
+            }
+            let mut targets = self.running_change().targets_of(from).into_iter();
+            if let Some(node) = targets.find(|node| down(*node).is_some()) {
+                return Err(Error::NodeDown { node });
             }
         }
         Ok(next)
@@ -181,6 +206,7 @@ impl Sequencer {
         self.ring.state = next;
         let publication = match record {
             RingRecord::Began(_) => {
+                self.ring.began = Some(lsn);
                 for number in self.nodes.len()..self.ring.state.slots().len() {
                     let node = NodeId(u16::try_from(number).expect("node numbers fit"));
                     let Stranger { incarnation, down } = *self.ring.stranger(node);
@@ -216,11 +242,12 @@ impl Sequencer {
         });
     }
 
-    /// Tells the source and the targets of a Cut; nothing from it on is visible before they have taken it in.
+    /// Tells the source, unless it is down, and the targets of a Cut; nothing from it on is visible before they have taken it in.
     fn tell_owners(&mut self, lsn: Lsn, from: NodeId, out: &mut Vec<JournalEffect>) {
         let (change, state) = (self.running_change(), &self.ring.state);
         let (epoch, arc_bits) = (state.epoch(), state.ring().arc_bits());
         let none = Arc::new(ArcSet::new(arc_bits));
+        let is_taken_over = self.nodes[usize::from(from.0)].down.is_some();
         let mut tell = |node: NodeId, lost: Arc<ArcSet>, gained: Arc<ArcSet>| {
             let progress = &mut self.nodes[usize::from(node.0)];
             progress.assigned = lsn;
@@ -229,12 +256,15 @@ impl Sequencer {
                 lsn,
                 lost,
                 gained,
+                is_taken_over,
                 incarnation: progress.incarnation,
             };
             out.push(JournalEffect::Owners(node, owners));
         };
-        let lost = Arc::new(change.arcs_from(arc_bits, from));
-        tell(from, lost, Arc::clone(&none));
+        if !is_taken_over {
+            let lost = Arc::new(change.arcs_from(arc_bits, from));
+            tell(from, lost, Arc::clone(&none));
+        }
         for to in change.targets_of(from) {
             let gained = Arc::new(change.arcs_between(arc_bits, from, to));
             tell(to, Arc::clone(&none), gained);

@@ -572,3 +572,114 @@ fn a_way_back_that_is_lost_too_ends_where_it_is_and_is_taken_over() {
         ]
     );
 }
+
+#[test]
+fn a_change_that_began_before_the_journal_had_heard_of_the_loss_begins_anew() {
+    let mut bench = bench(3);
+    bench.down(B);
+    bench.recorded(10);
+    bench.held();
+    bench.copied(5);
+    bench.followed(10, 0);
+    let late = Error::NodeDown { node: B };
+    assert_eq!(bench.refused(late), ["show Waiting of 1"]);
+    assert_eq!(
+        bench.wait(),
+        [
+            "show Beginning of 1",
+            "began 2, [(0, 1), (2, 1)], 341 arcs from [1]"
+        ]
+    );
+    // What was copied stays good.
+    assert_eq!(
+        bench.recorded(20),
+        ["show Following of 1", "follow 1 after 10"]
+    );
+    assert_eq!(
+        bench.followed(20, 0),
+        ["hold 20", "show Cutting of 1", "cut 2 from 1 on []"]
+    );
+}
+
+fn unreadable(node: NodeId) -> Error {
+    Error::CorruptTree {
+        node,
+        file: "tree".into(),
+        reason: "a test".into(),
+    }
+}
+
+#[test]
+fn a_take_over_from_a_node_that_can_not_be_read_is_undone_and_not_begun_again() {
+    let mut bench = bench(3);
+    bench.down(B);
+    bench.recorded(10);
+    bench.held();
+    assert_eq!(
+        bench.worked(Err(unreadable(B))),
+        ["hold none", "show Sweeping back", "sweep 170 arcs at 0"]
+    );
+    assert_eq!(bench.swept(), ["show Sweeping back", "sweep 171 arcs at 2"]);
+    assert_eq!(bench.swept(), ["forget 0"]);
+    assert_eq!(bench.forgotten(A), ["forget 2"]);
+    assert_eq!(
+        bench.forgotten(C),
+        ["show Ending back", "ended 1, [(0, 1), (1, 1), (2, 1)]"]
+    );
+    assert_eq!(bench.recorded(11), ["show Cancelled back"]);
+    // Another loss is taken over, and the one that can't be read takes nothing.
+    assert_eq!(
+        bench.down(C),
+        [
+            "show Beginning",
+            "began 2, [(0, 1), (1, 1)], 341 arcs from [2]"
+        ]
+    );
+    bench.recorded(12);
+    assert_eq!(bench.held(), ["show Copying of 2", "copy 2, down, to [0]"]);
+}
+
+#[test]
+fn a_tree_that_can_not_be_read_of_a_node_that_is_up_is_tried_again() {
+    let mut bench = bench(2);
+    bench.start(Intent::Add { weight: 1 });
+    bench.ready();
+    bench.recorded(10);
+    bench.held();
+    assert_eq!(bench.worked(Err(unreadable(A))), ["show Waiting of 0"]);
+}
+
+#[test]
+fn where_all_others_are_down_nobody_takes_over() {
+    let mut bench = bench(2);
+    bench.down(A);
+    bench.motion.ground.down.insert(B);
+    assert!(bench.recorded(1).len() > 1, "it had begun");
+    let mut bench = self::bench(1);
+    assert!(bench.down(A).is_empty());
+}
+
+#[test]
+fn no_arc_comes_to_a_node_whose_tree_is_behind_a_cut_of_before() {
+    let mut bench = bench(2);
+    bench.both_are_cut();
+    // The last Cut was at 52. A was down then, and the change ended.
+    let mut ring = bench.motion.ring().clone();
+    for (lsn, from) in [(60, A), (61, B)] {
+        let change = 1;
+        let cleaned = RingRecord::Cleaned { change, from };
+        ring.apply(Lsn(lsn), &cleaned).unwrap();
+    }
+    let members = ring.ring().nodes().to_vec();
+    let change = 1;
+    ring.apply(Lsn(62), &RingRecord::Ended { change, members })
+        .unwrap();
+    let complete = [(A, Lsn(40)), (B, Lsn(70)), (C, Lsn(70))];
+    bench.motion = Motion::new(options(), ring, Time(0)).with_complete(complete);
+    bench.start(Intent::SetWeight { node: A, weight: 2 });
+    assert_eq!(bench.recorded(80), ["show Sweeping of 1", "checkpoint [0]"]);
+    assert_eq!(bench.checkpointed(&[(A, 51)]), ["show Waiting of 1"]);
+    assert_eq!(bench.wait(), ["show Sweeping of 1", "checkpoint [0]"]);
+    assert_eq!(bench.checkpointed(&[(A, 80)]), ["hold 0"]);
+    assert_eq!(bench.held(), ["show Copying of 1", "copy 1 to [0]"]);
+}

@@ -455,6 +455,7 @@ fn progress_counts_arcs_keys_and_bytes() {
         step: Step::Copying,
         is_undoing: false,
         source: Some(B),
+        taken_over: Vec::new(),
         arcs_done: 170,
         arcs_total: 341,
         moved: Moved {

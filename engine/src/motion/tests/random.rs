@@ -17,6 +17,8 @@ const SCRAPS: u64 = 0;
 struct Node {
     life: u32,
     is_down: bool,
+    /// The LSN at which the journal was told.
+    down_at: Option<u64>,
     /// Its tree is complete up to here.
     complete: u64,
     frozen: Option<(u64, Arc<ArcSet>)>,
@@ -34,6 +36,8 @@ enum Pending {
     /// A hand-over, on its way to the node.
     HandOver(NodeId, u64, u64, Arc<ArcSet>),
     Forget(NodeId, u64),
+    /// That a node is down, on its way to the journal.
+    Down(NodeId),
     Checkpoint(RequestId, Vec<NodeId>),
     /// On its way to the mover.
     Message(MotionMessage),
@@ -47,6 +51,8 @@ struct World {
     state: RingState,
     nodes: BTreeMap<NodeId, Node>,
     lsn: u64,
+    /// The beginning of the last change.
+    began: u64,
     /// The last commit on each arc.
     written: BTreeMap<u32, u64>,
     pending: Vec<Pending>,
@@ -93,6 +99,7 @@ impl World {
             state,
             nodes,
             lsn: 1,
+            began: 0,
             written: BTreeMap::new(),
             pending: Vec::new(),
             hold: None,
@@ -232,6 +239,7 @@ impl World {
                 let result = self.journal(&asked);
                 self.tell(MotionMessage::RingAnswer(asked.request, result));
             }
+            Pending::Down(number) => self.journal_is_told(number),
             Pending::Work(task, job) => {
                 let is_stopped = self.stopping.remove(&task);
                 let result = if self.fails() || (is_stopped && self.rng.random_bool(0.8)) {
@@ -284,6 +292,21 @@ impl World {
         }
     }
 
+    /// What the node had sent before it died comes first.
+    fn journal_is_told(&mut self, number: NodeId) {
+        let Some(node) = self.nodes.get_mut(&number) else {
+            return;
+        };
+        let frozen = node.frozen.take();
+        let is_frozen = |arc: &u32| frozen.iter().any(|(_, arcs)| arcs.contains(*arc));
+        let mut owned = self.state.ring().arcs_of_node(number);
+        if let Some(arc) = owned.find(|arc| !is_frozen(arc)) {
+            self.lsn += 1;
+            self.written.insert(arc, self.lsn);
+        }
+        node.down_at = Some(self.lsn);
+    }
+
     fn some_error(&mut self) -> Error {
         if self.rng.random_bool(0.5) {
             return Error::DiskFull {
@@ -291,7 +314,8 @@ impl World {
             };
         }
         Error::CorruptTree {
-            node: A,
+            // None of those that are copied: that would be final.
+            node: NodeId(u16::MAX),
             file: "tree".into(),
             reason: "a test".into(),
         }
@@ -308,12 +332,16 @@ impl World {
         }
         if let RingRecord::Cut { from, .. } = asked.record {
             let targets = self.state.running().unwrap().change.targets_of(from);
-            if let Some(node) = targets.into_iter().find(|node| self.nodes[node].is_down) {
+            let down_at = |node: &NodeId| self.nodes[node].down_at;
+            if let Some(node) = targets.into_iter().find(|node| down_at(node).is_some()) {
                 return Err(Error::NodeDown { node });
             }
             let is_named = asked.lives.iter().any(|(node, _)| *node == from);
-            if is_named == self.nodes[&from].is_down {
-                return Err(Error::NodeDown { node: from });
+            match down_at(&from) {
+                // Its word was given before it died, and holds.
+                None if is_named => {}
+                Some(lsn) if !is_named && lsn < self.began => {}
+                _ => return Err(Error::NodeDown { node: from }),
             }
         }
         let lsn = Lsn(self.lsn + 1);
@@ -324,6 +352,7 @@ impl World {
         self.lsn = lsn.0;
         match &asked.record {
             RingRecord::Began(change) => {
+                self.began = self.lsn;
                 for one in &change.moves {
                     let target = &self.nodes[&one.to];
                     assert!(
@@ -530,7 +559,7 @@ impl World {
         let number = live[self.rng.random_range(0..live.len())];
         let node = self.nodes.get_mut(&number).unwrap();
         node.is_down = true;
-        node.frozen = None;
+        self.pending.push(Pending::Down(number));
         self.pending
             .push(Pending::Message(MotionMessage::NodeDown { node: number }));
     }
@@ -563,7 +592,7 @@ impl World {
         self.nodes.retain(|number, _| self.state.is_live(*number));
         for node in self.nodes.values_mut() {
             node.life += 1;
-            node.is_down = false;
+            (node.is_down, node.down_at) = (false, None);
             node.frozen = None;
             node.shown = node.tree.keys().copied().collect();
         }

@@ -5,6 +5,7 @@ use super::{
     *,
 };
 use crate::{
+    cache::Lookup,
     error::Rival,
     ring::{ArcSet, arc_at, position},
     scan::Merge,
@@ -55,6 +56,7 @@ fn lost(incarnation: Incarnation, lsn: u64) -> NodeMessage {
         lsn: Lsn(lsn),
         lost: moving(),
         gained: none(),
+        is_taken_over: false,
         incarnation,
     })
 }
@@ -65,6 +67,7 @@ fn gained(incarnation: Incarnation, lsn: u64) -> NodeMessage {
         lsn: Lsn(lsn),
         lost: none(),
         gained: moving(),
+        is_taken_over: false,
         incarnation,
     })
 }
@@ -552,4 +555,47 @@ fn a_node_that_is_down_or_read_only_hands_nothing_over() {
     assert_eq!(read_only.tell(settle(1, None)), []);
     assert_eq!(read_only.tell(hand_over(2)), []);
     assert_eq!(read_only.tell(lost(LIFE, 5)), []);
+}
+
+/// The source died between the journal's word and its own cache: `m1` is 2 there, and the cache was never told.
+#[test]
+fn a_target_that_takes_over_drops_what_the_cache_has_of_the_arcs() {
+    let mut node = bench();
+    let row = |name: &str| node.cache.get(&key(name), Lsn(9));
+    for name in ["m1", "s1"] {
+        let old = Value::new("1".into());
+        node.cache.insert(&key(name), Lsn(1), Some(&old));
+    }
+    assert!(matches!(row("m1"), Lookup::Hit(Lsn(1), _)));
+    let NodeMessage::Owners(owners) = gained(LIFE, 5) else {
+        unreachable!("it is one");
+    };
+    node.ingest(&[("m1", "2")]);
+    let taken_over = NodeMessage::Owners(Owners {
+        is_taken_over: true,
+        ..owners
+    });
+    assert_eq!(node.tell(taken_over), [installed(LIFE, 5)]);
+    assert_eq!(node.cache.get(&key("m1"), Lsn(9)), Lookup::Miss);
+    assert_eq!(node.get("m1", 5), Some("2".into()));
+    let other = node.cache.get(&key("s1"), Lsn(9));
+    assert!(
+        matches!(other, Lookup::Hit(Lsn(1), _)),
+        "others keep theirs"
+    );
+}
+
+#[test]
+fn whoever_has_read_of_a_node_that_went_down_meanwhile_leaves_nothing_in_the_cache() {
+    let mut node = bench();
+    node.commit("m1", 1);
+    let view = node.table.view();
+    node.table.set_down();
+    let (key, at) = (key("m1"), Lsn(1));
+    let read = node.table.get_in(&view, &node.cache, &key, at);
+    assert!(
+        read.expect("memory reads").is_some(),
+        "who holds the view reads on"
+    );
+    assert_eq!(node.cache.get(&key, at), Lookup::Miss);
 }

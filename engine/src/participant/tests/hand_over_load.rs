@@ -380,6 +380,7 @@ impl Load {
                     lsn: self.last_lsn(),
                     lost: moving(),
                     gained: Arc::new(crate::ring::ArcSet::new(10)),
+                    is_taken_over: false,
                     incarnation: life,
                 }));
             }

@@ -92,6 +92,7 @@ fn owners(node: NodeId, epoch: u64, lsn: u64, lost: ArcSet, gained: ArcSet) -> J
         lsn: Lsn(lsn),
         lost: lost.into(),
         gained: gained.into(),
+        is_taken_over: false,
         incarnation: if node == C { FIRST_LIFE } else { LIFE },
     };
     JournalEffect::Owners(node, owners)
@@ -484,4 +485,132 @@ fn large_change() -> RingChange {
         number: 2,
         ..adding()
     }
+}
+
+/// What C is told when it takes over from A, and nobody else is told anything.
+fn taken_over(epoch: u64, lsn: u64) -> JournalEffect {
+    let (arcs, none) = (adding().arcs_from(8, A), ArcSet::new(8));
+    let JournalEffect::Owners(node, owners) = owners(C, epoch, lsn, none, arcs) else {
+        unreachable!("it is one");
+    };
+    let is_taken_over = true;
+    JournalEffect::Owners(
+        node,
+        Owners {
+            is_taken_over,
+            ..owners
+        },
+    )
+}
+
+fn down(node: NodeId) -> JournalMessage {
+    JournalMessage::Down { node }
+}
+
+#[test]
+fn a_source_that_was_down_before_the_change_began_is_cut_without_its_word_and_told_nothing() {
+    let mut journal = sequencer();
+    tell(&mut journal, append_of(A, 0, &[1]));
+    tell(&mut journal, down(A));
+    tell(&mut journal, ask(1, began(), &[]));
+    tell(&mut journal, persisted(2, ROOM, Some(SEGMENT)));
+    let out = tell(&mut journal, ask(2, cut_of(A), &[]));
+    assert_eq!(but_writes(out), [taken_over(3, 3)]);
+    tell(&mut journal, installed(C, 3));
+    let out = tell(&mut journal, persisted(3, ROOM, Some(SEGMENT)));
+    let state = {
+        let mut state = ring();
+        state.apply(Lsn(2), &began()).expect("it fits");
+        state.apply(Lsn(3), &cut_of(A)).expect("it fits");
+        Arc::new(state)
+    };
+    let told = PublishRing { lsn: Lsn(3), state };
+    assert_eq!(out, [told], "A has not installed anything, and never will");
+    let out = tell(&mut journal, published(3));
+    assert_eq!(out, [Visible(Lsn(3), vec![C]), answer(2, 3)]);
+}
+
+#[test]
+fn a_source_that_went_down_behind_the_beginning_of_the_change_is_not_cut() {
+    let refused = |request, node| [refusal(request, Error::NodeDown { node })];
+    let mut journal = begun();
+    tell(&mut journal, down(A));
+    let out = tell(&mut journal, ask(2, cut_of(A), &[]));
+    assert_eq!(
+        out,
+        refused(2, A),
+        "its commits may be behind the beginning"
+    );
+    assert_eq!(
+        tell(&mut journal, cut(3, A)),
+        refused(3, A),
+        "its word is void"
+    );
+    tell(&mut journal, down(A));
+    let out = tell(&mut journal, ask(4, cut_of(A), &[]));
+    assert_eq!(out, refused(4, A), "said twice, it went down when it did");
+    // The change that begins anew is behind the loss.
+    let anew = RingChange {
+        number: 2,
+        ..adding()
+    };
+    tell(&mut journal, ask(5, RingRecord::Began(anew.into()), &[]));
+    let cut = RingRecord::Cut { change: 2, from: A };
+    let out = tell(&mut journal, ask(6, cut, &[]));
+    assert_eq!(but_writes(out), [taken_over(4, 3)]);
+}
+
+#[test]
+fn a_change_of_an_earlier_opening_tells_nothing_of_when_it_began() {
+    let mut journal = Sequencer::new(
+        SequencerOptions {
+            force: true,
+            max_group_bytes: 1 << 20,
+            segment_bytes: SEGMENT,
+        },
+        SequencerState {
+            last_lsn: Lsn(1),
+            last_group: GroupNo(0),
+            incarnations: vec![LIFE; 3],
+            keyspaces: Keyspaces::new(),
+            outcomes: Outcomes::default(),
+            ring: RingState::clone(&after(&[began()])),
+            room: ROOM,
+        },
+    );
+    tell(&mut journal, down(A));
+    let out = tell(&mut journal, ask(2, cut_of(A), &[]));
+    assert_eq!(out, [refusal(2, Error::NodeDown { node: A })]);
+}
+
+#[test]
+fn a_node_that_is_up_is_not_cut_without_its_word_whoever_else_is_down() {
+    let mut journal = sequencer();
+    tell(&mut journal, down(A));
+    tell(&mut journal, ask(1, began(), &[]));
+    let reason = "it does not say which life has handed its arcs over";
+    let refused = Error::RingChangeRefused { reason };
+    let out = tell(&mut journal, ask(2, cut_of(B), &[]));
+    assert_eq!(out, [refusal(2, refused)]);
+}
+
+#[test]
+fn nothing_of_a_node_that_was_given_up_gets_an_lsn_any_more() {
+    let mut journal = with_room(10_000);
+    // These wait for room, one behind the other.
+    let out = tell(&mut journal, append_of(A, 0, &[20_000]));
+    assert_eq!(out, [spare_request()]);
+    assert_eq!(tell(&mut journal, append_of(B, 0, &[1])), []);
+    assert_eq!(
+        tell(&mut journal, JournalMessage::Decides(vec![decide_of(1, 1)])),
+        []
+    );
+    tell(&mut journal, down(A));
+    let out = tell(&mut journal, JournalMessage::Spare(Ok(SEGMENT)));
+    let down = Verdict::Refused(Error::NodeDown { node: A });
+    assert_eq!(out[0], resolve(B, 1, Ok(Lsn(1))), "what stood behind");
+    assert_eq!(out[1], decided(1, down));
+    assert_eq!(group(&out[2]), (1, 1, 1, 1, true));
+    assert_eq!(tell(&mut journal, append_of(A, 0, &[1])), [], "void");
+    assert_eq!(journal.last_lsn(), Lsn(1));
 }
