@@ -4,6 +4,7 @@ use crate::{Mailring, clock::TICK, offload::offload, open, switchboard::FaultHoo
 use mailring_engine::{
     Error, Result,
     disk::Disk,
+    motion::Heal,
     restart::{RestartPolicy, Restarts},
     ring::recommended_arc_bits,
     store::Store,
@@ -62,6 +63,7 @@ pub struct Builder {
     pub(crate) arbiters: usize,
     pub(crate) watch_capacity: usize,
     pub(crate) move_rate: Option<u64>,
+    pub(crate) heal: Heal,
     pub(crate) fault_hook: Option<FaultHook>,
     pub(crate) disk: Option<Arc<dyn Disk>>,
     pub(crate) store_hook: Option<StoreHook>,
@@ -98,6 +100,7 @@ impl Builder {
             arbiters: (cores / 2).max(1),
             watch_capacity: 1024,
             move_rate: Some(32 * MIB as u64),
+            heal: Heal::default(),
             fault_hook: None,
             disk: None,
             store_hook: None,
@@ -112,14 +115,15 @@ impl Builder {
         self
     }
 
-    /// Number of storage nodes, of equal weight: 1 to 10,485; default 4. Fixed when the directory is created; later on
-    /// [`Mailring::nodes`] changes it.
+    /// Number of storage nodes, of equal weight, that a directory is created with: 1 to 10,485; default 4. Later on
+    /// [`Mailring::nodes`] changes it, and so does the loss of a node: a directory is opened by the number that it was created
+    /// with, or by what it has now.
     pub fn nodes(self, nodes: u16) -> Self {
         self.weights(vec![1; usize::from(nodes)])
     }
 
-    /// One storage node for each weight; a node owns its share of the keys within 1 %. Fixed when the directory is
-    /// created; later on [`Mailring::nodes`] changes it.
+    /// One storage node for each weight; a node owns its share of the keys within 1 %. As [`Builder::nodes`], for a directory
+    /// when it is created.
     pub fn weights(mut self, weights: impl Into<Vec<u32>>) -> Self {
         self.weights = Some(weights.into());
         self
@@ -208,6 +212,15 @@ impl Builder {
     /// write waits for, at the end of a move, is not limited.
     pub fn move_rate(mut self, bytes_per_second: impl Into<Option<u64>>) -> Self {
         self.move_rate = bytes_per_second.into();
+        self
+    }
+
+    /// What happens to the keys of a node that is given up, having died more often than [`Builder::restart_policy`] allows.
+    /// Default [`Heal::TakeOver`]: the others take its arcs over, and it is removed; its keys answer `NodeDown` until then. It
+    /// can be watched ([`Nodes::events`](crate::Nodes::events)) and cancelled ([`Nodes::change`](crate::Nodes::change)). Where
+    /// no other node serves, or another change is under way, it waits for one, or for its end.
+    pub fn heal(mut self, heal: Heal) -> Self {
+        self.heal = heal;
         self
     }
 

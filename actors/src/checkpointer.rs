@@ -387,12 +387,17 @@ fn write_runs(
         .iter()
         .filter_map(|node| {
             let member = switchboard.member(*node)?;
+            if member.table.is_down() {
+                // Others may take its arcs over, and nothing of them may come into its tree behind that.
+                return None;
+            }
             let view = member.table.view();
             let mut run = frozen_run(&view, through, keyspaces)?;
             let result = guarded(|| member.store.ingest(&mut run))
                 .unwrap_or_else(|reason| Err(panicked(WORKER, reason)));
             if result.is_ok() {
                 bytes += run.bytes();
+                member.set_written(through);
             }
             Some((*node, result))
         })

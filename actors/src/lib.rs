@@ -87,7 +87,7 @@ pub use mailring_engine::{
     Error, Result, Rival,
     ids::{Lsn, NodeId, TxnId},
     locks::{FencingToken, MAX_LOCK_NAME_BYTES, Mode as LockMode, Resource, SessionId, WaitsFor},
-    motion::Flow,
+    motion::{Flow, Heal},
     restart::RestartPolicy,
     ring::ArcMove,
     store::StoreStats,
@@ -95,7 +95,8 @@ pub use mailring_engine::{
     value::{MAX_KEY_BYTES, MAX_VALUE_BYTES},
 };
 pub use nodes::{
-    BlockingNodes, Change, ChangeEnd, ChangeProgress, ChangeStep, NodeInfo, Nodes, Plan,
+    BlockingNodes, Change, ChangeEnd, ChangeProgress, ChangeStep, NodeEvent, NodeEvents, NodeInfo,
+    Nodes, Plan,
 };
 pub use range::KeyRange;
 pub use scan::Scan;

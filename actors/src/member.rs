@@ -12,10 +12,15 @@ use crate::{
 };
 use actix::Addr;
 use arc_swap::ArcSwap;
-use mailring_engine::{ids::NodeId, participant::NodeMessage, store::Store, view::NodeTable};
+use mailring_engine::{
+    ids::{Lsn, NodeId},
+    participant::NodeMessage,
+    store::Store,
+    view::NodeTable,
+};
 use std::sync::{
     Arc, OnceLock,
-    atomic::{AtomicUsize, Ordering::Relaxed},
+    atomic::{AtomicU64, AtomicUsize, Ordering, Ordering::Relaxed},
 };
 use tokio::sync::Notify;
 
@@ -23,6 +28,8 @@ use tokio::sync::Notify;
 pub(crate) struct Member {
     pub(crate) table: Arc<NodeTable>,
     pub(crate) store: Arc<dyn Store>,
+    /// The tree is complete up to here, whether the view that is published says so already or not.
+    written: AtomicU64,
     pub(crate) queue: Arc<Queue>,
     pub(crate) ticks: NodeTicks,
     pub(crate) figures: NodeFigures,
@@ -45,6 +52,7 @@ impl Member {
     pub(crate) fn new(table: Arc<NodeTable>, store: Arc<dyn Store>, queue_capacity: usize) -> Self {
         Self {
             figures: NodeFigures::new(table.node()),
+            written: AtomicU64::new(table.view().complete.0),
             table,
             store,
             queue: Arc::new(Queue::new(queue_capacity)),
@@ -57,6 +65,16 @@ impl Member {
     #[inline]
     pub(crate) fn node(&self) -> NodeId {
         self.table.node()
+    }
+
+    /// Up to where the tree is complete: before anybody lets go of the journal for it.
+    pub(crate) fn written(&self) -> Lsn {
+        Lsn(self.written.load(Ordering::Acquire))
+    }
+
+    /// The thread that writes runs has written everything up to here.
+    pub(crate) fn set_written(&self, through: Lsn) {
+        self.written.fetch_max(through.0, Ordering::AcqRel);
     }
 
     /// Gives the member its actor.

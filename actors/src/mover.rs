@@ -39,6 +39,7 @@ use mailring_engine::{
     motion::{CHUNK_BYTES, Carry, Job, MotionMessage, Moved, Work},
     replay::ReplayedNode,
     store::RunEntry,
+    view::NodeView,
 };
 use std::{
     cell::{Cell, RefCell},
@@ -188,13 +189,13 @@ impl Mover {
                 is_down,
                 targets,
             } => {
-                let table = Arc::clone(&known(board, *source)?.table);
+                let source = known(board, *source)?;
                 let (at, view) = loop {
-                    let visible = board.visible.load();
-                    let view = table.view();
                     if *is_down {
-                        break (view.complete, view);
+                        break left_by(&source);
                     }
+                    let visible = board.visible.load();
+                    let view = source.table.view();
                     if view.complete <= visible {
                         break (visible, view);
                     }
@@ -237,6 +238,23 @@ fn size_of_run(run: &[RunEntry]) -> Moved {
 
 fn known(board: &Switchboard, node: NodeId) -> Result<Arc<Member>> {
     board.member(node).ok_or(Error::NodeDown { node })
+}
+
+/// What a node that is down has left, as of an LSN: its tree as it is now. What it has shown last need not have everything
+/// that is in the tree, be it a run of a checkpoint or arcs that came to it when it died; and what is in its generations is in
+/// the journal. The tree may be ahead of the LSN, which does no harm: whoever follows the journal from there brings the newest
+/// versions again.
+fn left_by(member: &Member) -> (Lsn, Arc<NodeView>) {
+    let complete = member.written();
+    let view = NodeView {
+        active: Arc::default(),
+        frozen: Vec::new(),
+        tree: member.store.view(),
+        complete,
+        floor: Lsn(0),
+        leaving: None,
+    };
+    (complete, Arc::new(view))
 }
 
 /// The keyspaces as the journal knows them now.

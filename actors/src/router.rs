@@ -227,7 +227,7 @@ impl Router {
             }
             MotionEffect::Work { task, job } => self.to_mover(MoverRequest::Work { task, job }),
             MotionEffect::Stop { task } => self.stop.stop(task),
-            MotionEffect::Progress(progress) => board.showing.show(progress),
+            MotionEffect::Progress(progress) => board.showing.show(progress, &board.events),
             MotionEffect::Answer(request, result) => {
                 // Who has heard that it began follows it; so does who has cancelled it.
                 if let (Some(reply), Err(error)) = (self.starting.remove(&request), result) {
@@ -318,7 +318,10 @@ impl Handler<NodeStatus> for Router {
             })
         });
         match next {
-            Ok(health) => member.health.store(Arc::new(health)),
+            Ok(health) => {
+                member.health.store(Arc::new(health));
+                board.events.of_status(&status);
+            }
             Err(reason) => {
                 tracing::error!(
                     reason,

@@ -24,7 +24,6 @@ use mailring_engine::{
     motion::MotionMessage,
     orphans::orphan_of_node,
     participant::{Answer, NodeEffect, NodeMessage, Operation, Participant},
-    rebuild::rebuild_node,
 };
 use slab::Slab;
 use std::sync::{Arc, atomic::Ordering::Relaxed};
@@ -302,7 +301,8 @@ impl StorageNode {
                 )));
                 let result = guarded(|| {
                     switchboard.between_faults("rebuild", "Rebuild", || {
-                        rebuild_node(&journal, node, after, through, &generation)
+                        let opened = &switchboard.opened;
+                        opened.rebuild_node(&journal, node, after, through, &generation)
                     })
                 });
                 let result =

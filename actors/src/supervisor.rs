@@ -9,6 +9,7 @@ use mailring_engine::{
     ids::NodeId,
     participant::NodeMessage,
     restart::{RestartPolicy, Restarts, Verdict},
+    sequencer::JournalMessage,
 };
 use std::{
     collections::{BTreeMap, hash_map::RandomState},
@@ -55,6 +56,9 @@ impl Supervisor {
             member.table.set_down();
             member.tell(NodeMessage::GoDown);
         }
+        // The journal hears of it before the router does: all that the node has committed is below the change by which the
+        // others take over. The node tells it too, when it has answered its callers.
+        self.switchboard.to_journal(JournalMessage::Down { node });
         let lost = CoordinatorMessage::NodeDown(node);
         self.switchboard.to_coordinator(lost);
         let lost = CheckpointMessage::NodeDown(node);

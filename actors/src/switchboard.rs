@@ -11,7 +11,7 @@ use crate::{
     locks::{LockDesk, LockManager},
     member::{Member, Queue},
     message::{Deliver, Tick},
-    nodes::Showing,
+    nodes::{Events, Showing},
     router::Router,
     routes::Routes,
     supervisor::Supervisor,
@@ -22,7 +22,7 @@ use arc_swap::ArcSwap;
 use mailring_engine::{
     Error, cache::RowCache, checkpoint::CheckpointMessage, coordinator::CoordinatorMessage,
     ids::NodeId, locks::LockMessage, motion::MotionMessage, open_keyspaces::OpenKeyspaces,
-    participant::NodeMessage, sequencer::JournalMessage, view::Visible,
+    participant::NodeMessage, rebuild::Opened, sequencer::JournalMessage, view::Visible,
 };
 use std::sync::{
     Arc, Mutex, OnceLock, PoisonError,
@@ -71,6 +71,10 @@ pub(crate) struct Switchboard {
     /// What handles see of the change of the ring.
     pub(crate) showing: Showing,
     pub(crate) motion_due: DueTick,
+    /// What happens to the nodes, for whoever watches.
+    pub(crate) events: Events,
+    /// What the directory was found to be.
+    pub(crate) opened: Opened,
     /// Set when the engine stops: long work ends.
     pub(crate) stopping: AtomicBool,
     pub(crate) telemetry: Telemetry,

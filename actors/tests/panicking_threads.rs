@@ -9,7 +9,7 @@ use common::{
     stage::Stage,
     until,
 };
-use mailring::{Durability, Error, FaultSite, NodeState, Result, kinds};
+use mailring::{Durability, Error, FaultSite, Heal, NodeState, Result, kinds};
 use std::{
     sync::{
         Arc, Mutex,
@@ -158,7 +158,7 @@ async fn the_threads_of_a_checkpoint_may_panic() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_whose_rebuilding_thread_panics_is_down_and_the_others_go_on() -> Result<()> {
-    let stage = Stage::open().await?;
+    let stage = Stage::tuned(|builder| builder.heal(Heal::Wait)).await?;
     stage.first.set("node", Some(1), "Request", true, 3, 1);
     stage
         .trap

@@ -6,7 +6,7 @@
 mod common;
 
 use common::{patiently, quick_restarts, stage::Stage, until, until_idle};
-use mailring::{Error, NodeState, Result, Transaction, kinds};
+use mailring::{Error, Heal, NodeState, Result, Transaction, kinds};
 use std::{
     future::Future,
     sync::Arc,
@@ -116,7 +116,12 @@ fn rows(table: Table, kinds: &[&[&'static str]]) -> Vec<(&'static str, First)> {
 
 async fn stage_for(first: First) -> Result<Stage> {
     let intensity = if first == NodeIsGivenUp { 0 } else { 5 };
-    let stage = Stage::tuned(|builder| builder.restart_policy(quick_restarts(intensity))).await?;
+    let stage = Stage::tuned(|builder| {
+        builder
+            .restart_policy(quick_restarts(intensity))
+            .heal(Heal::Wait)
+    })
+    .await?;
     match first {
         Nothing => {}
         NodePanics | NodeIsGivenUp => stage.first.set("node", Some(1), "Request", true, 3, 1),

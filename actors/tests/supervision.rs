@@ -6,7 +6,7 @@ mod common;
 use common::{
     Gate, OpensAtTheEnd, Trap, builder, patiently, quick_restarts, stage::Stage, until, until_idle,
 };
-use mailring::{Error, FaultSite, NodeState, Result};
+use mailring::{Error, FaultSite, Heal, NodeState, Result};
 use std::sync::Arc;
 
 #[tokio::test]
@@ -57,6 +57,7 @@ async fn a_node_over_its_intensity_is_down_and_the_others_go_on() -> Result<()> 
     let trap = Trap::new();
     let db = builder(directory.path())
         .restart_policy(quick_restarts(2))
+        .heal(Heal::Wait)
         .fault_hook(trap.hook())
         .open()
         .await?;
@@ -135,7 +136,9 @@ async fn a_node_that_goes_down_under_load_holds_nobody_back() -> Result<()> {
         "Request", "Flush", "Resolve", "Visible", "Freeze", "Flushed",
     ] {
         for handled in [false, true] {
-            let stage = Stage::tuned(|builder| builder.restart_policy(quick_restarts(0))).await?;
+            let stage =
+                Stage::tuned(|builder| builder.restart_policy(quick_restarts(0)).heal(Heal::Wait))
+                    .await?;
             let db = &stage.db;
             stage.trap.set("node", Some(1), message, handled, 2, 1);
             let checkpoints = stage.checkpoints(4);

@@ -1,6 +1,6 @@
 //! The same calls for plain threads.
 
-use super::{Change, NodeInfo, Nodes, Plan};
+use super::{Change, NodeEvents, NodeInfo, Nodes, Plan};
 use crate::BlockingMailring;
 use mailring_engine::{Result, ids::NodeId};
 use pollster::block_on;
@@ -76,6 +76,12 @@ impl BlockingNodes {
     /// As the async call.
     pub fn set_weight(&self, node: NodeId, weight: u32) -> Result<Change> {
         block_on(self.0.set_weight(node, weight))
+    }
+
+    /// [`Nodes::events`], which have a blocking call beside the other.
+    #[must_use]
+    pub fn events(&self) -> NodeEvents {
+        self.0.events()
     }
 
     /// [`Nodes::change`].

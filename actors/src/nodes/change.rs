@@ -27,6 +27,9 @@ pub struct ChangeProgress {
     pub is_undoing: bool,
     /// The node whose arcs are being moved or cleaned up.
     pub source: Option<NodeId>,
+    /// The nodes that are down from which the others take over; empty for a change that somebody has asked for, and for one that
+    /// goes on after an opening.
+    pub taken_over: Vec<NodeId>,
     /// Arcs that have moved.
     pub arcs_done: usize,
     /// Arcs that move in all.
@@ -51,6 +54,7 @@ impl Default for ChangeProgress {
             step: ChangeStep::Opening,
             is_undoing: false,
             source: None,
+            taken_over: Vec::new(),
             arcs_done: 0,
             arcs_total: 0,
             keys: 0,

@@ -17,12 +17,15 @@
 
 mod blocking;
 mod change;
+mod events;
 mod list;
 mod plan;
 mod showing;
 
 pub use blocking::BlockingNodes;
 pub use change::{Change, ChangeEnd, ChangeProgress, ChangeStep};
+pub(crate) use events::Events;
+pub use events::{NodeEvent, NodeEvents};
 pub use list::NodeInfo;
 pub use plan::Plan;
 pub(crate) use showing::{Follower, Showing};
@@ -148,7 +151,15 @@ impl Nodes {
         Ok(Change::new(Arc::clone(engine), follower))
     }
 
-    /// The change that is under way, if there is one: also one that was begun before the engine was opened.
+    /// What happens to the nodes: restarts, losses, take-overs. Begins with what has happened since the engine was opened, as
+    /// far as it is remembered (the last 64).
+    #[must_use]
+    pub fn events(&self) -> NodeEvents {
+        self.engine.switchboard.events.follow()
+    }
+
+    /// The change that is under way, if there is one: also one that was begun before the engine was opened, or a take-over,
+    /// for which nobody has asked.
     #[must_use]
     pub fn change(&self) -> Option<Change> {
         let follower = self.engine.switchboard.showing.follow()?;

@@ -1,6 +1,9 @@
 //! What is shown of the change that is under way: the router writes it, handles watch it.
 
-use super::change::{ChangeEnd, ChangeProgress};
+use super::{
+    change::{ChangeEnd, ChangeProgress},
+    events::{Events, NodeEvent},
+};
 use mailring_engine::{
     Error, Result,
     motion::{Ending, Progress, Step},
@@ -27,11 +30,17 @@ pub(crate) struct Follower(pub(super) watch::Receiver<Shown>);
 #[derive(Debug, Default)]
 pub(crate) struct Showing(Mutex<Option<Last>>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Last {
     sender: watch::Sender<Shown>,
     /// When the first byte was on its way.
     begun: Option<Instant>,
+}
+
+impl Last {
+    fn has_ended(&self) -> bool {
+        self.sender.borrow().end.is_some()
+    }
 }
 
 impl Showing {
@@ -41,11 +50,7 @@ impl Showing {
 
     /// A change begins. What was shown of the last one stays with who follows it.
     pub(crate) fn begin(&self) {
-        let sender = watch::Sender::new(Shown::default());
-        *self.lock() = Some(Last {
-            sender,
-            begun: None,
-        });
+        *self.lock() = Some(Last::default());
     }
 
     /// The change that was to begin was refused.
@@ -80,16 +85,28 @@ impl Showing {
         }
     }
 
-    pub(crate) fn show(&self, progress: Progress) {
+    pub(crate) fn show(&self, progress: Progress, events: &Events) {
         let mut last = self.lock();
-        let Some(last) = &mut *last else {
+        let end = end_of(&progress);
+        let is_over = last.as_ref().is_none_or(Last::has_ended);
+        if is_over && end.is_some() {
             return;
-        };
+        }
+        if is_over {
+            // Nobody has asked for it: the others take over.
+            *last = Some(Last::default());
+            events.tell(NodeEvent::TakeOver {
+                nodes: progress.taken_over.clone(),
+            });
+        }
+        let last = last.as_mut().expect("it was made above");
+        if let Some(end) = &end {
+            events.of_end(&progress.taken_over, end);
+        }
         if progress.moved.bytes > 0 {
             last.begun.get_or_insert_with(Instant::now);
         }
         let took = last.begun.map(|begun| begun.elapsed());
-        let end = end_of(&progress);
         let progress = shown(progress, took.unwrap_or_default());
         log(&last.sender.borrow().progress, &progress);
         last.sender.send_modify(|shown| {
@@ -149,6 +166,7 @@ fn shown(progress: Progress, took: Duration) -> ChangeProgress {
         step: progress.step,
         is_undoing: progress.is_undoing,
         source: progress.source,
+        taken_over: progress.taken_over,
         arcs_done: progress.arcs_done,
         arcs_total: progress.arcs_total,
         keys: progress.moved.keys,

@@ -20,7 +20,7 @@ use crate::{
     locks::{LockDesk, LockManager},
     member::Queue,
     mover::{self, Mover, StopSign},
-    nodes::Showing,
+    nodes::{Events, Showing},
     router::Router,
     routes::Routes,
     supervisor::Supervisor,
@@ -37,12 +37,14 @@ use mailring_engine::{
     checkpoint::Checkpoint,
     coordinator::{Coordinator, CoordinatorOptions},
     disk::Disk,
+    ids::NodeId,
     journal::frame_bytes,
     locks::{LockLimits, LockTable},
     manifest::Manifest,
-    motion::{Heal, Motion, MotionMessage, MotionOptions},
+    motion::{Motion, MotionMessage, MotionOptions},
     open_keyspaces::OpenKeyspaces,
     participant::ParticipantOptions,
+    rebuild::Opened,
     restart::Restarts,
     sequencer::{Sequencer, SequencerOptions, SequencerState},
     value::KEYSPACE_PREFIX_BYTES,
@@ -86,6 +88,7 @@ pub(super) fn start(
         old_leases,
     } = recovered;
     let is_changing = ring.running().is_some();
+    let trees: Vec<_> = (0..).map(NodeId).zip(complete.iter().copied()).collect();
     let clock = Clock::start();
     let opening = manifest.openings;
     let budget = Budget::new(
@@ -108,6 +111,11 @@ pub(super) fn start(
         routes: ArcSwap::from_pointee(Routes::new(Arc::new(ring.clone()), nodes)),
         rerouted: Notify::new(),
         showing: Showing::default(),
+        events: Events::default(),
+        opened: Opened {
+            last_lsn,
+            ring: Arc::clone(ring.ring()),
+        },
         motion_due: clock::DueTick::default(),
         stopping: AtomicBool::new(false),
         fault_hook: builder.fault_hook.clone(),
@@ -229,11 +237,10 @@ pub(super) fn start(
         },
         router: {
             let options = MotionOptions {
-                // Who is down has nobody take its place yet.
-                heal: Heal::Wait,
+                heal: builder.heal,
                 ..MotionOptions::default()
             };
-            let motion = Motion::new(options, ring, clock.now());
+            let motion = Motion::new(options, ring, clock.now()).with_complete(trees);
             let actor = Router::new(Arc::clone(&switchboard), motion, mover_sender, stop.clone());
             // Its steps are few, but may copy a large ring.
             Router::start_in_arbiter(arbiters.of(lives.len() + 1), move |_| actor)

@@ -11,4 +11,5 @@ mod crashes;
 mod failures;
 mod serving;
 mod settings;
+mod taken_over;
 mod world;
