@@ -17,6 +17,7 @@ fn money_stays_while_nodes_come_grow_go_and_panic() {
         "node 0 weighs double",
         "node 1 is removed",
         "node 2 panics",
+        "node 3 dies for good",
     ] {
         assert!(table.lines().any(|line| line.starts_with(step)), "{table}");
     }

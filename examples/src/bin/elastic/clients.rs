@@ -79,6 +79,8 @@ impl Shared {
                 }
                 // Whether it was carried out or not, the sum of all accounts is the same.
                 Err(error) if error.is_retryable() || matches!(error, Error::Unknown { .. }) => {}
+                // One of the accounts can't be had until the others have taken over.
+                Err(Error::NodeDown { .. }) => tokio::time::sleep(Duration::from_millis(1)).await,
                 Err(error) => return Err(error),
             }
         }

@@ -1,4 +1,4 @@
-//! A node that panics when it is told to. The hook is not for services: the engine's own tests inject panics with it.
+//! A node that panics when it is told to, once or for good. The hook is not for services: the engine's own tests inject panics with it.
 
 use mailring::{FaultHook, FaultSite, NodeId};
 use std::{
@@ -13,9 +13,12 @@ const WORDS: &str = "this panic was ordered";
 /// No node has this number.
 const NOBODY: u32 = u32::MAX;
 
-/// The order for one panic.
+/// The order for one panic, and for a node that panics for ever.
 #[derive(Debug, Clone)]
-pub(crate) struct Fault(Arc<AtomicU32>);
+pub(crate) struct Fault {
+    once: Arc<AtomicU32>,
+    always: Arc<AtomicU32>,
+}
 
 impl Default for Fault {
     fn default() -> Self {
@@ -26,32 +29,41 @@ impl Default for Fault {
                 usual(info);
             }
         }));
-        Self(Arc::new(AtomicU32::new(NOBODY)))
+        let nobody = || Arc::new(AtomicU32::new(NOBODY));
+        Self {
+            once: nobody(),
+            always: nobody(),
+        }
     }
 }
 
 impl Fault {
     /// Has the node panic at its next message.
     pub(crate) fn order(&self, node: NodeId) {
-        self.0.store(node.0.into(), Ordering::Relaxed);
+        self.once.store(node.0.into(), Ordering::Relaxed);
+    }
+
+    /// Has the node panic at every message.
+    pub(crate) fn doom(&self, node: NodeId) {
+        self.always.store(node.0.into(), Ordering::Relaxed);
     }
 
     /// Whether the order was not carried out yet.
     pub(crate) fn is_left(&self) -> bool {
-        self.0.load(Ordering::Relaxed) != NOBODY
+        self.once.load(Ordering::Relaxed) != NOBODY
     }
 
     pub(crate) fn hook(&self) -> FaultHook {
-        let order = Arc::clone(&self.0);
+        let Self { once, always } = self.clone();
         Arc::new(move |site: &FaultSite<'_>| {
             let Some(node) = site.node.filter(|_| site.message == "Request") else {
                 return;
             };
             let (node, relaxed) = (u32::from(node.0), Ordering::Relaxed);
-            if order
+            let is_ordered = once
                 .compare_exchange(node, NOBODY, relaxed, relaxed)
-                .is_ok()
-            {
+                .is_ok();
+            if is_ordered || always.load(relaxed) == node {
                 panic!("{WORDS}");
             }
         })

@@ -10,8 +10,11 @@
 //! Clients transfer random sums between random accounts, each transfer one transaction. Meanwhile, one after the other:
 //!
 //! ```text
-//! 4 nodes ── add one ── add one ── double the weight of node 0 ── remove node 1 ── node 2 panics ── check
+//! 4 nodes ── add one ── add one ── double the weight of node 0 ── remove node 1 ── node 2 panics ── node 3 dies for good ── check
 //! ```
+//!
+//! A node that panics once is back in no time. One that panics at whatever it is asked is given up in the end, and the others
+//! take over what it had; until then whoever needs it is told `NodeDown`.
 //!
 //! A terminal shows the ring live: each node with its share of the arcs and its load, the throughput and the latency of the
 //! transfers, and the progress of the change. Elsewhere it is a line each second.

@@ -7,11 +7,13 @@ use crate::{
     fault::Fault,
     view::View,
 };
-use mailring::{Change, ChangeEnd, Mailring, NodeId, Plan as NodePlan};
+use mailring::{Change, ChangeEnd, Mailring, NodeEvent, NodeId, Plan as NodePlan};
 use std::time::{Duration, Instant};
 
 /// Nodes at the beginning.
 const NODES: u16 = 4;
+/// A node that panics for ever is given up and taken over by then.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A line of the closing table.
 struct Row {
@@ -75,6 +77,8 @@ pub(crate) async fn run(plan: &Plan) -> Result<(), Failure> {
     stage.follow("node 1 is removed", planned, change).await?;
     fault.order(NodeId(2));
     stage.rest("node 2 panics").await?;
+    fault.doom(NodeId(3));
+    stage.lose("node 3 dies for good", NodeId(3)).await?;
     stage.end(&fault).await
 }
 
@@ -122,6 +126,34 @@ impl Stage<'_> {
             .into());
         }
         self.row(what, progress.arcs_done, progress.bytes, took, &tally);
+        self.check_shares(what)?;
+        self.bank.audit(self.plan).await?;
+        self.rest("the clients go on").await
+    }
+
+    /// Follows what becomes of a node that is lost, until the others serve all that it had.
+    async fn lose(&mut self, what: &str, lost: NodeId) -> Result<(), Failure> {
+        let nodes = self.db.nodes();
+        let mut events = nodes.events();
+        let listed = nodes.list().into_iter().find(|node| node.node == lost);
+        let arcs = listed.map_or(0, |node| node.arcs);
+        let begun = Instant::now();
+        let mut bytes = 0;
+        self.clients.take_tally();
+        while nodes.list().iter().any(|node| node.node == lost) || nodes.change().is_some() {
+            self.clients.work_for(self.view.interval()).await?;
+            let progress = nodes.change().map(|change| change.progress());
+            bytes = progress.as_ref().map_or(bytes, |progress| progress.bytes);
+            self.view.show(what, progress, &self.clients);
+            if begun.elapsed() > PATIENCE {
+                return Err(format!("{what}: nobody has taken over in {PATIENCE:?}").into());
+            }
+        }
+        let took = begun.elapsed();
+        let tally = self.clients.take_tally();
+        let taken_over = NodeEvent::TakenOver { nodes: vec![lost] };
+        while events.next().await.ok_or("the engine is gone")? != taken_over {}
+        self.row(what, arcs, bytes, took, &tally);
         self.check_shares(what)?;
         self.bank.audit(self.plan).await?;
         self.rest("the clients go on").await
