@@ -56,6 +56,7 @@ mod offload;
 mod open;
 mod pin;
 mod range;
+mod restore;
 mod router;
 mod routes;
 mod scan;
@@ -99,6 +100,7 @@ pub use nodes::{
     Nodes, Plan,
 };
 pub use range::KeyRange;
+pub use restore::{RestoreLoss, Restored};
 pub use scan::Scan;
 pub use snapshot::Snapshot;
 pub use stats::{NodeState, NodeStats, Stats};

@@ -1,10 +1,14 @@
 //! The handle.
 
 use crate::{
-    Backup, Batch, Builder, Keyspace, Locks, Snapshot, Stats, Verification, backup, builder::Place,
-    engine::Engine, journal::KeyspaceRequest, member::Member, offload::offload, stats::NodeStats,
+    Backup, Batch, Builder, Keyspace, Locks, RestoreLoss, Restored, Snapshot, Stats, Verification,
+    backup, builder::Place, engine::Engine, journal::KeyspaceRequest, member::Member,
+    offload::offload, stats::NodeStats,
 };
-use mailring_engine::{Error, Result, ids::Lsn};
+use mailring_engine::{
+    Error, Result,
+    ids::{Lsn, NodeId},
+};
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, atomic::Ordering},
@@ -169,6 +173,24 @@ impl Mailring {
     /// `DirectoryInUse`.
     pub fn verify_directory(directory: impl AsRef<Path>) -> Result<Verification> {
         crate::verify::verify_offline(directory.as_ref())
+    }
+
+    /// Puts the tree of one node from a backup in the place of the one that can't be read, in a directory that no engine has open.
+    /// What the node has committed since the backup comes from the journal when the directory is opened. The damaged tree is kept
+    /// beside, under the name that is answered. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidOption` with why the backup does not fit: above all, if the journal does not reach back to it, which can be
+    /// accepted (`loss`). `NoEngine`, `DirectoryInUse`, `CorruptTree` and `CorruptManifest` (of either), `CorruptJournal`,
+    /// `DiskFull`, `Io`. Nothing has changed then, or the same call can be made again.
+    pub fn restore_node(
+        directory: impl AsRef<Path>,
+        node: NodeId,
+        backup: impl AsRef<Path>,
+        loss: RestoreLoss,
+    ) -> Result<Restored> {
+        crate::restore::restore_node(directory.as_ref(), node, backup.as_ref(), loss)
     }
 
     /// Figures as of now.

@@ -96,6 +96,7 @@ impl Member {
     /// How it is now.
     pub(crate) fn state(&self) -> NodeState {
         match self.table.is_down() {
+            true if self.table.unreadable().is_some() => NodeState::Isolated,
             true => NodeState::Down,
             false => self.health.load().state,
         }

@@ -332,7 +332,7 @@ impl Handler<NodeStatus> for Router {
         }
         let node = status.node;
         match status.state {
-            NodeState::Serving => {}
+            NodeState::Serving | NodeState::Isolated => {}
             NodeState::Restarted => self.deliver(MotionMessage::NodeRestarted { node }, ctx),
             NodeState::Down => self.deliver(MotionMessage::NodeDown { node }, ctx),
         }

@@ -16,6 +16,10 @@ pub enum NodeState {
     Restarted,
     /// It died more often than its restart intensity allows, or can't be read back. Its keys answer `NodeDown`.
     Down,
+    /// Its tree could not be read when the engine was opened. Its keys answer that `CorruptTree`, which names the file, all
+    /// others are served, and nothing of it is given up: its files stay as they are, and the journal keeps what it has committed
+    /// since its last checkpoint.
+    Isolated,
 }
 
 /// Figures of one node.

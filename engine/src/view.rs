@@ -43,7 +43,7 @@ use crate::{
 use bytes::Bytes;
 use std::{
     ops::Bound,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, OnceLock, atomic::Ordering},
 };
 
 /// The visible LSN, shared by everybody in the process. Only the journal raises it.
@@ -258,6 +258,8 @@ pub struct NodeTable {
     node: NodeId,
     view: ArcSwap<NodeView>,
     down: AtomicBool,
+    /// Why the tree can't be read, of a node that is down for that.
+    unreadable: OnceLock<Error>,
 }
 
 impl NodeTable {
@@ -268,6 +270,7 @@ impl NodeTable {
             node,
             view: ArcSwap::from_pointee(view),
             down: AtomicBool::new(false),
+            unreadable: OnceLock::new(),
         }
     }
 
@@ -293,6 +296,26 @@ impl NodeTable {
         self.down.store(true, Ordering::Release);
     }
 
+    /// Answers this error from here on: the tree can't be read, and so the node is isolated.
+    pub fn set_unreadable(&self, error: Error) {
+        self.unreadable.get_or_init(|| error);
+        self.set_down();
+    }
+
+    /// Why the tree can't be read, if the node is isolated for that.
+    #[must_use]
+    pub fn unreadable(&self) -> Option<&Error> {
+        self.unreadable.get()
+    }
+
+    /// What a node that is down answers.
+    #[must_use]
+    pub fn why_down(&self) -> Error {
+        let node = self.node;
+        let unreadable = self.unreadable.get();
+        unreadable.cloned().unwrap_or(Error::NodeDown { node })
+    }
+
     /// Whether the node is down.
     #[must_use]
     pub fn is_down(&self) -> bool {
@@ -303,10 +326,10 @@ impl NodeTable {
     ///
     /// # Errors
     ///
-    /// [`Error::NodeDown`].
+    /// [`Error::NodeDown`], or why its tree can't be read.
     pub fn check_up(&self) -> Result<()> {
         if self.is_down() {
-            return Err(Error::NodeDown { node: self.node });
+            return Err(self.why_down());
         }
         Ok(())
     }

@@ -24,7 +24,7 @@ pub enum NodeEvent {
         /// What it panicked of.
         reason: String,
     },
-    /// It was given up: its keys answer `NodeDown` until the others have taken over, or the engine is opened again.
+    /// It was given up, or its tree can't be read: its keys answer `NodeDown`, or `CorruptTree`, until the others have taken over, or the engine is opened again.
     Down {
         /// The node.
         node: NodeId,
@@ -122,7 +122,7 @@ impl Events {
     pub(crate) fn of_status(&self, status: &NodeStatus) {
         let (node, reason) = (status.node, status.reason.clone().unwrap_or_default());
         match status.state {
-            NodeState::Serving => {}
+            NodeState::Serving | NodeState::Isolated => {}
             NodeState::Restarted => self.tell(NodeEvent::Restarted { node, reason }),
             NodeState::Down => self.tell(NodeEvent::Down { node, reason }),
         }

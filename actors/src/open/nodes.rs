@@ -10,11 +10,11 @@ use crate::{
 };
 use mailring_engine::{
     Error, Result,
-    ids::{Epoch, Incarnation, Lsn, NodeId},
+    ids::{Epoch, Incarnation, Lsn, NodeId, Time},
     journal::JournalReader,
     keyspaces::Keyspaces,
     manifest::Manifest,
-    participant::{Participant, ParticipantOptions, TreeSource},
+    participant::{NodeMessage, Participant, ParticipantOptions, TreeSource},
     ring_state::RingState,
     store::{
         Store, StoreFactory,
@@ -133,7 +133,7 @@ impl NodeActors {
     /// Starts the actor of a node, and gives it to its member.
     pub(crate) fn start(&self, switchboard: &Arc<Switchboard>, member: &Arc<Member>, life: Life) {
         let store = Arc::clone(&member.store);
-        let participant = Participant::new(
+        let mut participant = Participant::new(
             life.incarnation,
             life.owned_since,
             Arc::clone(&member.table),
@@ -142,6 +142,10 @@ impl NodeActors {
             life.last_lsn,
             self.options,
         );
+        if member.table.is_down() {
+            // The supervisor tells the others once they are there.
+            participant.handle(Time(0), NodeMessage::GoDown, &mut Vec::new());
+        }
         let actor = StorageNode::new(participant, Arc::clone(switchboard), self.journal.clone());
         let arbiter = self.arbiters.of(usize::from(member.node().0));
         member.started(actix::Supervisor::start_in_arbiter(arbiter, move |_| actor));

@@ -1,4 +1,7 @@
 //! From a directory to what its engine knew: manifest, trees, and the journal replayed into generations.
+//!
+//! A tree that can't be read isolates its node, and the others serve: its files stay as they are, and so does the journal that it
+//! has not written yet. Where no node can be read there is nothing to serve, and the directory does not open.
 
 use super::{
     nodes::Stores,
@@ -15,6 +18,7 @@ use mailring_engine::{
     outcomes::{OutcomeLimits, Outcomes},
     replay::Replay,
     ring_state::RingState,
+    store::{Store, unreadable::Unreadable},
 };
 use std::{
     path::Path,
@@ -106,16 +110,37 @@ pub(super) fn recover(
     let lives = replayed.iter().map(|node| node.incarnation).collect();
     let complete = replayed.iter().map(|node| node.complete).collect();
     let mut nodes = Vec::new();
-    for (node, replayed) in (0..).map(NodeId).zip(replayed) {
+    for (node, mut replayed) in (0..).map(NodeId).zip(replayed) {
         if !ring.is_live(node) {
             // It has left, and nobody reads it any more.
             opener.remove(node)?;
             continue;
         }
-        let store = opener.open_left(node, &manifest, &ring, &keyspaces)?;
+        let (store, unreadable) = match opener.open_left(node, &manifest, &ring, &keyspaces) {
+            Ok(store) => (store, None),
+            // The others serve. What it has committed since its checkpoint stays in the journal.
+            Err(error @ Error::CorruptTree { .. }) => {
+                replayed.generation = replayed.generation.successor();
+                let store: Arc<dyn Store> = Arc::new(Unreadable(error.clone()));
+                (store, Some(error))
+            }
+            Err(error) => return Err(error),
+        };
         let table = Arc::new(replayed.table(node, store.view(), last_lsn));
+        if let Some(error) = unreadable {
+            tracing::error!(%node, %error, "a tree can't be read; its node is isolated");
+            table.set_unreadable(error);
+        }
         let member = Member::new(table, store, builder.mailbox_capacity);
         nodes.push(Arc::new(member));
+    }
+    let mut isolated = nodes.iter().filter_map(|member| member.table.unreadable());
+    if let Some(error) = isolated
+        .next()
+        .filter(|_| isolated.count() + 1 == nodes.len())
+    {
+        // There is nobody to serve.
+        return Err(error.clone());
     }
     for id in 1..keyspaces.next_id().0 {
         let id = mailring_engine::ids::KeyspaceId(id);

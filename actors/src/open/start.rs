@@ -23,7 +23,7 @@ use crate::{
     nodes::{Events, Showing},
     router::Router,
     routes::Routes,
-    supervisor::Supervisor,
+    supervisor::{Broken, Supervisor},
     switchboard::{Addresses, Switchboard},
     system::ActorSystem,
     telemetry::Telemetry,
@@ -88,6 +88,10 @@ pub(super) fn start(
         old_leases,
     } = recovered;
     let is_changing = ring.running().is_some();
+    let isolated: Vec<_> = nodes
+        .iter()
+        .filter_map(|member| Some((member.node(), member.table.unreadable()?.clone())))
+        .collect();
     let trees: Vec<_> = (0..).map(NodeId).zip(complete.iter().copied()).collect();
     let clock = Clock::start();
     let opening = manifest.openings;
@@ -240,7 +244,9 @@ pub(super) fn start(
                 heal: builder.heal,
                 ..MotionOptions::default()
             };
-            let motion = Motion::new(options, ring, clock.now()).with_complete(trees);
+            let motion = Motion::new(options, ring, clock.now())
+                .with_complete(trees)
+                .with_unreadable(isolated.iter().map(|(node, _)| *node));
             let actor = Router::new(Arc::clone(&switchboard), motion, mover_sender, stop.clone());
             // Its steps are few, but may copy a large ring.
             Router::start_in_arbiter(arbiters.of(lives.len() + 1), move |_| actor)
@@ -276,6 +282,10 @@ pub(super) fn start(
         switchboard.addresses.set(addresses).is_ok(),
         "addresses are published once"
     );
+
+    for (node, error) in isolated {
+        switchboard.supervisor().do_send(Broken { node, error });
+    }
 
     let mut joins = Vec::new();
     let mut spawn = |name: &str, run: Box<dyn FnOnce(&Switchboard) + Send>| {

@@ -194,6 +194,14 @@ impl Motion {
         self
     }
 
+    /// These nodes are down from the beginning, and nothing can be taken over from them: their trees can't be read.
+    #[must_use]
+    pub fn with_unreadable(mut self, nodes: impl IntoIterator<Item = NodeId>) -> Self {
+        self.ground.unreadable.extend(nodes);
+        self.ground.down.extend(&self.ground.unreadable);
+        self
+    }
+
     /// The ring as the mover knows it.
     #[must_use]
     pub fn ring(&self) -> &RingState {

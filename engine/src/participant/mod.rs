@@ -269,7 +269,7 @@ impl Participant {
             Phase::ReadOnly(error) => Error::ReadOnly {
                 reason: error.to_string(),
             },
-            Phase::Down => Error::NodeDown { node: self.node() },
+            Phase::Down => self.table.why_down(),
         };
         out.push(NodeEffect::Answer(id, Err(refusal)));
     }

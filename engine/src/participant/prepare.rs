@@ -123,7 +123,7 @@ impl Participant {
                 let reason = error.to_string();
                 return Err(Error::ReadOnly { reason });
             }
-            Phase::Down => return Err(Error::NodeDown { node }),
+            Phase::Down => return Err(self.table.why_down()),
         }
         if prepare.deadline <= now {
             return Err(Error::DeadlineExceeded);

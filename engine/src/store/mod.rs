@@ -9,6 +9,7 @@ pub mod lsm;
 pub mod memory;
 mod prefixes;
 pub mod runs;
+pub mod unreadable;
 
 use crate::error::Result;
 use bytes::Bytes;

@@ -80,6 +80,7 @@ pub(crate) fn stats(place: &Place) -> Result<ExitCode, Failure> {
                 NodeState::Serving => "serving",
                 NodeState::Restarted => "restarted",
                 NodeState::Down => "down",
+                NodeState::Isolated => "isolated",
             };
             writeln!(
                 out,
