@@ -141,7 +141,9 @@ pub(crate) fn restore_node(
     let from = tree_folder(backup, node);
     copy_forced(&from, &fresh).map_err(|error| io("copying", &from, &error))?;
     let factory = LsmFactory::new(LsmOptions::new(8 << 20, 64));
-    let store = open_left(&factory, &copy.manifest, &copy.ring, node, &fresh)?;
+    let keyspaces = copy.manifest.keyspaces(&copy.disk)?;
+    let (manifest, ring) = (&copy.manifest, &copy.ring);
+    let store = open_left(&factory, manifest, ring, &keyspaces, node, &fresh)?;
     let keys = store.verify()?;
     drop(store);
     let replayed_after = match is_whole {
