@@ -24,6 +24,7 @@ use mailring_engine::{
     motion::Motion,
     open_keyspaces::{OpenKeyspace, OpenKeyspaces},
     participant::{Participant, TreeSource},
+    rebuild::Opened,
     replay::Replay,
     restart::Restarts,
     ring_state::FIRST_LIFE,
@@ -47,6 +48,8 @@ pub(crate) struct Process {
     /// By node number, those that have left included; so are the nodes and their restarts.
     pub(crate) tables: Vec<Arc<NodeTable>>,
     pub(crate) routes: Arc<Routes<Member>>,
+    /// What the directory was found to be.
+    pub(crate) opened: Opened,
     pub(crate) router: RouterShell,
     pub(crate) mover: MoverShell,
     pub(crate) nodes: Vec<NodeShell>,
@@ -262,6 +265,10 @@ impl Process {
         let members = tables.iter().filter(|table| ring.is_live(table.node()));
         let members = members.map(|table| Member::new(Arc::clone(table)));
         let routes = Routes::new(Arc::new(ring.clone()), members.collect());
+        let opened = Opened {
+            last_lsn: last,
+            ring: Arc::clone(routes.ring()),
+        };
         let owners = model.ownership.at(last);
         assert_eq!(
             ring.ring().owners(),
@@ -296,6 +303,7 @@ impl Process {
             cache,
             tables,
             routes: Arc::new(routes),
+            opened,
             router: RouterShell::new(motion),
             mover: MoverShell::default(),
             restarts: nodes.iter().map(|_| restarts()).collect(),

@@ -17,7 +17,6 @@ use mailring_engine::{
     motion::MotionMessage,
     orphans::orphan_of_node,
     participant::{Answer, NodeEffect, NodeMessage, Participant},
-    rebuild::rebuild_node,
     sequencer::JournalMessage,
 };
 use std::{collections::BTreeSet, sync::Arc};
@@ -236,7 +235,10 @@ impl World {
         let reader = self.journal_reader();
         let result = match self.mutated(Mutation::SkipRebuild) {
             true => Ok(()),
-            false => rebuild_node(&reader, NodeId(number), after, through, &generation),
+            false => {
+                let opened = &self.process.opened;
+                opened.rebuild_node(&reader, NodeId(number), after, through, &generation)
+            }
         };
         let result = match self.strikes(Fault::RebuildPanics) {
             true => Err(panicked()),
