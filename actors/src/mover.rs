@@ -191,11 +191,12 @@ impl Mover {
             } => {
                 let source = known(board, *source)?;
                 let (at, view) = loop {
-                    if *is_down {
-                        break left_by(&source);
-                    }
                     let visible = board.visible.load();
                     let view = source.table.view();
+                    // Looked at behind the LSN: from when a node is down on, more is visible than it shows.
+                    if *is_down || source.table.is_down() {
+                        break left_by(&source);
+                    }
                     if view.complete <= visible {
                         break (visible, view);
                     }

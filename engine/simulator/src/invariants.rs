@@ -17,7 +17,7 @@
 //! | a node that is not said to be mixed shows nothing that it does not own | [`World::check_leftovers`] |
 //! | the same seed gives the same trace | the tests of this package |
 
-use crate::{keys::shown, scale::Scale, world::World};
+use crate::{keys::shown, world::World};
 use bytes::Bytes;
 use mailring_engine::{
     ids::{Lsn, NodeId, RequestId, Time},
@@ -248,7 +248,7 @@ impl World {
         let process = &self.process;
         process.read_only
             || process.router.is_dead
-            || (process.is_any_down() && Scale::HEAL == Heal::Wait)
+            || (process.is_any_down() && self.scale.heal == Heal::Wait)
             || process.checkpointer_is_dead
     }
 

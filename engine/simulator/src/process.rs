@@ -50,6 +50,8 @@ pub(crate) struct Process {
     pub(crate) routes: Arc<Routes<Member>>,
     /// What the directory was found to be.
     pub(crate) opened: Opened,
+    /// Up to where the thread that writes runs has written a node's tree, where it has.
+    pub(crate) written: BTreeMap<NodeId, Lsn>,
     pub(crate) router: RouterShell,
     pub(crate) mover: MoverShell,
     pub(crate) nodes: Vec<NodeShell>,
@@ -279,7 +281,8 @@ impl Process {
         if scale.hurries_motion {
             network.hurry_motion();
         }
-        let motion = Motion::new(scale.motion(), ring.clone(), Time(1));
+        let trees = (0..).map(NodeId).zip(complete.iter().copied());
+        let motion = Motion::new(scale.motion(), ring.clone(), Time(1)).with_complete(trees);
         let policy = scale.restarts();
         let restarts = || Restarts::new(policy).expect("these settings work");
         let sequencer = Sequencer::new(
@@ -304,6 +307,7 @@ impl Process {
             tables,
             routes: Arc::new(routes),
             opened,
+            written: BTreeMap::new(),
             router: RouterShell::new(motion),
             mover: MoverShell::default(),
             restarts: nodes.iter().map(|_| restarts()).collect(),

@@ -29,6 +29,8 @@ pub(crate) struct Scale {
     pub(crate) hurries_motion: bool,
     /// Bytes that the mover collects before it hands a run on.
     pub(crate) chunk_bytes: usize,
+    /// Whether others take over from a node that is down.
+    pub(crate) heal: Heal,
 }
 
 impl Scale {
@@ -66,9 +68,6 @@ impl Scale {
         }
     }
 
-    /// Nobody takes over from a node that is down.
-    pub(crate) const HEAL: Heal = Heal::Wait;
-
     pub(crate) fn motion(self) -> MotionOptions {
         MotionOptions {
             first_back_off: self.steps(10),
@@ -77,7 +76,7 @@ impl Scale {
             ask_again: self.steps(100),
             caught_up_bytes: 120,
             rounds: 4,
-            heal: Self::HEAL,
+            heal: self.heal,
         }
     }
 

@@ -23,6 +23,7 @@ use crate::{
 use mailring_engine::{
     checkpoint::CheckpointMessage,
     ids::{Lsn, NodeId, RequestId, Time},
+    motion::Heal,
     sequencer::JournalMessage,
     transaction::{Ask, Asker},
 };
@@ -101,6 +102,10 @@ impl World {
             forgets: schedule.chance(4) && FORGETS,
             hurries_motion: schedule.chance(2),
             chunk_bytes: schedule.pick(&[120, 400, 4_000]),
+            heal: match seed.is_multiple_of(4) {
+                true => Heal::Wait,
+                false => Heal::TakeOver,
+            },
         };
         let ring = ring(nodes).expect("a few nodes make a ring");
         let keys = Arc::new(Keys::new());

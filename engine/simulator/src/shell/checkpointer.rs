@@ -258,10 +258,11 @@ impl World {
         through: Lsn,
         keyspaces: &Keyspaces,
     ) -> Option<(NodeId, Result<()>)> {
-        if !self.process.is_open(node) {
+        let number = usize::from(node.0);
+        // Others may take over from who is down, and nothing of them may come into its tree behind that.
+        if !self.process.is_open(node) || self.process.tables[number].is_down() {
             return None;
         }
-        let number = usize::from(node.0);
         if self.strikes(Fault::RunFails) {
             self.directory.stores[number].fail_next();
         }
@@ -280,6 +281,7 @@ impl World {
         if result.is_ok() {
             self.check_tree(node, through);
             self.written[number] = self.written[number].max(through);
+            self.process.written.insert(node, through);
         }
         Some((node, result))
     }

@@ -21,6 +21,7 @@ use mailring_engine::{
     ring_state::SourceState,
     store::{RunEntry, Store},
     value::Value,
+    view::NodeView,
 };
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -263,6 +264,23 @@ impl World {
         self.mover_takes_next();
     }
 
+    /// What a node that is down has left, as of an LSN: its tree as it is now, whatever it has shown last.
+    fn left_by(&self, node: NodeId) -> (Lsn, Arc<NodeView>) {
+        let number = usize::from(node.0);
+        let shown = self.process.tables[number].view().complete;
+        let written = self.process.written.get(&node).copied();
+        let complete = written.unwrap_or_default().max(shown);
+        let view = NodeView {
+            active: Arc::default(),
+            frozen: Vec::new(),
+            tree: self.directory.stores[number].view(),
+            complete,
+            floor: Lsn(0),
+            leaving: None,
+        };
+        (complete, Arc::new(view))
+    }
+
     /// What is to be ingested, and how the work ends then.
     fn work_out(&mut self) -> (Runs, Result<Work>) {
         let (visible, now_ms) = (self.process.visible.load(), self.now_ms());
@@ -291,10 +309,11 @@ impl World {
                 is_down,
                 targets,
             } => {
-                let view = self.process.tables[usize::from(source.0)].view();
-                let at = match *is_down {
-                    true => view.complete,
-                    false => visible,
+                // From when a node is down on, more is visible than it shows.
+                let is_down = *is_down || self.process.tables[usize::from(source.0)].is_down();
+                let (at, view) = match is_down {
+                    true => self.left_by(*source),
+                    false => (visible, self.process.tables[usize::from(source.0)].view()),
                 };
                 let moved = carry.copy(&view, at, targets, now_ms);
                 let at = match self.mutated(Mutation::CopyAhead) {

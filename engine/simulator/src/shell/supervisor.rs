@@ -9,7 +9,7 @@ use crate::{
 };
 use mailring_engine::{
     checkpoint::CheckpointMessage, coordinator::CoordinatorMessage, ids::NodeId,
-    motion::MotionMessage, participant::NodeMessage, restart::Verdict,
+    motion::MotionMessage, participant::NodeMessage, restart::Verdict, sequencer::JournalMessage,
 };
 
 impl World {
@@ -33,6 +33,9 @@ impl World {
     pub(crate) fn take_down(&mut self, node: NodeId) {
         self.count(Seen::Down, 1);
         self.process.tables[usize::from(node.0)].set_down();
+        // Before the router hears of it: then all that the node has committed is below the change that takes over from it.
+        let message = Message::Journal(JournalMessage::Down { node });
+        self.send(Party::Supervisor, Party::Journal, message);
         let message = Message::Node(NodeMessage::GoDown);
         self.send(Party::Supervisor, Party::Node(node.0), message);
         let message = Message::Coordinator(CoordinatorMessage::NodeDown(node));
