@@ -44,21 +44,6 @@ impl Opened {
     }
 }
 
-/// As [`Opened::rebuild_node`], of a node whose tree was behind no Cut when the directory was opened.
-///
-/// # Errors
-///
-/// As [`Opened::rebuild_node`].
-pub fn rebuild_node(
-    journal: &JournalReader,
-    node: NodeId,
-    after: Lsn,
-    through: Lsn,
-    generation: &Generation,
-) -> Result<()> {
-    rebuild(journal, node, (after, through), generation, |_, _| true)
-}
-
 fn rebuild(
     journal: &JournalReader,
     node: NodeId,
