@@ -7,6 +7,7 @@ use common::{
     kept::{assert_kept, fresh, refusal},
 };
 use mailring::{Durability, Error, Mailring, NodeId, Result};
+use mailring_engine::{disk::DirectoryDisk, ids::KeyspaceId, manifest::Manifest};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -346,5 +347,25 @@ async fn a_place_that_is_no_directory_is_an_error_of_the_system() -> Result<()> 
     let error = refusal(builder(&file)).await;
     assert!(matches!(error, Error::Io { .. }), "{error}");
     assert_eq!(fs::read(&file).unwrap(), b"not ours");
+    Ok(())
+}
+
+/// Also of a damaged or hostile manifest: an opening went through all numbers ever given, one by one.
+#[tokio::test]
+async fn an_opening_costs_the_same_however_many_keyspaces_were_dropped() -> Result<()> {
+    let (directory, db, ks) = fresh().await?;
+    db.shutdown().await?;
+    drop((db, ks));
+    let disk = DirectoryDisk::new(directory.path()).unwrap();
+    let mut manifest = Manifest::load(&disk)?.expect("it is there");
+    manifest.next_keyspace = KeyspaceId(u32::MAX);
+    manifest.save(&disk)?;
+    let db = builder(directory.path()).open().await?;
+    assert_kept(&db.keyspace("ks").await?).await?;
+    let refused = db.keyspace("one more").await.err();
+    assert!(
+        matches!(refused, Some(Error::InvalidKeyspaceName { .. })),
+        "{refused:?}"
+    );
     Ok(())
 }

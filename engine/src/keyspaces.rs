@@ -20,7 +20,9 @@
 use crate::{
     error::{Error, Result},
     ids::KeyspaceId,
+    store::Span,
 };
+use bytes::Bytes;
 use std::collections::BTreeMap;
 
 /// Longest name, in bytes.
@@ -135,6 +137,25 @@ impl Keyspaces {
         self.by_name.iter().map(|(name, id)| (name.as_str(), *id))
     }
 
+    /// The keys of all keyspaces that were dropped, whenever that was: what lies between those that are there. So there are
+    /// at most one more spans than those, and what they cost does not depend on the numbers.
+    #[must_use]
+    pub fn dropped_spans(&self) -> Vec<Span> {
+        let mut kept: Vec<u32> = self.by_name.values().map(|id| id.0).collect();
+        kept.sort_unstable();
+        kept.push(self.next_id.0);
+        let mut spans = Vec::new();
+        let mut from = 1;
+        for id in kept {
+            if from < id {
+                let [low, end] = [from, id].map(|id| Bytes::copy_from_slice(&id.to_be_bytes()));
+                spans.push(Span::new(low, Some(end)));
+            }
+            from = id.saturating_add(1);
+        }
+        spans
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -188,6 +209,24 @@ mod tests {
         let id = keyspaces.plan_create(name)?;
         keyspaces.install_create(id, name)?;
         Ok(id)
+    }
+
+    #[test]
+    fn what_was_dropped_is_as_many_spans_as_there_are_gaps_whatever_the_numbers() {
+        let mut keyspaces = Keyspaces::new();
+        assert_eq!(keyspaces.dropped_spans(), []);
+        for (id, name) in [(3, "a"), (4, "b"), (9, "c")] {
+            let created = keyspaces.install_create(KeyspaceId(id), name);
+            created.expect("a new number");
+        }
+        let span = |from: u32, to: u32| {
+            let [low, end] = [from, to].map(|id| Bytes::copy_from_slice(&id.to_be_bytes()));
+            Span::new(low, Some(end))
+        };
+        assert_eq!(keyspaces.dropped_spans(), [span(1, 3), span(5, 9)]);
+        keyspaces.reserve_below(KeyspaceId(u32::MAX));
+        let spans = [span(1, 3), span(5, 9), span(10, u32::MAX)];
+        assert_eq!(keyspaces.dropped_spans(), spans);
     }
 
     #[test]

@@ -207,10 +207,9 @@ impl Replay {
     ///
     /// That of a store.
     pub fn hide_dropped<'a>(&self, stores: impl IntoIterator<Item = &'a dyn Store>) -> Result<()> {
+        let spans = self.keyspaces.dropped_spans();
         for store in stores {
-            for id in self.dropped() {
-                store.drop_prefix(&id.0.to_be_bytes())?;
-            }
+            store.drop_spans(&spans)?;
         }
         Ok(())
     }

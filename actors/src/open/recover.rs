@@ -142,13 +142,9 @@ pub(super) fn recover(
         // There is nobody to serve.
         return Err(error.clone());
     }
-    for id in 1..keyspaces.next_id().0 {
-        let id = mailring_engine::ids::KeyspaceId(id);
-        if !keyspaces.contains(id) {
-            for node in &nodes {
-                node.store.drop_prefix(&id.0.to_be_bytes())?;
-            }
-        }
+    let dropped = keyspaces.dropped_spans();
+    for node in &nodes {
+        node.store.drop_spans(&dropped)?;
     }
     Ok(Recovered {
         manifest,

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use mailring::{Result, StoreHook};
 use mailring_engine::{
     Error,
-    store::{PairIterator, RunEntry, Store, StoreStats, StoreView},
+    store::{PairIterator, RunEntry, Span, Store, StoreStats, StoreView},
 };
 use std::{
     io,
@@ -86,11 +86,11 @@ impl Store for Tree {
         self.store.maintain()
     }
 
-    fn drop_prefix(&self, prefix: &[u8]) -> Result<()> {
+    fn drop_spans(&self, spans: &[Span]) -> Result<()> {
         let refused = *self.trees.refused_drops.lock().unwrap();
         match refused {
             Some(kind) => Err(Error::io("dropping a range", &kind.into())),
-            None => self.store.drop_prefix(prefix),
+            None => self.store.drop_spans(spans),
         }
     }
 

@@ -7,11 +7,11 @@
 use bytes::Bytes;
 use mailring_engine::{
     Error, Result,
-    store::{PairIterator, RunEntry, Store, StoreStats, StoreView},
+    store::{PairIterator, RunEntry, Span, Store, StoreStats, StoreView},
     value::Value,
 };
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     ops::Bound,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -32,7 +32,7 @@ pub(crate) struct SimulatedStore {
 struct State {
     current: Arc<Tree>,
     durable: Arc<Tree>,
-    dropped: BTreeSet<Vec<u8>>,
+    dropped: Vec<Span>,
     fails_next: bool,
     /// A mutation: what is ingested is never synced.
     never_syncs: bool,
@@ -91,7 +91,7 @@ impl Store for SimulatedStore {
                 key > last,
                 "a run must ascend, and no key is empty: {key:?} behind {last:?}"
             );
-            if !state.dropped.iter().any(|prefix| key.starts_with(prefix)) {
+            if !state.dropped.iter().any(|span| span.contains(&key)) {
                 match value {
                     Some(value) => tree.insert(key.clone(), value),
                     None => tree.remove(&key),
@@ -127,15 +127,20 @@ impl Store for SimulatedStore {
         Ok(())
     }
 
-    fn drop_prefix(&self, prefix: &[u8]) -> Result<()> {
+    fn drop_spans(&self, spans: &[Span]) -> Result<()> {
         let mut state = self.state();
         if state.keeps_dropped {
             return Ok(());
         }
-        state.dropped.insert(prefix.to_vec());
+        let is_dropped = |key: &[u8]| spans.iter().any(|span| span.contains(key));
         let mut tree = Tree::clone(&state.current);
-        tree.retain(|key, _| !key.starts_with(prefix));
+        tree.retain(|key, _| !is_dropped(key));
         state.current = Arc::new(tree);
+        for span in spans {
+            if !state.dropped.contains(span) {
+                state.dropped.push(span.clone());
+            }
+        }
         Ok(())
     }
 

@@ -6,7 +6,7 @@
 
 use super::{
     PairIterator, RunEntry, Store, StoreFactory, StoreStats, StoreView,
-    prefixes::PrefixSet,
+    prefixes::{Span, SpanSet},
     runs::{Direction, NewestWins, RunRange, Runs},
 };
 use crate::{error::Result, ids::NodeId, value::Value};
@@ -53,7 +53,7 @@ type Run = Arc<[RunEntry]>;
 #[derive(Clone, Default)]
 struct State {
     runs: Vec<Run>,
-    dropped: PrefixSet,
+    dropped: SpanSet,
 }
 
 impl State {
@@ -106,13 +106,16 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    fn drop_prefix(&self, prefix: &[u8]) -> Result<()> {
+    fn drop_spans(&self, spans: &[Span]) -> Result<()> {
         let _writing = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let mut state = State::clone(&self.current.load());
-        state.dropped.insert(prefix);
+        for span in spans {
+            state.dropped.insert(span);
+        }
+        let dropped = &state.dropped;
         for run in &mut state.runs {
-            if run.iter().any(|(key, _)| key.starts_with(prefix)) {
-                let kept = run.iter().filter(|(key, _)| !key.starts_with(prefix));
+            if run.iter().any(|(key, _)| dropped.covers(key)) {
+                let kept = run.iter().filter(|(key, _)| !dropped.covers(key));
                 *run = kept.cloned().collect();
             }
         }

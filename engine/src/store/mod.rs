@@ -11,6 +11,8 @@ mod prefixes;
 pub mod runs;
 pub mod unreadable;
 
+pub use prefixes::Span;
+
 use crate::error::Result;
 use bytes::Bytes;
 use std::{ops::Bound, path::Path, sync::Arc};
@@ -37,7 +39,12 @@ pub trait Store: Send + Sync + 'static {
     /// Removes every key that begins with `prefix` (not empty) for good: no later view shows one, also if a later run
     /// still brings some. Their bytes go at once or with later maintenance. A store does not remember a dropped prefix
     /// over a reopening: whoever does (the manifest) drops it again then, which costs little when nothing is left.
-    fn drop_prefix(&self, prefix: &[u8]) -> Result<()>;
+    fn drop_prefix(&self, prefix: &[u8]) -> Result<()> {
+        self.drop_spans(&[Span::of_prefix(prefix)])
+    }
+    /// As [`Store::drop_prefix`], of every key in any of these spans. It costs as much as they are, and about as little for
+    /// thousands of them as for one: an opening drops everything that was ever dropped.
+    fn drop_spans(&self, spans: &[Span]) -> Result<()>;
     /// Reads every block and checks it against its checksum; returns the number of keys.
     fn verify(&self) -> Result<u64>;
     /// Figures for `stats()`.

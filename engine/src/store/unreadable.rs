@@ -3,7 +3,7 @@
 //! The files stay as they are. Nothing is written to them, and nothing removed, so that they can be restored, or read by other
 //! means. What the node has committed since is in the journal, which is kept for it.
 
-use super::{PairIterator, RunEntry, Store, StoreStats, StoreView};
+use super::{PairIterator, RunEntry, Span, Store, StoreStats, StoreView};
 use crate::error::{Error, Result};
 use bytes::Bytes;
 use std::{ops::Bound, sync::Arc};
@@ -26,7 +26,7 @@ impl Store for Unreadable {
     }
 
     /// Whoever remembers what was dropped drops it again when the store is opened.
-    fn drop_prefix(&self, _: &[u8]) -> Result<()> {
+    fn drop_spans(&self, _: &[Span]) -> Result<()> {
         Ok(())
     }
 

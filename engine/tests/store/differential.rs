@@ -17,7 +17,7 @@ use bytes::Bytes;
 use mailring_engine::{
     error::Result,
     store::{
-        PairIterator, RunEntry, Store, StoreFactory, StoreStats, StoreView, lsm::LsmFactory,
+        PairIterator, RunEntry, Span, Store, StoreFactory, StoreStats, StoreView, lsm::LsmFactory,
         memory::MemoryFactory,
     },
     value::Value,
@@ -338,10 +338,10 @@ impl Store for Faulty {
         self.store.maintain()
     }
 
-    fn drop_prefix(&self, prefix: &[u8]) -> Result<()> {
+    fn drop_spans(&self, spans: &[Span]) -> Result<()> {
         match self.fault {
             Fault::ShowsADroppedPrefix => Ok(()),
-            _ => self.store.drop_prefix(prefix),
+            _ => self.store.drop_spans(spans),
         }
     }
 

@@ -4,7 +4,7 @@ use crate::{NODE, Reading, collect, entry, folder, ingest, open_lsm, small_block
 use mailring_engine::{
     error::Error,
     store::{
-        Store,
+        Span, Store,
         lsm::{LsmOptions, LsmStore},
     },
     value::Value,
@@ -242,4 +242,28 @@ fn indexes_are_held_up_to_the_allowance_and_given_back_with_their_tables() {
         held_once.set(held_once.get() || held > 0);
     });
     assert!(held_once.get());
+}
+
+#[test]
+fn thousands_of_dropped_prefixes_cost_one_view_and_free_the_tables_under_them() {
+    let folder = folder();
+    let store = open_lsm(folder.path()).unwrap();
+    let key = |id: u32| [&id.to_be_bytes()[..], b"key"].concat();
+    for id in [7, 4_000, 9_998, 9_999] {
+        ingest(store.as_ref(), &[(&key(id), Some(b"1"))]);
+    }
+    // Every second one, so that none is the neighbour of another.
+    let spans: Vec<_> = (1..10_000_u32)
+        .step_by(2)
+        .map(|id| Span::of_prefix(&id.to_be_bytes()))
+        .collect();
+    let before = manifests(folder.path());
+    store.drop_spans(&spans).unwrap();
+    assert_eq!(tables(folder.path()).len(), 2);
+    assert_eq!(store.verify().unwrap(), 2);
+    assert!(manifests(folder.path()) <= before, "each table's alone");
+    for (id, is_there) in [(7, false), (4_000, true), (9_998, true), (9_999, false)] {
+        let found = store.view().get(&key(id)).unwrap();
+        assert_eq!(found.is_some(), is_there, "{id}");
+    }
 }

@@ -4,7 +4,7 @@
 //! versions of it may shine through in the files, but every view hides the whole prefix. An expired value becomes a
 //! tombstone, which covers the older versions in the runs below and goes when it reaches the last level.
 
-use super::super::prefixes::PrefixSet;
+use super::super::prefixes::SpanSet;
 use crate::value::Value;
 use lsm_tree::compaction::{CompactionFilter, Factory, ItemAccessor, Verdict, filter::Context};
 use std::sync::{
@@ -14,7 +14,7 @@ use std::sync::{
 
 /// Makes a filter for each compaction of one tree.
 pub(super) struct FilterFactory {
-    pub(super) dropped: Arc<Mutex<Arc<PrefixSet>>>,
+    pub(super) dropped: Arc<Mutex<Arc<SpanSet>>>,
     pub(super) now_ms: Arc<AtomicU64>,
 }
 
@@ -33,7 +33,7 @@ impl Factory for FilterFactory {
 }
 
 struct Filter {
-    dropped: Arc<PrefixSet>,
+    dropped: Arc<SpanSet>,
     now_ms: u64,
 }
 

@@ -31,8 +31,8 @@ mod view;
 pub use options::{Layout, LsmOptions};
 
 use super::{
-    RunEntry, RunOrder, Store, StoreFactory, StoreStats, StoreView, prefixes::PrefixSet,
-    prefixes::end_of_prefix,
+    RunEntry, RunOrder, Store, StoreFactory, StoreStats, StoreView,
+    prefixes::{Span, SpanSet},
 };
 use crate::{
     error::{Error, Result},
@@ -44,7 +44,7 @@ use integrity::{Place, guarded};
 use lsm_tree::{AbstractTree, AnyTree, SeqNo, SequenceNumberCounter};
 use std::{
     fs::{self, File},
-    ops::{Bound, Range},
+    ops::Range,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -88,7 +88,7 @@ pub struct LsmStore {
     view: ArcSwap<View>,
     /// What was shown before, and may be in use.
     replaced: Mutex<Vec<Arc<view::Shared>>>,
-    dropped: Arc<Mutex<Arc<PrefixSet>>>,
+    dropped: Arc<Mutex<Arc<SpanSet>>>,
     writer: Mutex<Writer>,
     /// The number of the tree's manifest that is durable, and one.
     version: AtomicU64,
@@ -111,9 +111,11 @@ impl LsmStore {
     /// [`Error::CorruptTree`] with the file that can't be read, [`Error::NewerFormat`], or the system's refusal.
     pub fn open(node: NodeId, folder: &Path, options: &LsmOptions) -> Result<Self> {
         integrity::check_manifest(node, folder)?;
-        let mut dropped = PrefixSet::default();
-        for prefix in options.initially_dropped() {
-            dropped.insert(prefix);
+        let mut dropped = SpanSet::default();
+        let prefixes = options.initially_dropped().iter();
+        let spans: Vec<_> = prefixes.map(|prefix| Span::of_prefix(prefix)).collect();
+        for span in &spans {
+            dropped.insert(span);
         }
         let dropped = Arc::new(Mutex::new(Arc::new(dropped)));
         let filter = FilterFactory {
@@ -156,9 +158,7 @@ impl LsmStore {
             .and_then(|folder| folder.sync_all())
             .map_err(|error| store.place().io(&error))?;
         store.note_version();
-        for prefix in options.initially_dropped() {
-            store.drop_prefix(prefix)?;
-        }
+        store.drop_spans(&spans)?;
         Ok(store)
     }
 
@@ -232,7 +232,7 @@ impl LsmStore {
     }
 }
 
-fn current(dropped: &Mutex<Arc<PrefixSet>>) -> Arc<PrefixSet> {
+fn current(dropped: &Mutex<Arc<SpanSet>>) -> Arc<SpanSet> {
     dropped
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
@@ -326,26 +326,36 @@ impl Store for LsmStore {
         Ok(())
     }
 
-    fn drop_prefix(&self, prefix: &[u8]) -> Result<()> {
+    fn drop_spans(&self, spans: &[Span]) -> Result<()> {
+        if spans.is_empty() {
+            return Ok(());
+        }
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         {
             let mut dropped = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::make_mut(&mut dropped).insert(prefix);
+            let dropped = Arc::make_mut(&mut dropped);
+            for span in spans {
+                dropped.insert(span);
+            }
         }
         // Hidden from here on. What remains is to free the tables that hold nothing else; compaction gets the rest.
         self.publish();
-        let end = end_of_prefix(prefix);
-        let touched = self.view.load().tables().any(|table| {
-            let range = &table.metadata.key_range;
-            range.min().starts_with(prefix) && range.max().starts_with(prefix)
-        });
-        if !touched {
-            return Ok(());
+        let view = self.view.load_full();
+        let holds_a_table = |span: &&Span| {
+            view.tables().any(|table| {
+                let range = &table.metadata.key_range;
+                span.contains(range.min()) && span.contains(range.max())
+            })
+        };
+        let with_tables: Vec<_> = spans.iter().filter(holds_a_table).collect();
+        drop(view);
+        for span in with_tables {
+            self.write(&mut writer, || {
+                let bounds = span.bounds();
+                guarded(self.place(), || self.tree.drop_range::<Vec<u8>, _>(bounds))
+            })?;
         }
-        self.write(&mut writer, || {
-            let bounds = (Bound::Included(prefix.to_vec()), end);
-            guarded(self.place(), || self.tree.drop_range::<Vec<u8>, _>(bounds))
-        })
+        Ok(())
     }
 
     fn verify(&self) -> Result<u64> {

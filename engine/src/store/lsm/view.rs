@@ -14,7 +14,7 @@
 use super::{
     super::{
         PairIterator, RunEntry, StoreView,
-        prefixes::PrefixSet,
+        prefixes::SpanSet,
         runs::{Direction, NewestWins, RunRange, Runs},
     },
     integrity::{Place, check_file, guarded},
@@ -52,7 +52,7 @@ pub(super) struct Shared {
     pub(super) node: NodeId,
     /// Newest first.
     pub(super) runs: Vec<Run>,
-    dropped: Arc<PrefixSet>,
+    dropped: Arc<SpanSet>,
 }
 
 impl View {
@@ -64,7 +64,7 @@ impl View {
     pub(super) fn of(
         node: NodeId,
         tree: &AnyTree,
-        dropped: Arc<PrefixSet>,
+        dropped: Arc<SpanSet>,
         options: &LsmOptions,
         before: Option<&Self>,
     ) -> Self {
