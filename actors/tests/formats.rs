@@ -1,26 +1,32 @@
 //! Every released format opens, and a newer one is refused with a clear word.
 //!
-//! `tests/data/format-1` is a directory as the first release wrote it. To make one of a new format, after its number has
-//! been raised, run
+//! `tests/data/format-1` is a directory as the first release wrote it, `format-1-everything` one of the same format with every
+//! kind of record and every section of the manifest: transactions, idempotency keys, leases, and changes of the ring, the
+//! last of which is under way. To make some of a new format, after its number has been raised, run
 //!
 //! ```text
 //! MAILRING_FORMAT_DIRECTORY=actors/tests/data/format-2 cargo test -p mailring --test formats generator
 //! ```
 //!
-//! and add its number to [`FORMATS`]. Zeros behind the last frame of a segment are cut off: only the kept files need
+//! which makes both, and add its number to [`FORMATS`]. What is kept is never made anew. Zeros behind the last frame of a segment are cut off: only the kept files need
 //! to be small, and a segment may end anywhere behind its frames.
 
 mod common;
 
-use common::{builder, copy_directory};
-use mailring::{Error, Mailring, Result};
+use common::{Gate, OpensAtTheEnd, builder, copy_directory, patiently, until, until_idle};
+use mailring::{
+    ChangeEnd, Error, FaultHook, FaultSite, FencingToken, Mailring, NodeId, Once, Result,
+};
 use std::{
     env, fs,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 const FORMATS: [u32; 1] = [1];
+/// A crash makes the next opening wait for it.
+const LEASE: Duration = Duration::from_millis(100);
 
 fn data(format: u32) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/data/format-{format}"))
@@ -86,6 +92,142 @@ async fn check(directory: &Path) -> Result<()> {
     db.shutdown().await
 }
 
+fn everything_of(format: u32) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/data/format-{format}-everything"))
+}
+
+/// Holds up whoever sweeps what has moved away.
+fn stops_at(gate: &Arc<Gate>) -> FaultHook {
+    let gate = Arc::clone(gate);
+    Arc::new(move |site: &FaultSite<'_>| {
+        if (site.actor, site.message, site.handled) == ("mover", "Sweep", false) {
+            gate.pass();
+        }
+    })
+}
+
+/// Every kind of record, below a checkpoint and behind it, into `directory` as a crash would leave it: a change of the ring
+/// is under way, which began behind the checkpoint and has cut arcs off.
+async fn fill_with_everything(directory: &Path) -> Result<()> {
+    let sweeps = Gate::new();
+    let place = tempfile::tempdir().unwrap();
+    let builder = builder(place.path()).arc_bits(10).move_rate(None);
+    let builder = builder.max_lease(LEASE).fault_hook(stops_at(&sweeps));
+    let db = builder.open().await?;
+    let _open = OpensAtTheEnd(Arc::clone(&sweeps));
+    let ks = db.keyspace("everything").await?;
+    for number in 0..40 {
+        ks.put(format!("key-{number}"), vec![b'v'; 20]).await?;
+    }
+    // A node that came, and one that came and left.
+    for _ in 0..2 {
+        patiently(db.nodes().add(1).await?.wait()).await?;
+    }
+    patiently(db.nodes().remove(NodeId(3)).await?.wait()).await?;
+    for round in ["in the tree", "in the journal"] {
+        let gone = format!("gone {round}");
+        db.keyspace(&gone).await?.put("key", "v").await?;
+        db.drop_keyspace(&gone).await?;
+        let mut batch = db.batch();
+        for number in 0..10 {
+            batch.put(&ks, format!("batch-{number}"), round);
+        }
+        batch.commit().await?;
+        db.transact(async |txn| {
+            for number in 0..10 {
+                txn.add(&ks, format!("account-{number}"), number - 3)
+                    .await?;
+            }
+            txn.delete(&ks, "key-0").await?;
+            txn.put_with_ttl(
+                &ks,
+                "lives long",
+                round,
+                Duration::from_secs(100 * 365 * 86_400),
+            )
+            .await
+        })
+        .await?;
+        let once = db.transaction().idempotency_key(round);
+        let ran = once.run(async |txn| txn.put(&ks, "once", round).await);
+        assert_eq!(ran.await?, Once::Ran(()));
+        let guard = db.locks().lock("lock").await?;
+        let fenced = db.transaction().fence(&guard);
+        let token = guard.token().0.to_string();
+        fenced
+            .run(async |txn| txn.put(&ks, "fenced", &token).await)
+            .await?;
+        if round == "in the tree" {
+            patiently(db.checkpoint()).await?;
+        }
+    }
+    sweeps.close();
+    // Its handle is not waited for: the change goes on without.
+    let _under_way = db.nodes().set_weight(NodeId(2), 3).await?;
+    until(|| sweeps.waiting() > 0).await;
+    until_idle(&db).await;
+    copy_directory(place.path(), directory);
+    Ok(())
+}
+
+async fn check_everything(directory: &Path) -> Result<()> {
+    Mailring::verify_directory(directory)?;
+    let sweeps = Gate::new();
+    sweeps.close();
+    let builder = Mailring::builder(directory).move_rate(None);
+    let db = builder.fault_hook(stops_at(&sweeps)).open().await?;
+    let _open = OpensAtTheEnd(Arc::clone(&sweeps));
+    assert_eq!(db.keyspaces().await?, ["everything"]);
+    let ks = db.keyspace("everything").await?;
+    let check = async || {
+        for number in 1..40 {
+            let value = ks.get(format!("key-{number}")).await?;
+            assert_eq!(value.as_deref(), Some(&[b'v'; 20][..]), "{number}");
+        }
+        for number in 0..10 {
+            let balance = ks.add(format!("account-{number}"), 0).await?;
+            assert_eq!(balance, 2 * (number - 3), "{number}");
+            let batch = ks.get(format!("batch-{number}")).await?;
+            assert_eq!(batch.as_deref(), Some(&b"in the journal"[..]));
+        }
+        for key in ["once", "lives long"] {
+            assert_eq!(ks.get(key).await?.as_deref(), Some(&b"in the journal"[..]));
+        }
+        assert!(!ks.contains("key-0").await?);
+        Ok(())
+    };
+    check().await?;
+    for round in ["in the tree", "in the journal"] {
+        let once = db.transaction().idempotency_key(round);
+        let ran = once.run(async |txn| txn.put(&ks, "once", "twice").await);
+        assert!(matches!(ran.await?, Once::Before(_)), "{round}");
+    }
+    let old = ks.get("fenced").await?.expect("a token was written");
+    let old: u64 = std::str::from_utf8(&old).unwrap().parse().unwrap();
+    let guard = patiently(db.locks().lock("lock").acquire()).await?;
+    assert!(guard.token().0 > old, "tokens rise over openings");
+    let late = db.transaction().fence_token("lock", FencingToken(old));
+    let late = late.run(async |txn| txn.put(&ks, "fenced", "late").await);
+    assert!(matches!(late.await, Err(Error::StaleFence { .. })));
+    // The change that was under way is ended, and the ring goes on from there.
+    let change = db.nodes().change().expect("it is under way");
+    sweeps.open();
+    assert_eq!(patiently(change.wait()).await?, ChangeEnd::Completed);
+    let members = || -> Vec<_> {
+        let nodes = db.nodes().list();
+        let members = nodes.iter().map(|node| (node.node.0, node.weight));
+        members.collect()
+    };
+    assert_eq!(members(), [(0, 1), (1, 1), (2, 3)]);
+    check().await?;
+    patiently(db.nodes().add(1).await?.wait()).await?;
+    let with_another = [(0, 1), (1, 1), (2, 3), (4, 1)];
+    assert_eq!(members(), with_another, "numbers are not used again");
+    check().await?;
+    db.verify().await?;
+    db.shutdown().await
+}
+
 fn journal_files(directory: &Path) -> Vec<PathBuf> {
     let mut files: Vec<_> = fs::read_dir(directory)
         .unwrap()
@@ -115,12 +257,24 @@ async fn the_generator_writes_what_the_kept_directories_hold() -> Result<()> {
     let directory = tempfile::tempdir().unwrap();
     fill(directory.path()).await?;
     shrink(directory.path());
-    if let Some(keep) = env::var_os("MAILRING_FORMAT_DIRECTORY") {
+    keep(directory.path(), "");
+    check(directory.path()).await?;
+
+    let directory = tempfile::tempdir().unwrap();
+    fill_with_everything(directory.path()).await?;
+    shrink(directory.path());
+    keep(directory.path(), "-everything");
+    check_everything(directory.path()).await
+}
+
+/// Keeps a directory, if that was asked for.
+fn keep(directory: &Path, suffix: &str) {
+    if let Some(mut keep) = env::var_os("MAILRING_FORMAT_DIRECTORY") {
+        keep.push(suffix);
         // Relative to the workspace, where the command is given.
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        copy_directory(directory.path(), &root.join(keep));
+        copy_directory(directory, &root.join(keep));
     }
-    check(directory.path()).await
 }
 
 #[tokio::test]
@@ -130,6 +284,10 @@ async fn a_directory_of_each_released_format_opens_and_holds_what_it_should() ->
         copy_directory(&data(format), copy.path());
         check(copy.path()).await?;
         check_again(copy.path()).await?;
+
+        let copy = tempfile::tempdir().unwrap();
+        copy_directory(&everything_of(format), copy.path());
+        check_everything(copy.path()).await?;
     }
     Ok(())
 }
