@@ -24,7 +24,11 @@ fn what_was_acknowledged_before_a_sigkill_is_there_and_nothing_is_half_there() -
     let mut random = common::seeded();
     let directory = tempfile::tempdir().unwrap();
     let mut acknowledged = Acknowledged::default();
-    for round in 1..=ROUNDS {
+    for round in 1.. {
+        if round > ROUNDS && acknowledged.is_of_every_kind() {
+            break;
+        }
+        assert!(round <= 10 * ROUNDS, "the children hardly write");
         let mut child = child(TEST, directory.path(), round);
         let status = acknowledged.run(&mut child, Some(random.random_range(0..300)));
         assert_eq!(
@@ -50,11 +54,5 @@ fn what_was_acknowledged_before_a_sigkill_is_there_and_nothing_is_half_there() -
             Ok::<_, Loss>(())
         })?;
     }
-    assert!(acknowledged.puts.len() > 100);
-    let [fenced, once] = acknowledged.fenced_and_once();
-    assert!(
-        fenced > 100 && once > 100,
-        "{fenced} fenced, {once} with keys"
-    );
     Ok(())
 }

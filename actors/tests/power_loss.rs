@@ -90,7 +90,11 @@ fn what_was_acknowledged_before_a_loss_of_power_is_there_and_nothing_is_half_the
     let place = tempfile::tempdir().unwrap();
     let mut medium = Medium::new(&shim, place.path());
     let mut acknowledged = Acknowledged::default();
-    for round in 1..=ROUNDS {
+    for round in 1.. {
+        if round > ROUNDS && acknowledged.is_of_every_kind() {
+            break;
+        }
+        assert!(round <= 10 * ROUNDS, "the children hardly write");
         let mut child = child(TEST, &medium.root().join(ENGINE), round);
         let death = Death::random(&mut random);
         run(&mut child, &medium, &death, &mut acknowledged);
@@ -101,12 +105,6 @@ fn what_was_acknowledged_before_a_loss_of_power_is_there_and_nothing_is_half_the
             panic!("round {round}: {loss}");
         }
     }
-    assert!(acknowledged.puts.len() > 100);
-    let [fenced, once] = acknowledged.fenced_and_once();
-    assert!(
-        fenced > 100 && once > 100,
-        "{fenced} fenced, {once} with keys"
-    );
 }
 
 /// The checker is checked: each of these disks says that something is forced which is not, and is found out.

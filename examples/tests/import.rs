@@ -234,11 +234,13 @@ fn a_killed_import_leaves_what_an_uninterrupted_one_leaves() {
         let lines: Vec<_> = source.split_inclusive('\n').take(part).collect();
         let feed = lines.concat();
         let feeder = std::thread::spawn(move || {
-            stdin.write_all(feed.as_bytes()).unwrap();
+            // It may be killed before it has read all.
+            let _ = stdin.write_all(feed.as_bytes());
             stdin
         });
-        let reports = BufReader::new(load.stderr.take().unwrap());
-        let durable = reports.lines().map(Result::unwrap).find_map(|report| {
+        // Its stderr stays open, too: it could not live on with reports that nobody can read.
+        let mut reports = BufReader::new(load.stderr.take().unwrap()).lines();
+        let durable = reports.by_ref().map(Result::unwrap).find_map(|report| {
             let lines = report
                 .strip_prefix("progress: ")?
                 .split(' ')
@@ -257,7 +259,7 @@ fn a_killed_import_leaves_what_an_uninterrupted_one_leaves() {
         }
         load.kill().unwrap();
         load.wait().unwrap();
-        drop(feeder.join().unwrap());
+        drop((feeder.join().unwrap(), reports));
     }
     let last = bench
         .command("load", "db", &flags)
