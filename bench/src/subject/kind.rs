@@ -9,7 +9,7 @@ use tokio::runtime::Runtime;
 
 use super::group_commit::Grouped;
 use super::{Durability, Opened, Running, Settings, Store, Threaded, force_by_interval};
-use super::{dashmap, log, mailring, nothing};
+use super::{actix_log, dashmap, log, mailring, nothing};
 use crate::{Fault, Result};
 
 /// The name of a subject.
@@ -74,6 +74,10 @@ pub(crate) enum Kind {
     Dashmap,
     /// A bare preallocated log behind a group-commit thread, no checksum, no store: the ceiling of durable puts.
     Log,
+    /// The same log under actix, and the actor forces: all that has come in while the last force ran.
+    LogActix,
+    /// The same log under actix, and a thread beside the actor forces.
+    LogActixThread,
     /// The same bytes overwritten and forced, by the client itself: what the disk takes for a lone put.
     Raw,
     /// A subject that does nothing: what the harness itself costs.
@@ -125,7 +129,8 @@ impl Kind {
             Self::RocksdbTransaction | Self::RocksdbOptimistic => false,
             #[cfg(feature = "redis")]
             Self::Redis => false,
-            Self::MailringLocking | Self::Serial | Self::Log | Self::Raw => false,
+            Self::MailringLocking | Self::Serial | Self::Raw => false,
+            _ if self.is_log() => false,
             _ => true,
         }
     }
@@ -165,6 +170,11 @@ impl Kind {
     /// Whether it is mailring, however it is used.
     pub(crate) fn is_mailring(self) -> bool {
         matches!(self, Self::Mailring | Self::MailringLocking)
+    }
+
+    /// Whether it is a log that can't be read.
+    pub(crate) fn is_log(self) -> bool {
+        matches!(self, Self::Log | Self::LogActix | Self::LogActixThread)
     }
 
     /// Whether it has named locks.
@@ -265,7 +275,7 @@ pub(crate) fn open(
     settings: &Settings,
     runtime: &Arc<Runtime>,
 ) -> Result<Box<dyn Opened>> {
-    if kind.stores() || matches!(kind, Kind::Log | Kind::Raw) {
+    if kind.stores() || kind.is_log() || kind == Kind::Raw {
         std::fs::create_dir_all(&settings.dir)?;
     }
     Ok(match kind {
@@ -308,6 +318,17 @@ pub(crate) fn open(
             settings,
             runtime,
         ),
+        Kind::LogActix | Kind::LogActixThread => {
+            let log = log::BareLog::open(settings, log::LOG_BYTES)?;
+            let forcing = match kind {
+                Kind::LogActix => actix_log::Forcing::InPlace,
+                _ => actix_log::Forcing::OnThread,
+            };
+            Box::new(Running {
+                subject: actix_log::ActixLog::start(log, forcing)?,
+                runtime: runtime.clone(),
+            })
+        }
         Kind::Raw => threaded(log::BareLog::open(settings, 1)?, settings, runtime),
         Kind::Nothing => threaded(nothing::Nothing, settings, runtime),
         other => {

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 
 use super::{Durability, Entry, Settings, Store};
 use crate::calibration::preallocated;
@@ -44,11 +44,56 @@ impl BareLog {
             tail: Mutex::default(),
         })
     }
+
+    fn tail(&self) -> MutexGuard<'_, Tail> {
+        self.tail
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Writes what was encoded by others, and forces it if it is opened so.
+    ///
+    /// # Errors
+    ///
+    /// If the file can't be written or forced.
+    pub(super) fn append(&self, records: &mut Vec<u8>) -> Result<()> {
+        let mut tail = self.tail();
+        std::mem::swap(&mut tail.buffer, records);
+        tail.write(self)
+    }
+}
+
+/// Puts a record behind others: two lengths, key, value.
+pub(super) fn encode(buffer: &mut Vec<u8>, key: &[u8], value: &[u8]) {
+    buffer.reserve(8 + key.len() + value.len());
+    buffer.extend_from_slice(&(key.len() as u32).to_le_bytes());
+    buffer.extend_from_slice(&(value.len() as u32).to_le_bytes());
+    buffer.extend_from_slice(key);
+    buffer.extend_from_slice(value);
+}
+
+/// What whoever reads gets.
+pub(super) fn unreadable<T>() -> Result<T> {
+    Err(Fault::from("a bare log can't be read"))
+}
+
+impl Tail {
+    fn write(&mut self, log: &BareLog) -> Result<()> {
+        if self.offset + self.buffer.len() as u64 > log.bytes {
+            self.offset = 0;
+        }
+        log.file.write_all_at(&self.buffer, self.offset)?;
+        self.offset += self.buffer.len() as u64;
+        match log.forced {
+            true => Ok(log.file.sync_data()?),
+            false => Ok(()),
+        }
+    }
 }
 
 impl Store for BareLog {
     fn get(&self, _key: &[u8]) -> Result<Option<usize>> {
-        Err(Fault::from("a bare log can't be read"))
+        unreadable()
     }
 
     fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
@@ -56,32 +101,16 @@ impl Store for BareLog {
     }
 
     fn put_many(&self, entries: &[Entry]) -> Result<()> {
-        let mut guard = self
-            .tail
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        let Tail { offset, buffer } = &mut *guard;
-        buffer.clear();
+        let mut tail = self.tail();
+        tail.buffer.clear();
         for (key, value) in entries {
-            buffer.extend_from_slice(&(key.len() as u32).to_le_bytes());
-            buffer.extend_from_slice(&(value.len() as u32).to_le_bytes());
-            buffer.extend_from_slice(key);
-            buffer.extend_from_slice(value);
+            encode(&mut tail.buffer, key, value);
         }
-        if *offset + buffer.len() as u64 > self.bytes {
-            *offset = 0;
-        }
-        self.file.write_all_at(buffer, *offset)?;
-        *offset += buffer.len() as u64;
-        if self.forced {
-            Ok(self.file.sync_data()?)
-        } else {
-            Ok(())
-        }
+        tail.write(self)
     }
 
     fn scan(&self, _from: &[u8], _limit: usize) -> Result<usize> {
-        Err(Fault::from("a bare log can't be read"))
+        unreadable()
     }
 
     fn sync(&self) -> Result<()> {

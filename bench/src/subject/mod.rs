@@ -25,6 +25,7 @@ use crate::tally::Outcome;
 use crate::workload::{Population, Records, Shape};
 use crate::{Fault, Result};
 
+mod actix_log;
 mod dashmap;
 #[cfg(feature = "fjall")]
 mod fjall;
