@@ -50,6 +50,9 @@ pub(crate) enum Kind {
     /// sled, a flush for each put.
     #[cfg(feature = "sled")]
     Sled,
+    /// sled behind a group-commit thread: one flush for each group.
+    #[cfg(feature = "sled")]
+    SledGroup,
     /// fjall with optimistic transactions.
     #[cfg(feature = "fjall")]
     FjallOptimistic,
@@ -304,6 +307,8 @@ pub(crate) fn open(
         Kind::LmdbGroup => grouped(super::lmdb::Lmdb::open(settings)?, settings, runtime),
         #[cfg(feature = "sled")]
         Kind::Sled => threaded(super::sled::Sled::open(settings)?, settings, runtime),
+        #[cfg(feature = "sled")]
+        Kind::SledGroup => grouped(super::sled::Sled::open(settings)?, settings, runtime),
         #[cfg(feature = "surrealkv")]
         Kind::Surrealkv => {
             let subject = runtime.block_on(super::surrealkv::Surreal::open(settings))?;

@@ -1,4 +1,4 @@
-//! sled 0.34: a lock-free tree over a log. A put is flushed before it is answered.
+//! sled 0.34: a lock-free tree over a log. A put is flushed before it is answered; a group is one batch, flushed once.
 //!
 //! Threads of sled's own may hold a database for a moment after it was dropped, and its directory with it; so who opens it
 //! again waits for that.
