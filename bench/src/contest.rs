@@ -21,7 +21,7 @@ use crate::driver::{Progress, Schedule, Stop};
 use crate::operations::Job;
 use crate::report::{Summary, count};
 use crate::standing::{Round, Run, Standing};
-use crate::subject::{Durability, Kind, Opened, Settings, blame, open};
+use crate::subject::{Durability, Inside, Kind, Opened, Settings, blame, open};
 use crate::workload::Shape;
 
 /// How long each round calibrates.
@@ -228,10 +228,15 @@ impl Lab {
                     None
                 };
                 let subject = fresh.as_deref().unwrap_or_else(|| &*open_subjects[index]);
+                let before = subject.inside().unwrap_or_default();
                 let summary = self.drive(subject, &job, &label).map_err(blame(*kind))?;
+                let inside = subject.inside().map(|after| Inside {
+                    checkpoints: after.checkpoints - before.checkpoints,
+                    ..after
+                });
                 runs.push(Run {
                     subject: *kind,
-                    checkpoints: subject.checkpoints(),
+                    inside,
                     commits_per_force: None,
                     summary,
                 });

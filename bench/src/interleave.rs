@@ -64,7 +64,7 @@ impl Lab {
                 let driven = driven.map_err(blame(*kind))?;
                 runs.push(Run {
                     subject: *kind,
-                    checkpoints: None,
+                    inside: None,
                     commits_per_force: driven.per_force,
                     summary: Summary::of_contended(&driven.outcome),
                 });

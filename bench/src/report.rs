@@ -170,6 +170,12 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
+    /// The spread of these values, if there are any.
+    pub(crate) fn over(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+        let mut values = values.into_iter().peekable();
+        values.peek().is_some().then(|| Self::of(values))
+    }
+
     /// The spread of at least one value.
     ///
     /// # Panics

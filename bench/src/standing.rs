@@ -2,12 +2,14 @@
 //!
 //! Where clients can be in each other's way, a table shows how much beside the throughput: the share of the attempts
 //! that were refused, and the most retries that one operation needed.
+//!
+//! A ratio is always taken within a round, between neighbours in time, and then its median over the rounds.
 
 use serde::Serialize;
 
 use crate::calibration::Calibration;
 use crate::report::{Spread, Summary, count, micros, percent, table, times};
-use crate::subject::Kind;
+use crate::subject::{Inside, Kind};
 
 /// What came out.
 #[derive(Clone, Debug, Serialize)]
@@ -32,9 +34,9 @@ pub(crate) struct Round {
 pub(crate) struct Run {
     /// Who.
     pub(crate) subject: Kind,
-    /// Checkpoints that it has counted.
+    /// What it said of its inside at the end; the checkpoints are those within the run, warm-up included.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) checkpoints: Option<u64>,
+    pub(crate) inside: Option<Inside>,
     /// Commits for each of its forces, where it counts them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) commits_per_force: Option<f64>,
@@ -66,6 +68,20 @@ impl Standing {
             .map(|(subject, peer)| subject.summary.per_second / peer.summary.per_second)
             .collect();
         (!ratios.is_empty()).then(|| Spread::of(ratios))
+    }
+
+    /// The same in words: the median of the rounds' ratios with their range, and the quotient of the two medians, which
+    /// pairs rounds that the machine may have run at different speeds.
+    pub(crate) fn ratio_words(&self, subject: Kind, peer: Kind) -> Option<String> {
+        let ratio = self.ratio(subject, peer)?;
+        let median = |kind| Some(self.spread(kind, |run| run.per_second)?.median);
+        let (own, theirs) = (median(subject)?, median(peer)?);
+        Some(format!(
+            "{} {peer} ({}/s; by the medians {})",
+            ratio.text(times),
+            count(theirs),
+            times(own / theirs),
+        ))
     }
 
     /// Commits for each force of a subject over the rounds, if it counts them.
@@ -136,7 +152,7 @@ impl Standing {
                 row.push(per_force.map_or_else(String::new, |all| count(all.median)));
             }
             let ratio = self.ratio(base, *kind);
-            row.push(ratio.map_or_else(String::new, |ratio| times(ratio.median)));
+            row.push(ratio.map_or_else(String::new, |ratio| ratio.text(times)));
             row
         };
         let rows: Vec<Vec<String>> = kinds.iter().map(row).collect();

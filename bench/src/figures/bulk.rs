@@ -28,7 +28,7 @@ pub(crate) fn load(bench: &mut Bench) -> Result<Verdict> {
             lab.remove(*kind, "load")?;
             runs.push(Run {
                 subject: *kind,
-                checkpoints: None,
+                inside: None,
                 commits_per_force: None,
                 summary: Summary::of_load(shape.records, time),
             });

@@ -2,6 +2,11 @@
 //!
 //! A figure knows its work, its peers and its goal, and ends in a [`Verdict`]: one line of the table in README.md.
 //! A peer that is not compiled in (RocksDB, LMDB) leaves its goal unjudged, and the line says so.
+//!
+//! **One rule judges all.** What is compared is a ratio within a round, of two runs that are neighbours in time; the median
+//! of the rounds' ratios is held against the goal, and their least and most stand beside it in brackets. The quotient
+//! of the two medians is printed, and not judged: it compares rounds that the machine may have run at different
+//! speeds. What has no peer (a share, a count, a slowest second) is judged by the median of the rounds, too.
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -185,28 +190,35 @@ impl Bench {
 pub(crate) fn judge(standing: &Standing, subject: Kind, goals: &[Goal]) -> (String, Option<bool>) {
     let mut reached = Some(true);
     let throughput = standing.spread(subject, |run| run.per_second);
-    let own = throughput.map_or_else(String::new, |all| crate::report::count(all.median));
+    let own = throughput.map_or_else(String::new, |all| all.text(crate::report::count));
     let mut words = vec![format!("{own}/s")];
     for goal in goals {
         let peer = Kind::from_str(goal.peer, true).ok();
         let ratio = peer.and_then(|peer| standing.ratio(subject, peer));
-        let (Some(peer), Some(ratio)) = (peer, ratio) else {
-            words.push(format!("{} not in this build", goal.peer));
+        let compared = peer.and_then(|peer| standing.ratio_words(subject, peer));
+        let (Some(compared), Some(ratio)) = (compared, ratio) else {
+            words.push(format!("{} was not measured", goal.peer));
             reached = None;
             continue;
         };
-        let theirs = standing
-            .spread(peer, |run| run.per_second)
-            .map_or(0.0, |all| all.median);
-        let factor = crate::report::times(ratio.median);
-        words.push(format!(
-            "{factor} {} ({}/s)",
-            goal.peer,
-            crate::report::count(theirs)
-        ));
+        words.push(compared);
         reached = reached.map(|so_far| so_far && ratio.median >= goal.factor);
     }
     (words.join("; "), reached)
+}
+
+/// Of these peers the one that is hardest to beat; the first if none of them took part.
+pub(crate) fn hardest(standing: &Standing, subject: Kind, peers: &[&'static str]) -> &'static str {
+    let ratio = |name: &&str| {
+        let peer = Kind::from_str(name, true).ok()?;
+        Some(standing.ratio(subject, peer)?.median)
+    };
+    let measured = peers.iter().copied().filter(|name| ratio(name).is_some());
+    let hardest = measured.min_by(|left, right| {
+        let (left, right) = (ratio(left).unwrap_or(0.0), ratio(right).unwrap_or(0.0));
+        left.total_cmp(&right)
+    });
+    hardest.unwrap_or(peers[0])
 }
 
 /// The table of figures, as it goes into README.md.

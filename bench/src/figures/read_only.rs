@@ -79,7 +79,7 @@ pub(crate) fn beside_writers(bench: &mut Bench) -> Result<Verdict> {
                 raw_force,
                 runs: vec![Run {
                     subject: kind,
-                    checkpoints: None,
+                    inside: None,
                     commits_per_force: None,
                     summary: Summary::of_contended(&driven.outcome),
                 }],

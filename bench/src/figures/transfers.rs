@@ -124,22 +124,23 @@ fn durable(bench: &Bench, distribution: Distribution, goals: [f64; 2]) -> Result
         factor: over_locking,
     };
     let (mut measured, mut reached) = judge(&standing, bench.subject, &[goal]);
-    match over_best(&standing, bench.subject) {
+    let subject = bench.subject;
+    match over_best(&standing, subject) {
         Some((best, ratio)) => {
-            measured += &format!("; {} the best store, {best}", times(ratio));
+            let words = standing.ratio_words(subject, best).unwrap_or_default();
+            measured += &format!("; the best store: {words}");
             reached = reached.map(|so_far| so_far && ratio >= over_all);
         }
         None => reached = None,
     }
-    let serial = standing.ratio(bench.subject, Kind::Serial);
-    if let Some(ratio) = serial {
-        measured += &format!("; {} the serial thread on a bare log", times(ratio.median));
+    if let Some(words) = standing.ratio_words(subject, Kind::Serial) {
+        measured += &format!("; a serial thread on a bare log: {words}");
     }
     if let Some(aborts) = standing.spread(bench.subject, crate::report::Summary::abort_share) {
         measured += &format!("; {} of the attempts aborted", percent(aborts.median));
     }
     if let Some(commits) = standing.commits_per_force(bench.subject) {
-        measured += &format!("; {} commits a force", count(commits.median));
+        measured += &format!("; {} commits a force", commits.text(count));
         if is_skewed {
             let share = percent(commits.median / cap);
             measured += &format!(
@@ -150,7 +151,7 @@ fn durable(bench: &Bench, distribution: Distribution, goals: [f64; 2]) -> Result
     }
     let locking = Kind::MailringLocking;
     if let Some(ratio) = standing.ratio(locking, bench.subject) {
-        measured += &format!("; with locks {} as many", times(ratio.median));
+        measured += &format!("; with locks {} as many", ratio.text(times));
         if let Some(aborts) = standing.spread(locking, crate::report::Summary::abort_share) {
             measured += &format!(", {} aborted", percent(aborts.median));
         }
@@ -207,7 +208,7 @@ pub(crate) fn of_one_client(bench: &mut Bench) -> Result<Verdict> {
         reference: "raw fdatasync of the same bytes".to_owned(),
         goal: "2 × at most".to_owned(),
         measured: over_raw.map_or(own.clone(), |ratio| {
-            format!("{own}; {} raw ({raw})", times(ratio.median))
+            format!("{own}; {} raw ({raw})", ratio.text(times))
         }),
         reached: over_raw.map(|ratio| ratio.median <= 2.0),
         standings: vec![standing],

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mailring::{Builder, Keyspace, Mailring};
 
-use super::{Durability, Entry, INTERVAL, Settings, Style, Subject, look_at};
+use super::{Durability, Entry, INTERVAL, Inside, Settings, Style, Subject, look_at};
 use crate::Result;
 
 /// Memory that is neither cache nor write buffer.
@@ -118,8 +118,15 @@ impl Subject for Ring {
         Ok(found)
     }
 
-    fn checkpoints(&self) -> Option<u64> {
-        Some(self.database.stats().checkpoints)
+    fn inside(&self) -> Option<Inside> {
+        let stats = self.database.stats();
+        let complete = stats.nodes.iter().map(|node| node.complete_lsn.0).min();
+        let complete = complete.unwrap_or(stats.visible_lsn.0);
+        Some(Inside {
+            checkpoints: stats.checkpoints,
+            unwritten_bytes: stats.generation_bytes as u64,
+            unwritten_commits: stats.visible_lsn.0.saturating_sub(complete),
+        })
     }
 
     async fn close(self) -> Result<()> {

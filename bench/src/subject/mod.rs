@@ -96,6 +96,17 @@ pub(crate) struct Settings {
     pub(crate) nodes: u32,
 }
 
+/// What a subject says of its inside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Inside {
+    /// Checkpoints since it was opened: what was written has gone to sorted files, and the journal before it is done with.
+    pub(crate) checkpoints: u64,
+    /// Bytes in memory that are in no sorted file yet. Right after opening it is what was read back from the journal.
+    pub(crate) unwritten_bytes: u64,
+    /// Commits since the last checkpoint, of the node that is furthest behind.
+    pub(crate) unwritten_commits: u64,
+}
+
 /// A store under load. Clones share it.
 pub(crate) trait Subject: Clone + Send + Sync + 'static {
     /// What its clients are.
@@ -134,8 +145,8 @@ pub(crate) trait Subject: Clone + Send + Sync + 'static {
         }
     }
 
-    /// Checkpoints (flushes of a write buffer) since it was opened, if the subject counts them.
-    fn checkpoints(&self) -> Option<u64> {
+    /// What it says of its inside, if it says anything.
+    fn inside(&self) -> Option<Inside> {
         None
     }
 
@@ -244,7 +255,7 @@ pub(crate) fn look_at(value: &[u8]) -> usize {
 }
 
 /// A subject whose type no longer matters: what figures and reports work with.
-pub(crate) trait Opened {
+pub(crate) trait Opened: Sync {
     /// Runs a job.
     fn drive(&self, job: &Job, progress: &Arc<Progress>) -> Result<Outcome>;
 
@@ -254,8 +265,8 @@ pub(crate) trait Opened {
     /// See [`Subject::checkpoint`].
     fn checkpoint(&self) -> Result<()>;
 
-    /// See [`Subject::checkpoints`].
-    fn checkpoints(&self) -> Option<u64>;
+    /// See [`Subject::inside`].
+    fn inside(&self) -> Option<Inside>;
 
     /// Whether this key has a value.
     fn contains(&self, key: &[u8]) -> Result<bool>;
@@ -317,8 +328,8 @@ impl<S: Subject> Opened for Running<S> {
         self.runtime.block_on(self.subject.checkpoint())
     }
 
-    fn checkpoints(&self) -> Option<u64> {
-        self.subject.checkpoints()
+    fn inside(&self) -> Option<Inside> {
+        self.subject.inside()
     }
 
     fn contains(&self, key: &[u8]) -> Result<bool> {
