@@ -58,6 +58,7 @@ pub(crate) fn load(bench: &mut Bench) -> Result<Verdict> {
         measured,
         reached,
         standings: vec![standing],
+        reopenings: Vec::new(),
     })
 }
 
@@ -84,6 +85,7 @@ pub(crate) fn space(bench: &mut Bench) -> Result<Verdict> {
         measured: words.join("; "),
         reached: (!own.is_nan()).then_some(own <= 1.15),
         standings: Vec::new(),
+        reopenings: Vec::new(),
     })
 }
 

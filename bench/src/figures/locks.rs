@@ -43,5 +43,6 @@ pub(crate) fn pairs(bench: &mut Bench) -> Result<Verdict> {
         measured,
         reached,
         standings: vec![alone, crowd],
+        reopenings: Vec::new(),
     })
 }

@@ -113,6 +113,9 @@ pub(crate) struct Verdict {
     pub(crate) reached: Option<bool>,
     /// The comparisons behind it.
     pub(crate) standings: Vec<Standing>,
+    /// The openings behind it, where it is about such.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) reopenings: Vec<reopen::Reopenings>,
 }
 
 /// To be at least so many times as fast as a peer.
@@ -294,6 +297,7 @@ mod tests {
             measured: "1.10".to_owned(),
             reached: Some(true),
             standings: Vec::new(),
+            reopenings: Vec::new(),
         };
         let text = markdown(&[
             verdict.clone(),

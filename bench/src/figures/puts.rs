@@ -99,6 +99,7 @@ pub(crate) fn of_64_clients(bench: &mut Bench) -> Result<Verdict> {
         measured,
         reached,
         standings: vec![standing],
+        reopenings: Vec::new(),
     })
 }
 
@@ -138,6 +139,7 @@ pub(crate) fn of_1024_clients(bench: &mut Bench) -> Result<Verdict> {
         measured,
         reached,
         standings: vec![standing],
+        reopenings: Vec::new(),
     })
 }
 
@@ -233,6 +235,7 @@ pub(crate) fn sustained(bench: &mut Bench) -> Result<Verdict> {
         measured,
         reached,
         standings: vec![standing],
+        reopenings: Vec::new(),
     })
 }
 
@@ -285,6 +288,7 @@ pub(crate) fn of_one_client(bench: &mut Bench) -> Result<Verdict> {
         }),
         reached: over_raw.map(|ratio| ratio.median <= 1.5),
         standings: vec![standing],
+        reopenings: Vec::new(),
     })
 }
 
@@ -340,7 +344,7 @@ mod tests {
         Some(Inside {
             checkpoints,
             unwritten_bytes,
-            unwritten_commits: 0,
+            ..Inside::default()
         })
     }
 

@@ -109,5 +109,6 @@ pub(crate) fn beside_writers(bench: &mut Bench) -> Result<Verdict> {
         measured,
         reached: Some(ratio.median <= LIMIT),
         standings: standings.into(),
+        reopenings: Vec::new(),
     })
 }

@@ -117,6 +117,7 @@ pub(crate) fn cached(bench: &mut Bench) -> Result<Verdict> {
         measured,
         reached,
         standings: vec![standing],
+        reopenings: Vec::new(),
     })
 }
 
@@ -149,6 +150,7 @@ pub(crate) fn tenth_cached(bench: &mut Bench) -> Result<Verdict> {
         measured,
         reached,
         standings: vec![standing],
+        reopenings: Vec::new(),
     })
 }
 
@@ -181,6 +183,7 @@ pub(crate) fn zipfian(bench: &mut Bench) -> Result<Verdict> {
         measured,
         reached,
         standings: vec![standing],
+        reopenings: Vec::new(),
     })
 }
 
@@ -216,5 +219,6 @@ pub(crate) fn scans(bench: &mut Bench) -> Result<Verdict> {
         measured,
         reached,
         standings: vec![standing],
+        reopenings: Vec::new(),
     })
 }

@@ -89,6 +89,7 @@ pub(crate) fn smoke(bench: &mut Bench) -> Result<Verdict> {
         measured: "ran".to_owned(),
         reached: Some(true),
         standings,
+        reopenings: Vec::new(),
     })
 }
 

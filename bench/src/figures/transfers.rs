@@ -169,6 +169,7 @@ fn durable(bench: &Bench, distribution: Distribution, goals: [f64; 2]) -> Result
         measured,
         reached,
         standings: vec![standing],
+        reopenings: Vec::new(),
     })
 }
 
@@ -212,6 +213,7 @@ pub(crate) fn of_one_client(bench: &mut Bench) -> Result<Verdict> {
         }),
         reached: over_raw.map(|ratio| ratio.median <= 2.0),
         standings: vec![standing],
+        reopenings: Vec::new(),
     })
 }
 
@@ -235,6 +237,7 @@ pub(crate) fn unforced(bench: &mut Bench) -> Result<Verdict> {
         measured,
         reached,
         standings: vec![standing],
+        reopenings: Vec::new(),
     })
 }
 
@@ -259,5 +262,6 @@ pub(crate) fn hot_counter(bench: &mut Bench) -> Result<Verdict> {
         measured,
         reached: commits.map(|commits| commits.median > COUNTS_PER_FORCE),
         standings: vec![standing],
+        reopenings: Vec::new(),
     })
 }

@@ -126,6 +126,8 @@ impl Subject for Ring {
             checkpoints: stats.checkpoints,
             unwritten_bytes: stats.generation_bytes as u64,
             unwritten_commits: stats.visible_lsn.0.saturating_sub(complete),
+            journal_bytes: stats.journal_bytes,
+            journal_records: stats.journal_records,
         })
     }
 

@@ -105,6 +105,10 @@ pub(crate) struct Inside {
     pub(crate) unwritten_bytes: u64,
     /// Commits since the last checkpoint, of the node that is furthest behind.
     pub(crate) unwritten_commits: u64,
+    /// Bytes of records written to the journal since it was opened.
+    pub(crate) journal_bytes: u64,
+    /// Those records.
+    pub(crate) journal_records: u64,
 }
 
 /// A store under load. Clones share it.
