@@ -4,6 +4,10 @@
 //! names, and a client that holds one lets others run before it gives it back. Who is refused pauses with jitter and
 //! tries again, whatever the subject (mailring queues its waiters and refuses nobody).
 //!
+//! What an unlock waits for is the subject's own: mailring's guard sends a message when it is dropped and nobody answers, a
+//! client of Redis waits for the answer. So there is a second line, `redis-pipelined`, whose clients send the unlock and do not
+//! wait for it either.
+//!
 //! Mutual exclusion is verified: a client that is granted a name which another one holds fails the run, and so does a
 //! count kept under each lock, read and written in two steps, that does not come out as the pairs that were
 //! acknowledged.
@@ -245,7 +249,11 @@ pub(crate) fn open(
             Ok(running(mailring::Ring(database), runtime))
         }
         #[cfg(feature = "redis")]
-        Kind::Redis => Ok(running(redis::Redis::start(&settings.dir)?, runtime)),
+        Kind::Redis | Kind::RedisPipelined => {
+            let server = redis::Redis::start(&settings.dir)?;
+            let is_pipelined = kind == Kind::RedisPipelined;
+            Ok(running(server.pipelined(is_pipelined), runtime))
+        }
         other => Err(Fault::from(format!("{other} has no locks here"))),
     }
 }

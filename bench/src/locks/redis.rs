@@ -1,6 +1,7 @@
 //! Redis as a lock service, as its documentation says: `SET name token NX PX lease` takes a lock, and a script that
 //! compares the token and deletes gives it back. A private server is started from the `PATH`, without persistence, on a
-//! Unix socket in the subject's directory; each client is a thread with a connection of its own.
+//! Unix socket in the subject's directory; each client is a thread with a connection of its own. It waits for the answer of an
+//! unlock, or else (`redis-pipelined`) sends it and reads the answer with that of its next lock.
 //!
 //! The protocol is RESP 2, of which four kinds of answers occur here.
 
@@ -37,7 +38,10 @@ pub(crate) fn is_installed() -> bool {
 
 /// A private server, killed with the last clone.
 #[derive(Clone)]
-pub(crate) struct Redis(Arc<Server>);
+pub(crate) struct Redis {
+    server: Arc<Server>,
+    is_pipelined: bool,
+}
 
 struct Server {
     process: Child,
@@ -98,7 +102,18 @@ impl Redis {
             Answer::Text(digest) => server.unlock = digest,
             other => return Err(Fault::from(format!("SCRIPT LOAD answered {other:?}"))),
         }
-        Ok(Self(Arc::new(server)))
+        Ok(Self {
+            server: Arc::new(server),
+            is_pipelined: false,
+        })
+    }
+
+    /// Whether clients go on without the answer of an unlock, which they read with that of the next lock.
+    pub(crate) fn pipelined(self, is_pipelined: bool) -> Self {
+        Self {
+            is_pipelined,
+            ..self
+        }
     }
 }
 
@@ -107,9 +122,12 @@ impl LockService for Redis {
     type Client = Client;
 
     fn connect(&self) -> Result<Client> {
-        let connection = Connection::open(&self.0.socket)?;
-        let server = self.0.clone();
-        Ok(Client { connection, server })
+        Ok(Client {
+            connection: Connection::open(&self.server.socket)?,
+            server: self.server.clone(),
+            is_pipelined: self.is_pipelined,
+            owes_unlock: false,
+        })
     }
 
     async fn close(self) -> Result<()> {
@@ -121,6 +139,20 @@ impl LockService for Redis {
 pub(crate) struct Client {
     connection: Connection,
     server: Arc<Server>,
+    is_pipelined: bool,
+    /// The answer of an unlock has not been read yet.
+    owes_unlock: bool,
+}
+
+impl Client {
+    /// Reads the answer of an unlock.
+    fn unlocked(&mut self) -> Result<()> {
+        self.owes_unlock = false;
+        match self.connection.answer()? {
+            Answer::Number(1) => Ok(()),
+            other => Err(Fault::from(format!("the lock was lost: {other:?}"))),
+        }
+    }
 }
 
 /// A lock that is held.
@@ -139,7 +171,11 @@ impl LockClient for Client {
             .fetch_add(1, Ordering::Relaxed)
             .to_string();
         let request = ["SET", name, &token, "NX", "PX", LEASE_MS];
-        match self.connection.ask(&request)? {
+        self.connection.send(&request)?;
+        if self.owes_unlock {
+            self.unlocked()?;
+        }
+        match self.connection.answer()? {
             Answer::Text(_) => Ok(Some(Held {
                 name: name.to_owned(),
                 token,
@@ -151,9 +187,11 @@ impl LockClient for Client {
 
     async fn unlock(&mut self, held: Held) -> Result<()> {
         let request = ["EVALSHA", &self.server.unlock, "1", &held.name, &held.token];
-        match self.connection.ask(&request)? {
-            Answer::Number(1) => Ok(()),
-            other => Err(Fault::from(format!("the lock was lost: {other:?}"))),
+        self.connection.send(&request)?;
+        self.owes_unlock = true;
+        match self.is_pipelined {
+            true => Ok(()),
+            false => self.unlocked(),
         }
     }
 }
@@ -183,13 +221,21 @@ impl Connection {
     }
 
     fn ask(&mut self, words: &[&str]) -> Result<Answer> {
+        self.send(words)?;
+        self.answer()
+    }
+
+    fn answer(&mut self) -> Result<Answer> {
+        answer(&mut self.stream)
+    }
+
+    fn send(&mut self, words: &[&str]) -> Result<()> {
         self.request.clear();
         write!(self.request, "*{}\r\n", words.len())?;
         for word in words {
             write!(self.request, "${}\r\n{word}\r\n", word.len())?;
         }
-        self.stream.get_mut().write_all(&self.request)?;
-        answer(&mut self.stream)
+        Ok(self.stream.get_mut().write_all(&self.request)?)
     }
 }
 

@@ -29,7 +29,7 @@ fn job(names: Option<u64>) -> LockJob {
 fn can_run(kind: Kind) -> bool {
     match kind {
         #[cfg(feature = "redis")]
-        Kind::Redis if !redis::is_installed() => {
+        Kind::Redis | Kind::RedisPipelined if !redis::is_installed() => {
             println!("SKIPPED: redis-server is not in the PATH");
             false
         }

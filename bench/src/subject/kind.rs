@@ -73,6 +73,9 @@ pub(crate) enum Kind {
     /// Redis, for its locks: SET NX PX, and a script that compares and deletes.
     #[cfg(feature = "redis")]
     Redis,
+    /// The same by clients that do not wait for the answer of an unlock: they read it with that of the next lock.
+    #[cfg(feature = "redis")]
+    RedisPipelined,
     /// A hash map in memory: the ceiling of point reads.
     Dashmap,
     /// A bare preallocated log behind a group-commit thread, no checksum, no store: the ceiling of durable puts.
@@ -131,7 +134,7 @@ impl Kind {
             #[cfg(feature = "rocksdb")]
             Self::RocksdbTransaction | Self::RocksdbOptimistic => false,
             #[cfg(feature = "redis")]
-            Self::Redis => false,
+            Self::Redis | Self::RedisPipelined => false,
             Self::MailringLocking | Self::Serial | Self::Raw => false,
             _ if self.is_log() => false,
             _ => true,
@@ -184,7 +187,7 @@ impl Kind {
     pub(crate) fn has_locks(self) -> bool {
         match self {
             #[cfg(feature = "redis")]
-            Self::Redis => true,
+            Self::Redis | Self::RedisPipelined => true,
             _ => self == Self::Mailring,
         }
     }
