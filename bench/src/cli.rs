@@ -145,7 +145,7 @@ pub(crate) struct PlaceArgs {
     /// Where directories are made; a temporary directory if absent. They are removed at the end.
     #[arg(long)]
     pub(crate) dir: Option<PathBuf>,
-    /// Writes the report as JSON, too.
+    /// Writes the report as JSON, too: with what was measured, and every round of it.
     #[arg(long)]
     pub(crate) json: Option<PathBuf>,
 }
@@ -159,8 +159,8 @@ pub(crate) struct RunArgs {
     /// Draws the charts of the workloads `grow` and `resize` into this file.
     #[arg(long)]
     pub(crate) svg: Option<PathBuf>,
-    /// Rounds of the workload `resize`.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    /// Rounds of the workloads `grow` and `resize`.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     pub(crate) rounds: u64,
     /// MiB a second that the workload `resize` moves at most; it is also measured without a limit.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
@@ -192,9 +192,9 @@ impl RunArgs {
 /// The flags of `compare`.
 #[derive(Debug, Args)]
 pub(crate) struct CompareArgs {
-    /// Measures this figure; `--workload` is ignored then.
-    #[arg(long)]
-    pub(crate) figure: Option<Figure>,
+    /// Measures these figures, with commas between them; `--workload` is ignored then.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) figure: Vec<Figure>,
     /// Whom to judge.
     #[arg(long, default_value_t = Kind::under_test())]
     pub(crate) subject: Kind,
@@ -204,6 +204,9 @@ pub(crate) struct CompareArgs {
     /// Interleaved rounds.
     #[arg(long, default_value_t = 5)]
     pub(crate) rounds: usize,
+    /// Writes the tables as Markdown, too.
+    #[arg(long)]
+    pub(crate) markdown: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) work: WorkArgs,
     #[command(flatten)]

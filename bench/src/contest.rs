@@ -255,6 +255,7 @@ impl Lab {
         }
         Ok(Standing {
             title: contest.title.clone(),
+            settings: contest.settings.words(),
             rounds,
         })
     }

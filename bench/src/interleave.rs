@@ -49,6 +49,7 @@ impl Lab {
         &self,
         title: &str,
         schedule: Schedule,
+        settings: &Settings,
         record_bytes: usize,
         subjects: &[(Kind, Box<A>)],
         drive: impl Fn(&A, u64, &Arc<Progress>) -> Result<Driven>,
@@ -72,7 +73,11 @@ impl Lab {
             rounds.push(Round { raw_force, runs });
         }
         let title = title.to_owned();
-        Ok(Standing { title, rounds })
+        Ok(Standing {
+            title,
+            settings: settings.words(),
+            rounds,
+        })
     }
 
     /// Opens a bank in a new directory, with its rows.
@@ -107,6 +112,7 @@ impl Lab {
         let standing = self.interleave(
             &trial.title,
             trial.job.schedule,
+            &trial.settings,
             trial.job.economy.bytes_written(),
             &banks,
             |bank, seed, progress| {
@@ -146,6 +152,7 @@ impl Lab {
         let standing = self.interleave(
             &trial.title,
             trial.job.schedule,
+            &trial.settings,
             LOCK_BYTES,
             &services,
             |service, seed, progress| {

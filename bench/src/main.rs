@@ -12,23 +12,28 @@
 //! cargo run --release -p mailring-bench -- run --workload resize --records 1000000 --svg resize.svg
 //! cargo run --release -p mailring-bench -- compare --workload b --clients 2
 //! cargo run --release -p mailring-bench -- compare --workload smallbank --distribution zipfian --theta 0.9
-//! cargo run --release -p mailring-bench --features rocksdb,lmdb,redis -- compare --figure all
+//! cargo run --release -p mailring-bench -- compare --figure durable-put-64,lock --rounds 5
+//! cargo run --release -p mailring-bench --features rocksdb,lmdb,redis,surrealkv,sled -- \
+//!     compare --figure all --json all.json --markdown all.md
 //! ```
 //!
 //! `rocksdb` needs a C++ compiler and libclang to build, `lmdb` a C compiler, `redis` a `redis-server` in the `PATH` when
 //! it runs; a plain build needs none of them. The map of the house: `cli` has the flags; `workload`, `operations` and
 //! `subject` are about records, `transactions` about accounts, `locks` about locks, each with the stores that can do
 //! it; `distribution` chooses, `driver` runs the clients, `tally`, `report` and `standing` count and print; `contest` and
-//! `interleave` are comparisons, `figures` the promises.
+//! `interleave` are comparisons, `figures` the promises, `ring` changes the nodes, `about` says what was measured with.
 
 use std::error::Error;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 
+use about::{About, Report};
 use cli::{Choice, CompareArgs, PlaceArgs, RunArgs, WorkArgs};
 use contest::{Contest, Lab};
+use figures::record::Record;
 use figures::reopen::ChildArgs;
 use figures::{Bench, Figure};
 use interleave::{BankTrial, LockTrial};
@@ -36,6 +41,7 @@ use standing::Standing;
 use subject::Kind;
 use workload::Preset;
 
+mod about;
 mod calibration;
 mod cli;
 mod contest;
@@ -146,35 +152,34 @@ fn hold(args: &WorkArgs, lab: &mut Lab, peers: Vec<Kind>) -> Result<Standing> {
     }
 }
 
-fn run_grow(args: &RunArgs, lab: &mut Lab) -> Result<()> {
+fn run_grow(args: &RunArgs, about: &About, lab: &mut Lab) -> Result<()> {
     let growth = ring::grow(&args.work, lab, args.subject)?;
     println!("{}", growth.table());
     if let Some(path) = &args.svg {
         ring::write_svg(path, &growth)?;
     }
-    args.place
-        .json
-        .as_deref()
-        .map_or(Ok(()), |path| report::write_json(path, &growth))
+    keep(args.place.json.as_deref(), about, &growth)
 }
 
-fn run_resize(args: &RunArgs, lab: &Lab) -> Result<()> {
-    let resizing = ring::resize(&args.work, lab, args.move_rate, args.rounds as usize)?;
+fn run_resize(args: &RunArgs, about: &About, lab: &Lab) -> Result<()> {
+    let resizing = ring::resize(&args.work, lab, args.move_rate)?;
     println!("{}", resizing.text());
     if let Some(path) = &args.svg {
         ring::write_resize_svg(path, &resizing)?;
     }
-    args.place
-        .json
-        .as_deref()
-        .map_or(Ok(()), |path| report::write_json(path, &resizing))
+    keep(args.place.json.as_deref(), about, &resizing)
 }
 
 fn run(args: &RunArgs) -> Result<()> {
-    let (mut lab, _guard) = lab(&args.place, 1)?;
-    match args.work.workload {
-        Choice::Grow => return run_grow(args, &mut lab),
-        Choice::Resize => return run_resize(args, &lab),
+    let workload = args.work.workload;
+    let has_rounds = matches!(workload, Choice::Grow | Choice::Resize);
+    let rounds = if has_rounds { args.rounds as usize } else { 1 };
+    let (mut lab, _guard) = lab(&args.place, rounds)?;
+    let about = About::of(&lab);
+    println!("{}\n", about.line());
+    match workload {
+        Choice::Grow => return run_grow(args, &about, &mut lab),
+        Choice::Resize => return run_resize(args, &about, &lab),
         Choice::Records(_) | Choice::Bank(_) | Choice::Lock => {}
     }
     let standing = if args.work.workload == Choice::Records(Preset::Load) {
@@ -185,7 +190,7 @@ fn run(args: &RunArgs) -> Result<()> {
             records: args.work.shape(figures::RECORDS).records,
             seconds: None,
         };
-        bench.measure(Figure::Load1m)?.remove(0).standings.remove(0)
+        bench.measure(Figure::Load1m)?.standings.remove(0)
     } else {
         hold(&args.work, &mut lab, vec![args.subject])?
     };
@@ -217,15 +222,16 @@ fn run(args: &RunArgs) -> Result<()> {
     if args.work.by_second {
         println!("\n{}", standing::by_second(&standing.rounds[0].runs));
     }
-    args.place
-        .json
-        .as_deref()
-        .map_or(Ok(()), |path| report::write_json(path, &standing))
+    println!("{}", standing.settings);
+    keep(args.place.json.as_deref(), &about, &standing)
 }
 
 fn compare(args: &CompareArgs) -> Result<()> {
     let (mut lab, _guard) = lab(&args.place, args.rounds)?;
-    let Some(figure) = args.figure else {
+    let about = About::of(&lab);
+    println!("{}\n", about.line());
+    let json = args.place.json.as_deref();
+    if args.figure.is_empty() {
         let usual = match args.work.workload {
             Choice::Records(preset) => Kind::usual_peers()
                 .into_iter()
@@ -240,12 +246,12 @@ fn compare(args: &CompareArgs) -> Result<()> {
         let peers = std::iter::once(args.subject).chain(others).collect();
         let standing = hold(&args.work, &mut lab, peers)?;
         println!("{}", standing.table());
-        return args
-            .place
-            .json
-            .as_deref()
-            .map_or(Ok(()), |path| report::write_json(path, &standing));
-    };
+        if let Some(path) = &args.markdown {
+            let text = format!("{}\n\n{}", about.line(), standing.table());
+            std::fs::write(path, text)?;
+        }
+        return keep(json, &about, &standing);
+    }
     let mut bench = Bench {
         lab,
         subject: args.subject,
@@ -253,15 +259,31 @@ fn compare(args: &CompareArgs) -> Result<()> {
         records: args.work.shape(figures::RECORDS).records,
         seconds: args.work.seconds,
     };
-    let verdicts = bench.measure(figure)?;
-    for standing in verdicts.iter().flat_map(|verdict| &verdict.standings) {
-        println!("{}", standing.table());
+    let mut record = Record::default();
+    let figures = figures::each(&args.figure);
+    for (place, figure) in (1..).zip(&figures) {
+        eprintln!("{place}/{}: {figure:?}", figures.len());
+        let measured = bench.measure(*figure);
+        match &measured {
+            Ok(verdict) => {
+                for standing in &verdict.standings {
+                    println!("{}", standing.table());
+                }
+            }
+            Err(fault) => eprintln!("{figure:?}: {fault}"),
+        }
+        record.add(*figure, measured);
+        record.write(&about, json, args.markdown.as_deref())?;
     }
-    println!("{}", figures::markdown(&verdicts));
-    args.place
-        .json
-        .as_deref()
-        .map_or(Ok(()), |path| report::write_json(path, &verdicts))
+    println!("{}", record.table());
+    record.end()
+}
+
+/// Keeps a report as JSON, if a file was named.
+fn keep(path: Option<&Path>, about: &About, result: &impl serde::Serialize) -> Result<()> {
+    path.map_or(Ok(()), |path| {
+        report::write_json(path, &Report { about, result })
+    })
 }
 
 fn main() -> ExitCode {

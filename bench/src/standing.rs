@@ -16,6 +16,8 @@ use crate::subject::{Inside, Kind};
 pub(crate) struct Standing {
     /// What was measured, as the table is headed.
     pub(crate) title: String,
+    /// How the subjects were opened, in words.
+    pub(crate) settings: String,
     /// The rounds in order.
     pub(crate) rounds: Vec<Round>,
 }
@@ -159,8 +161,9 @@ impl Standing {
         let calibration = self.raw_force_us().text(micros);
         let rounds = self.rounds.len();
         format!(
-            "{}raw fdatasync, p50: {calibration}; {rounds} rounds\n",
-            table(&header, &rows)
+            "{}raw fdatasync, p50: {calibration}; {rounds} rounds; {}\n",
+            table(&header, &rows),
+            self.settings
         )
     }
 }

@@ -9,7 +9,7 @@ use crate::Result;
 use crate::calibration::raw_force;
 use crate::report::{Summary, count};
 use crate::standing::{Round, Run, Standing};
-use crate::subject::Kind;
+use crate::subject::{Durability, Kind};
 
 /// Loads all records in batches; the clock runs until they are durable.
 pub(crate) fn load(bench: &mut Bench) -> Result<Verdict> {
@@ -37,6 +37,7 @@ pub(crate) fn load(bench: &mut Bench) -> Result<Verdict> {
     }
     let standing = Standing {
         title: "load in batches of 1,000".to_owned(),
+        settings: lab.settings(Durability::Always, 64 << 20).words(),
         rounds,
     };
     let (measured, reached) = judge(

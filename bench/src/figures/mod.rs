@@ -23,6 +23,7 @@ mod locks;
 mod puts;
 mod read_only;
 mod reads;
+pub(crate) mod record;
 pub(crate) mod reopen;
 mod smoke;
 mod transfers;
@@ -150,43 +151,54 @@ impl Bench {
         }
     }
 
-    /// Measures a figure, or all.
+    /// Measures a figure.
     ///
     /// # Errors
     ///
     /// What the first failing subject says.
-    pub(crate) fn measure(&mut self, figure: Figure) -> Result<Vec<Verdict>> {
-        Ok(vec![match figure {
-            Figure::DurablePut64 => puts::of_64_clients(self)?,
-            Figure::DurablePut1024 => puts::of_1024_clients(self)?,
-            Figure::Sustained => puts::sustained(self)?,
-            Figure::DurablePut1 => puts::of_one_client(self)?,
-            Figure::GetCached => reads::cached(self)?,
-            Figure::GetTenth => reads::tenth_cached(self)?,
-            Figure::GetZipf2Threads => reads::zipfian(self)?,
-            Figure::Scan100 => reads::scans(self)?,
-            Figure::Load1m => bulk::load(self)?,
-            Figure::Reopen => reopen::reopen(self)?,
-            Figure::Space => bulk::space(self)?,
-            Figure::Transfer => transfers::uniform(self)?,
-            Figure::TransferZipf => transfers::zipfian(self)?,
-            Figure::TransferOne => transfers::of_one_client(self)?,
-            Figure::TransferUnforced => transfers::unforced(self)?,
-            Figure::HotCounter => transfers::hot_counter(self)?,
-            Figure::Lock => locks::pairs(self)?,
-            Figure::ReadOnly => read_only::beside_writers(self)?,
-            Figure::Smoke => smoke::smoke(self)?,
-            Figure::All => {
-                let mut verdicts = Vec::new();
-                for figure in Figure::value_variants() {
-                    if !matches!(figure, Figure::All | Figure::Smoke) {
-                        verdicts.extend(self.measure(*figure)?);
-                    }
-                }
-                return Ok(verdicts);
-            }
-        }])
+    ///
+    /// # Panics
+    ///
+    /// If it is [`Figure::All`], which [`each`] takes apart.
+    pub(crate) fn measure(&mut self, figure: Figure) -> Result<Verdict> {
+        match figure {
+            Figure::DurablePut64 => puts::of_64_clients(self),
+            Figure::DurablePut1024 => puts::of_1024_clients(self),
+            Figure::Sustained => puts::sustained(self),
+            Figure::DurablePut1 => puts::of_one_client(self),
+            Figure::GetCached => reads::cached(self),
+            Figure::GetTenth => reads::tenth_cached(self),
+            Figure::GetZipf2Threads => reads::zipfian(self),
+            Figure::Scan100 => reads::scans(self),
+            Figure::Load1m => bulk::load(self),
+            Figure::Reopen => reopen::reopen(self),
+            Figure::Space => bulk::space(self),
+            Figure::Transfer => transfers::uniform(self),
+            Figure::TransferZipf => transfers::zipfian(self),
+            Figure::TransferOne => transfers::of_one_client(self),
+            Figure::TransferUnforced => transfers::unforced(self),
+            Figure::HotCounter => transfers::hot_counter(self),
+            Figure::Lock => locks::pairs(self),
+            Figure::ReadOnly => read_only::beside_writers(self),
+            Figure::Smoke => smoke::smoke(self),
+            Figure::All => panic!("all figures are measured one by one"),
+        }
     }
+}
+
+/// The figures that these names mean, one by one.
+pub(crate) fn each(named: &[Figure]) -> Vec<Figure> {
+    let mut each: Vec<Figure> = Vec::new();
+    for figure in named {
+        match figure {
+            Figure::All => {
+                let all = Figure::value_variants().iter();
+                each.extend(all.filter(|figure| !matches!(figure, Figure::All | Figure::Smoke)));
+            }
+            one => each.push(*one),
+        }
+    }
+    each
 }
 
 /// Judges the throughput of the first subject of a standing by goals: the words, and whether all are reached.
@@ -285,6 +297,15 @@ mod tests {
                 "{name} is missing in {names:?}"
             );
         }
+    }
+
+    #[test]
+    fn all_figures_are_those_that_can_be_measured_and_no_smoke() {
+        let all = each(&[Figure::All]);
+        assert_eq!(all.len(), Figure::value_variants().len() - 2);
+        assert!(!all.contains(&Figure::Smoke) && !all.contains(&Figure::All));
+        let two = [Figure::Lock, Figure::Space];
+        assert_eq!(each(&two), two);
     }
 
     #[test]

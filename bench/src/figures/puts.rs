@@ -337,7 +337,12 @@ mod tests {
 
     fn standing(rounds: Vec<Round>) -> Standing {
         let title = "test".to_owned();
-        Standing { title, rounds }
+        let settings = String::new();
+        Standing {
+            title,
+            settings,
+            rounds,
+        }
     }
 
     fn inside(checkpoints: u64, unwritten_bytes: u64) -> Option<Inside> {

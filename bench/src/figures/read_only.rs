@@ -47,6 +47,7 @@ pub(crate) fn beside_writers(bench: &mut Bench) -> Result<Verdict> {
     ]
     .map(|title| Standing {
         title: title.to_owned(),
+        settings: settings.words(),
         rounds: Vec::new(),
     });
     let mut ratios = Vec::new();

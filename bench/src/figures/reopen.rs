@@ -342,7 +342,7 @@ impl Reopenings {
 }
 
 /// The table of all openings.
-fn reopenings_table(all: &[Reopenings]) -> String {
+pub(super) fn reopenings_table(all: &[Reopenings]) -> String {
     let header = [
         "reopen",
         "clean",

@@ -11,7 +11,7 @@ use super::{Durability, Entry, INTERVAL, Inside, Settings, Style, Subject, look_
 use crate::Result;
 
 /// Memory that is neither cache nor write buffer.
-const OTHER_BYTES: usize = 32 << 20;
+const OTHER_BYTES: u64 = 32 << 20;
 
 /// Longer than any wait that a bench should see as an error: overload must show as latency.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -22,6 +22,11 @@ pub(crate) struct Ring {
     database: Mailring,
     keyspace: Keyspace,
     durability: Durability,
+}
+
+/// The memory budget that goes with these settings.
+pub(super) fn budget_bytes(settings: &Settings) -> u64 {
+    settings.cache_bytes + 4 * settings.write_buffer_bytes + OTHER_BYTES
 }
 
 /// mailring with these settings.
@@ -40,7 +45,7 @@ pub(crate) fn mailring_with(settings: &Settings) -> Result<Builder> {
     Ok(Mailring::builder(&settings.dir)
         .nodes(u16::try_from(settings.nodes)?)
         .durability(durability)
-        .memory_budget(cache_bytes + 4 * write_buffer_bytes + OTHER_BYTES)
+        .memory_budget(usize::try_from(budget_bytes(settings))?)
         .cache_bytes(cache_bytes)
         .checkpoint_bytes(write_buffer_bytes)
         .deadline(DEADLINE))

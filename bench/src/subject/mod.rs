@@ -96,6 +96,25 @@ pub(crate) struct Settings {
     pub(crate) nodes: u32,
 }
 
+impl Settings {
+    /// In words: what all subjects get, and what mailring makes of it.
+    pub(crate) fn words(&self) -> String {
+        let durability = match self.durability {
+            Durability::Always => "forced before the answer",
+            Durability::Interval => "forced ten times a second",
+            Durability::None => "not forced",
+        };
+        let mib = |bytes: u64| bytes >> 20;
+        format!(
+            "every subject: {durability}, cache of {} MiB, write buffer of {} MiB; mailring: {} nodes, memory budget of {} MiB",
+            mib(self.cache_bytes),
+            mib(self.write_buffer_bytes),
+            self.nodes,
+            mib(mailring::budget_bytes(self)),
+        )
+    }
+}
+
 /// What a subject says of its inside.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Inside {

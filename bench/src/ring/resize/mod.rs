@@ -38,6 +38,9 @@ const RECORDS: u64 = 200_000;
 /// Seconds of rest between changes, unless told otherwise.
 const REST_SECONDS: f64 = 3.0;
 
+/// Records that a load writes in a second, for the estimate.
+const LOADED_A_SECOND: f64 = 100_000.0;
+
 /// How often somebody looks whether the new node serves.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
@@ -82,13 +85,21 @@ impl Step {
 /// # Errors
 ///
 /// What mailring or a client says, or if anything is missing afterwards.
-pub(crate) fn resize(
-    args: &WorkArgs,
-    lab: &Lab,
-    limit_mib: u64,
-    rounds: usize,
-) -> Result<Resizing> {
-    let mut runs = Vec::new();
+pub(crate) fn resize(args: &WorkArgs, lab: &Lab, limit_mib: u64) -> Result<Resizing> {
+    let (mut runs, rounds) = (Vec::new(), lab.rounds);
+    let records = args.shape(RECORDS).records;
+    let rest = args.seconds.unwrap_or(REST_SECONDS);
+    // Two loads and, by each of the three changes, a fifth of the data at the limited rate, or so.
+    let raw_mib = args.shape(RECORDS).raw_bytes() as f64 / f64::from(1 << 20);
+    let moves = 0.6 * raw_mib / limit_mib as f64;
+    let rests = (Step::ALL.len() + 1) as f64 * rest + args.warmup;
+    let seconds = rounds as f64 * (2.0 * (rests + records as f64 / LOADED_A_SECOND) + moves);
+    eprintln!(
+        "resize: {rounds} rounds, each with and without a limit; about {:.1} min, {:.0} MiB on disk, kept samples apart",
+        seconds / 60.0,
+        2.0 * raw_mib,
+    );
+    println!("{}", settings(args, lab).words());
     for round in 0..rounds {
         for limit_mib in [Some(limit_mib), None] {
             let limit = limit_mib.map_or("no limit".to_owned(), |limit| format!("{limit} MiB/s"));
@@ -98,6 +109,13 @@ pub(crate) fn resize(
         }
     }
     Ok(Resizing { runs })
+}
+
+fn settings(args: &WorkArgs, lab: &Lab) -> Settings {
+    Settings {
+        dir: lab.dir.join("resize"),
+        ..lab.settings(args.durability, args.cache_mib << 20)
+    }
 }
 
 fn one_run(
@@ -112,11 +130,8 @@ fn one_run(
             "resize removes a node: it needs at least 2 --nodes",
         ));
     }
-    let dir = lab.dir.join("resize");
-    let settings = Settings {
-        dir: dir.clone(),
-        ..lab.settings(args.durability, args.cache_mib << 20)
-    };
+    let settings = settings(args, lab);
+    let dir = settings.dir.clone();
     let builder = mailring_with(&settings)?.move_rate(limit_mib.map(|limit| limit << 20));
     let seed = lab.seed + round as u64;
     let opening = Foreground::open(builder, args.shape(RECORDS), seed);

@@ -356,19 +356,19 @@ impl Resizing {
             let movement = (movement * 100.0).round() / 100.0;
             let ratios = Kind::ALL.map(|kind| {
                 let ratio = self.spread(step, limit, |change| change.p99_ratio(kind));
-                (ratio.median, kind)
+                (ratio, kind)
             });
             let worst = ratios
                 .into_iter()
-                .max_by(|left, right| left.0.total_cmp(&right.0));
+                .max_by(|left, right| left.0.median.total_cmp(&right.0.median));
             let (ratio, kind) = worst.expect("there are kinds");
             lines += &format!(
                 "{name}: movement {} of {goal:.2}: {}; p99 of a {} {} of {P99_GOAL}: {}\n",
                 times(movement),
                 yes(movement <= goal),
                 kind.name(),
-                times(ratio),
-                yes(ratio <= P99_GOAL),
+                ratio.text(times),
+                yes(ratio.median <= P99_GOAL),
             );
         }
         lines
@@ -458,7 +458,7 @@ mod tests {
     fn the_text_judges_each_change_with_and_without_a_limit() {
         let text = Resizing::example().text();
         for line in [
-            "add a node, 32 MiB/s: movement 1.00 × of 1.00: yes; p99 of a transfer 1.00 × of 2: yes",
+            "add a node, 32 MiB/s: movement 1.00 × of 1.00: yes; p99 of a transfer 1.00 × (1.00 ×–1.00 ×) of 2: yes",
             "remove a node, no limit: movement 1.00 × of 1.05: yes",
             "| put, double a weight, no limit ",
         ] {
