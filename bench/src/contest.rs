@@ -133,11 +133,33 @@ impl Lab {
                 count(shape.records as f64),
                 kind.name()
             );
-            subject.load(shape, self.seed, kind.loaders())?;
+            self.fill(kind, &*subject, shape, self.seed)?;
             subject.checkpoint()?;
             subject.close()?;
         }
         Ok(name)
+    }
+
+    /// Loads a subject with a progress bar, if somebody watches; returns the time.
+    pub(crate) fn fill(
+        &self,
+        kind: Kind,
+        subject: &dyn Opened,
+        shape: Shape,
+        seed: u64,
+    ) -> Result<Duration> {
+        let loaders = kind.loaders();
+        let schedule = Schedule {
+            clients: loaders as usize,
+            stop: Stop::Operations(shape.records),
+            warmup: Duration::ZERO,
+            rate: None,
+            sample_every: 1,
+            by_second: false,
+        };
+        watched(schedule, &format!("loading {kind}"), |progress| {
+            subject.load(shape, seed, loaders, progress)
+        })
     }
 
     fn dataset_name(&self, shape: Shape) -> String {
@@ -176,13 +198,13 @@ impl Lab {
                     &self.settings(kind.load_durability(), 64 << 20),
                     "work",
                 )?;
-                subject.load(shape, self.seed, kind.loaders())?;
+                self.fill(kind, &*subject, shape, self.seed)?;
                 subject.checkpoint()?;
                 subject.close()?;
             }
             let subject = self.open(kind, &contest.settings, "work")?;
             if workload.needs_records() && !kind.stores() {
-                subject.load(shape, self.seed, 1)?;
+                self.fill(kind, &*subject, shape, self.seed)?;
             }
             subject
         };

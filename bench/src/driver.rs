@@ -86,6 +86,11 @@ pub(crate) trait Work: Send + 'static {
 pub(crate) struct Progress(AtomicU64);
 
 impl Progress {
+    /// So many more are done.
+    pub(crate) fn add(&self, operations: u64) {
+        self.0.fetch_add(operations, Ordering::Relaxed);
+    }
+
     /// Operations done so far.
     pub(crate) fn done(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
@@ -206,7 +211,7 @@ impl<W: Work, C: Clock> Client<'_, W, C> {
             }
             (unreported, turn) = (unreported + burst, turn + burst);
             if now - reported_at > PROGRESS_NS {
-                self.progress.0.fetch_add(unreported, Ordering::Relaxed);
+                self.progress.add(unreported);
                 (reported_at, unreported) = (now, 0);
             }
             if bounds.turn && turn >= TURN {
@@ -214,7 +219,7 @@ impl<W: Work, C: Clock> Client<'_, W, C> {
                 tokio::task::yield_now().await;
             }
         }
-        self.progress.0.fetch_add(unreported, Ordering::Relaxed);
+        self.progress.add(unreported);
         self.tally.finished_at = now;
         Ok(self.tally)
     }

@@ -23,7 +23,7 @@ pub(crate) fn load(bench: &mut Bench) -> Result<Verdict> {
             lab.remove(*kind, "load")?;
             let settings = lab.settings(kind.load_durability(), 64 << 20);
             let subject = lab.open(*kind, &settings, "load")?;
-            let time = subject.load(shape, lab.seed + round as u64, kind.loaders())?;
+            let time = lab.fill(*kind, &*subject, shape, lab.seed + round as u64)?;
             subject.close()?;
             lab.remove(*kind, "load")?;
             runs.push(Run {

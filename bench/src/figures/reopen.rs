@@ -110,7 +110,7 @@ pub(crate) fn child(args: &ChildArgs, runtime: &Arc<tokio::runtime::Runtime>) ->
             ..settings.clone()
         };
         let subject = open(args.subject, &loading, runtime)?;
-        subject.load(shape, 1, args.subject.loaders())?;
+        subject.load(shape, 1, args.subject.loaders(), &Arc::default())?;
         subject.checkpoint()?;
         subject.close()?;
     }

@@ -25,8 +25,12 @@ pub(crate) fn write_svg(path: &Path, growth: &Growth) -> Result<()> {
     let root = SVGBackend::new(path, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
     let quantities: [Quantity<Point>; 2] = [
-        ("operations a second", |point| point.summary.per_second),
-        ("p99, microseconds", |point| point.summary.p99_us),
+        ("operations a second", |point| {
+            point.spread(|run| run.per_second).median
+        }),
+        ("p99, microseconds", |point| {
+            point.spread(|run| run.p99_us).median
+        }),
     ];
     let axes = [(Axis::Nodes, "nodes"), (Axis::Records, "records")];
     let charts = quantities
@@ -155,7 +159,7 @@ mod tests {
             axis,
             size,
             work: work.to_owned(),
-            summary: Summary::of_load(size * 100, Duration::from_millis(size)),
+            runs: vec![Summary::of_load(size * 100, Duration::from_millis(size))],
         };
         let mut points = Vec::new();
         for work in ["put", "get"] {
@@ -164,7 +168,8 @@ mod tests {
         }
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("growth.svg");
-        write_svg(&path, &Growth { points }).unwrap();
+        let settings = String::new();
+        write_svg(&path, &Growth { points, settings }).unwrap();
         let svg = std::fs::read_to_string(path).unwrap();
         for (color, work) in [("#0000FF", "put"), ("#FF0000", "get")] {
             let lines = svg.split("<polyline").filter(|line| {

@@ -64,7 +64,9 @@ fn every_store_keeps_what_it_was_given_over_a_reopening() {
             let runtime = runtime();
             let settings = settings(dir.path(), durability);
             let subject = open(kind, &settings, &runtime).unwrap();
-            subject.load(SHAPE, 1, kind.loaders()).unwrap();
+            subject
+                .load(SHAPE, 1, kind.loaders(), &Arc::default())
+                .unwrap();
             subject.checkpoint().unwrap();
             let written = subject.drive(&job(Preset::Put), &Arc::default()).unwrap();
             assert_eq!(written.operations, 400, "{kind}");
@@ -91,7 +93,7 @@ fn every_subject_runs_every_workload_that_it_can() {
     {
         let dir = tempfile::tempdir().unwrap();
         let subject = open(kind, &settings(dir.path(), Durability::None), &runtime()).unwrap();
-        subject.load(SHAPE, 1, 1).unwrap();
+        subject.load(SHAPE, 1, 1, &Arc::default()).unwrap();
         for preset in [
             Preset::A,
             Preset::B,
@@ -130,7 +132,7 @@ fn a_scan_gives_the_records_that_follow_in_key_order() {
     {
         let dir = tempfile::tempdir().unwrap();
         let subject = open(kind, &settings(dir.path(), Durability::None), &runtime()).unwrap();
-        subject.load(SHAPE, 1, 1).unwrap();
+        subject.load(SHAPE, 1, 1, &Arc::default()).unwrap();
         assert_eq!(
             subject.scan(&keys[rank], 100).unwrap(),
             100.min(keys.len() - rank),

@@ -283,7 +283,13 @@ pub(crate) trait Opened: Sync {
     fn drive(&self, job: &Job, progress: &Arc<Progress>) -> Result<Outcome>;
 
     /// Loads the records of a shape in batches by so many clients, and makes them durable; returns the time.
-    fn load(&self, shape: Shape, seed: u64, loaders: u64) -> Result<Duration>;
+    fn load(
+        &self,
+        shape: Shape,
+        seed: u64,
+        loaders: u64,
+        progress: &Arc<Progress>,
+    ) -> Result<Duration>;
 
     /// See [`Subject::checkpoint`].
     fn checkpoint(&self) -> Result<()>;
@@ -318,12 +324,18 @@ impl<S: Subject> Opened for Running<S> {
         drive(S::STYLE, &self.runtime, &job.schedule(), progress, make)
     }
 
-    fn load(&self, shape: Shape, seed: u64, loaders: u64) -> Result<Duration> {
+    fn load(
+        &self,
+        shape: Shape,
+        seed: u64,
+        loaders: u64,
+        progress: &Arc<Progress>,
+    ) -> Result<Duration> {
         let began = Instant::now();
         let batches = shape.records.div_ceil(LOAD_BATCH);
         let tasks: Vec<_> = (0..loaders)
             .map(|loader| {
-                let subject = self.subject.clone();
+                let (subject, progress) = (self.subject.clone(), progress.clone());
                 self.runtime.spawn(async move {
                     let mut records = Records::new(shape, seed, loader);
                     for batch in (loader..batches).step_by(loaders as usize) {
@@ -333,6 +345,7 @@ impl<S: Subject> Opened for Running<S> {
                             (key.to_vec(), value.to_vec())
                         });
                         subject.put_many(entries.collect()).await?;
+                        progress.add(last - batch * LOAD_BATCH);
                     }
                     Result::Ok(())
                 })
