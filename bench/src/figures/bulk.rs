@@ -13,7 +13,7 @@ use crate::subject::{Durability, Kind};
 
 /// Loads all records in batches; the clock runs until they are durable.
 pub(crate) fn load(bench: &mut Bench) -> Result<Verdict> {
-    let peers = bench.line_up(&["fjall", "rocksdb", "lmdb"]);
+    let peers = bench.line_up(&["fjall", "rocksdb", "lmdb"], Kind::keeps_records);
     let (shape, lab) = (bench.shape(), &bench.lab);
     let mut rounds = Vec::new();
     for round in 0..lab.rounds {
@@ -65,7 +65,7 @@ pub(crate) fn load(bench: &mut Bench) -> Result<Verdict> {
 
 /// Bytes on disk after the load and a checkpoint, over the bytes of the keys and values.
 pub(crate) fn space(bench: &mut Bench) -> Result<Verdict> {
-    let peers = bench.line_up(&["rocksdb", "fjall", "redb", "lmdb"]);
+    let peers = bench.line_up(&["rocksdb", "fjall", "redb", "lmdb"], Kind::stores);
     let shape = bench.shape();
     let raw = shape.raw_bytes() as f64;
     let mut words = Vec::new();

@@ -18,7 +18,7 @@ const SHARED_NAMES: u64 = 8;
 
 /// Locks that nobody waits for; beside them, for the record, locks that everybody wants.
 pub(crate) fn pairs(bench: &mut Bench) -> Result<Verdict> {
-    let peers = bench.line_up(&["redis", "redis-pipelined"]);
+    let peers = bench.line_up(&["redis", "redis-pipelined"], Kind::has_locks);
     let trial = |title: &str, names, seconds| LockTrial {
         title: title.to_owned(),
         job: LockJob {

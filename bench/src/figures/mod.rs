@@ -129,8 +129,9 @@ pub(crate) struct Goal {
 }
 
 impl Bench {
-    /// The subject and its peers: those that the figure names and this build has, or those that the user named.
-    pub(crate) fn line_up(&self, peers: &[&str]) -> Vec<Kind> {
+    /// The subject and its peers: those that the figure names and this build has, or those that the user named and that
+    /// can do it.
+    pub(crate) fn line_up(&self, peers: &[&str], can: fn(Kind) -> bool) -> Vec<Kind> {
         let named = || {
             peers
                 .iter()
@@ -138,7 +139,9 @@ impl Bench {
                 .collect()
         };
         let peers = self.peers.clone().unwrap_or_else(named);
-        let others = peers.into_iter().filter(|peer| *peer != self.subject);
+        let others = peers
+            .into_iter()
+            .filter(|peer| *peer != self.subject && can(*peer));
         std::iter::once(self.subject).chain(others).collect()
     }
 

@@ -44,7 +44,7 @@ fn contest(bench: &Bench, title: &str, job: Job, peers: &[&str]) -> Contest {
     Contest {
         title: title.to_owned(),
         job,
-        peers: bench.line_up(peers),
+        peers: bench.line_up(peers, Kind::takes_puts),
         settings: bench.lab.settings(Durability::Always, 64 << 20),
         fresh: false,
         touch_all: false,

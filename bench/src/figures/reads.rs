@@ -11,7 +11,7 @@ use crate::distribution::Distribution;
 use crate::driver::Stop;
 use crate::operations::Job;
 use crate::standing::Standing;
-use crate::subject::Durability;
+use crate::subject::{Durability, Kind};
 use crate::workload::{Preset, Workload};
 use crate::{Fault, Result};
 
@@ -42,7 +42,7 @@ fn contest(
         by_second: false,
     };
     let peers = bench
-        .line_up(peers)
+        .line_up(peers, Kind::keeps_records)
         .into_iter()
         .filter(|kind| !scans || kind.scans())
         .collect();

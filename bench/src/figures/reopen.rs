@@ -358,7 +358,9 @@ pub(super) fn reopenings_table(all: &[Reopenings]) -> String {
 
 /// The figure.
 pub(crate) fn reopen(bench: &mut Bench) -> Result<Verdict> {
-    let peers = bench.line_up(&["fjall", "rocksdb"]).into_iter();
+    let peers = bench
+        .line_up(&["fjall", "rocksdb"], Kind::stores)
+        .into_iter();
     let mut all: Vec<Reopenings> = peers
         .filter(|kind| kind.stores())
         .map(|subject| Reopenings {

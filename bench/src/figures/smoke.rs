@@ -37,7 +37,7 @@ pub(crate) fn smoke(bench: &mut Bench) -> Result<Verdict> {
         let workload = Workload::new(preset, shape, None, 0.99, 100);
         let puts_only = preset == Preset::Put;
         let able = |kind: &Kind| {
-            (kind.keeps_records() || (puts_only && (kind.is_log() || *kind == Kind::Raw)))
+            (kind.keeps_records() || (puts_only && kind.takes_puts()))
                 && (!workload.scans() || kind.scans())
         };
         let everyone = || Kind::value_variants().to_vec();

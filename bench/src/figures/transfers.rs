@@ -88,7 +88,7 @@ fn trial(
             seed: bench.lab.seed,
             on_threads: false,
         },
-        peers: bench.line_up(peers),
+        peers: bench.line_up(peers, Kind::has_transactions),
         settings: bench.lab.settings(durability, 64 << 20),
     }
 }

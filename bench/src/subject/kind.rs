@@ -183,6 +183,11 @@ impl Kind {
         matches!(self, Self::Log | Self::LogActix | Self::LogActixThread)
     }
 
+    /// Whether it can be put to, read back or not.
+    pub(crate) fn takes_puts(self) -> bool {
+        self.keeps_records() || self.is_log() || self == Self::Raw
+    }
+
     /// Whether it has named locks.
     pub(crate) fn has_locks(self) -> bool {
         match self {
