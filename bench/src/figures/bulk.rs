@@ -37,7 +37,10 @@ pub(crate) fn load(bench: &mut Bench) -> Result<Verdict> {
     }
     let standing = Standing {
         title: "load in batches of 1,000".to_owned(),
-        settings: lab.settings(Durability::Always, 64 << 20).words(),
+        settings: format!(
+            "{}; of the peers: at the end",
+            lab.settings(Durability::Always, 64 << 20).words()
+        ),
         rounds,
     };
     let (measured, reached) = judge(
