@@ -57,6 +57,15 @@ number! {
     /// What one force of the journal made durable together.
     GroupNo(u64)
 }
+number! {
+    /// A directory of an engine, numbered from 0 in the order in which they were added.
+    DirectoryNo(u8)
+}
+
+impl DirectoryNo {
+    /// The first one. It has the manifest, and what concerns no node alone.
+    pub const HOME: Self = Self(0);
+}
 
 /// The largest counter that is believed when it is read from a disk. Nothing has counted so far, and everything can count
 /// on from here: [`Lsn::next`] and its like stay panics of our own making, whatever a file says.

@@ -10,6 +10,7 @@ mod arc_set;
 pub mod cache;
 pub mod checkpoint;
 pub mod coordinator;
+pub mod directories;
 pub mod disk;
 pub mod draft;
 pub mod error;

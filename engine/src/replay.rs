@@ -191,6 +191,12 @@ impl Replay {
                 self.keyspaces.install_drop(id);
             }
             RecordBody::Ring(ring) => self.change_ring(lsn, &ring)?,
+            // Those who read several journals put it together first.
+            RecordBody::Spread { .. } => {
+                let reason = "it is spread over directories of which the manifest knows nothing";
+                let reason = Error::RingChangeRefused { reason };
+                return Err(self.contradicts(lsn, &reason));
+            }
         }
         Ok(())
     }

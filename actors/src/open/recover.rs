@@ -74,6 +74,7 @@ pub(super) fn recover(
     let options = JournalOptions {
         segment_bytes: builder.segment_bytes,
         salt: manifest.openings,
+        ..JournalOptions::default()
     };
     // The journal of a new directory comes before its manifest: where the manifest is missing and commits are there,
     // nothing may be written that looks like a directory. A creation cut short in between begins again.

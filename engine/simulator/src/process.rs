@@ -120,6 +120,7 @@ fn journal_options(salt: u64) -> JournalOptions {
     JournalOptions {
         segment_bytes: SEGMENT_BYTES,
         salt,
+        ..JournalOptions::default()
     }
 }
 

@@ -30,7 +30,9 @@
 //!
 //! # Invariants
 //!
-//! - Group numbers and LSNs are continuous over all segments; a missing segment is a gap, and a gap is corruption.
+//! - Group numbers and LSNs are continuous over all segments; a missing segment is a gap, and a gap is corruption. The
+//!   journal of one directory of several has the LSNs that concern it ([`Lsns::Some`]): there they only rise, and what is
+//!   missing is told by the groups' numbers, and by the other journals ([`crate::directories`]).
 //! - A segment gets its name when its header is durable. So a header that does not check is corruption.
 //! - A segment is forced, sealed and forced again before the next one takes its first frame: a group behind an unsealed
 //!   segment is corruption. A seal is a frame without payload which proves that everything before it was forced.
@@ -64,11 +66,11 @@ mod spare;
 mod tests;
 mod writer;
 
-pub use reader::JournalReader;
-pub use recovery::{JournalReport, Recovery, verify, verify_records};
+pub use reader::{JournalReader, RecordCursor};
+pub use recovery::{JournalReport, Recovery, inspect, verify, verify_records};
 pub use segment::FORMAT_VERSION;
 pub use spare::{Spare, SpareRequest};
-pub use writer::{Group, Journal, JournalOptions, JournalStats};
+pub use writer::{Group, Journal, JournalOptions, JournalStats, Lsns};
 
 #[cfg(doc)]
 use crate::error::Error;

@@ -3,20 +3,31 @@
 //! A replay takes the list of segments, with how far each is written, at one moment, and holds the segments' files
 //! until it has ended. A segment that is released meanwhile is removed and not recycled, so what the replay reads never
 //! changes under it.
+//!
+//! The journal of one directory of several has what concerns that directory, and is complete up to wherever all of them
+//! together are known to be. Of what is spread a replay shows the part that is here, and nothing of what is void.
 
 use super::{
     frame::FrameHeader,
-    record::{self, DecodeError, Record},
+    record::{self, DecodeError, Record, RecordBody},
     recovery::JournalReport,
     segment::{FORMAT_VERSION, Found, HEADER_BYTES, Segment, SegmentReader},
+    writer::Lsns,
 };
 use crate::{
+    directories::Voids,
     disk::Disk,
     error::{Error, Result},
     ids::{GroupNo, Lsn},
 };
 use bytes::Bytes;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// A cursor reads on until so many bytes of payload are in memory.
+const CURSOR_BYTES: u64 = 1 << 20;
 
 /// A segment in use and what is in it.
 #[derive(Clone)]
@@ -54,11 +65,33 @@ impl LiveSegments {
 pub struct JournalReader {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) live: LiveSegments,
+    pub(super) lsns: Lsns,
+    pub(super) voids: Arc<Voids>,
 }
 
 impl JournalReader {
+    /// This reader, which knows what is void.
+    #[must_use]
+    pub fn without(self, voids: Arc<Voids>) -> Self {
+        Self { voids, ..self }
+    }
+
+    /// The records that are written now above `after`, one by one as they are in this journal: what is spread is shown as
+    /// such, and what is void too.
+    #[must_use]
+    pub fn cursor(&self, after: Lsn) -> RecordCursor {
+        RecordCursor {
+            disk: Arc::clone(&self.disk),
+            live: self.live.lock().clone().into(),
+            offset: HEADER_BYTES,
+            after,
+            read: VecDeque::new(),
+        }
+    }
+
     /// Calls `visit` with every record that is written now and has `after < lsn <= through`, in order, and returns the
-    /// LSN up to which that is complete: `through`, or the last that is written.
+    /// LSN up to which that is complete: `through`, or the last that is written. Of a journal that is one of several the
+    /// caller knows that all are written up to `through`.
     ///
     /// # Errors
     ///
@@ -76,7 +109,10 @@ impl JournalReader {
             .zip(live.last())
             .expect("a journal has a segment");
         require_first_lsn(&*self.disk, &oldest.segment, oldest.first_lsn, after)?;
-        let through = through.min(newest.last_lsn);
+        let through = match self.lsns {
+            Lsns::All => through.min(newest.last_lsn),
+            Lsns::Some => through,
+        };
         for live in live
             .iter()
             .filter(|l| l.last_lsn > after && l.first_lsn <= through)
@@ -88,11 +124,17 @@ impl JournalReader {
                         return Ok(());
                     }
                     let mut visit = |record: Record| {
-                        if record.lsn > after && record.lsn <= through {
-                            visit(record)
-                        } else {
-                            Ok(())
+                        let is_wanted = record.lsn > after && record.lsn <= through;
+                        if !is_wanted || self.voids.contains(record.lsn) {
+                            return Ok(());
                         }
+                        visit(match record.body {
+                            RecordBody::Spread { body, .. } => Record {
+                                body: *body,
+                                ..record
+                            },
+                            _ => record,
+                        })
                     };
                     let records = GroupRecords {
                         disk: &*self.disk,
@@ -162,13 +204,79 @@ impl JournalReader {
                     offset += header.frame_bytes();
                 }
                 Found::Nothing | Found::DamagedPayload(_) => {
-                    let reason = "a frame that was written can't be read back".to_owned();
-                    return Err(live.segment.corrupt(&*self.disk, offset, reason));
+                    return Err(unreadable(&*self.disk, live, offset));
                 }
             }
         }
         Ok(())
     }
+}
+
+/// Reads the records of a journal one by one.
+pub struct RecordCursor {
+    disk: Arc<dyn Disk>,
+    live: VecDeque<Live>,
+    /// Where the next frame of the first of these segments is.
+    offset: u64,
+    after: Lsn,
+    read: VecDeque<Record>,
+}
+
+impl RecordCursor {
+    /// The next record, which stays the next.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::CorruptJournal`] if a record can't be read back; [`Error::Io`].
+    pub fn peek(&mut self) -> Result<Option<&Record>> {
+        while self.read.is_empty() && !self.live.is_empty() {
+            self.read_on()?;
+        }
+        Ok(self.read.front())
+    }
+
+    /// Takes the record that [`RecordCursor::peek`] has shown.
+    pub fn take(&mut self) -> Option<Record> {
+        self.read.pop_front()
+    }
+
+    fn read_on(&mut self) -> Result<()> {
+        let live = &self.live[0];
+        let mut reader = SegmentReader::new(&*self.disk, &live.segment);
+        let mut bytes = 0;
+        while self.offset < live.end && bytes < CURSOR_BYTES {
+            let after = self.after;
+            let skip = |header: &FrameHeader| header.last_lsn <= after;
+            let Found::Frame(header, payload) = reader.frame_at(self.offset, skip)? else {
+                return Err(unreadable(&*self.disk, live, self.offset));
+            };
+            if !skip(&header) {
+                let records = GroupRecords {
+                    disk: &*self.disk,
+                    segment: &live.segment,
+                    offset: self.offset,
+                };
+                records.visit(&header, payload, &mut |record| {
+                    if record.lsn > after {
+                        self.read.push_back(record);
+                    }
+                    Ok(())
+                })?;
+                bytes += u64::from(header.payload_bytes);
+            }
+            self.offset += header.frame_bytes();
+        }
+        if self.offset >= live.end {
+            self.live.pop_front();
+            self.offset = HEADER_BYTES;
+        }
+        Ok(())
+    }
+}
+
+fn unreadable(disk: &dyn Disk, live: &Live, offset: u64) -> Error {
+    let reason = "a frame that was written can't be read back".to_owned();
+    live.segment.corrupt(disk, offset, reason)
 }
 
 /// Fails if a journal that begins at `first_lsn` lacks something that comes after `after`.

@@ -13,6 +13,7 @@
 //! | 6 | fence | node, incarnation |
 //! | 7 | transaction with an idempotency key | opening, number, the key, number of parts, parts |
 //! | 8 | ring | see [`crate::ring_state`] |
+//! | 9 | spread | directories (a bit each), length of the stamp, its LSN and groups, kind and fields of another record |
 //!
 //! A part is node, incarnation, number of writes, writes. A write is `length of the key << 2 | tag`, the key, and
 //! with tag 0 nothing (a removal), with tag 1 the value, with tag 2 its expiry and the value.
@@ -26,7 +27,10 @@
 //! quarter of its group is sliced out of it.
 
 use crate::{
-    ids::{Incarnation, KeyspaceId, LARGEST_INCARNATION, Lsn, NodeId, TxnId},
+    directories::{DirectorySet, Stamp},
+    ids::{
+        GroupNo, Incarnation, KeyspaceId, LARGEST_COUNTER, LARGEST_INCARNATION, Lsn, NodeId, TxnId,
+    },
     ring_state::{self, RingRecord},
     store::MAX_STORED_KEY_BYTES,
     value::{KEYSPACE_PREFIX_BYTES, Value, Write},
@@ -74,6 +78,23 @@ pub enum RecordBody {
     },
     /// The nodes, the ring, or who owns an arc has changed.
     Ring(RingRecord),
+    /// Where an engine has several directories ([`crate::directories`]): what of a record is in this one. Readers of a
+    /// journal that is in use get the record itself.
+    Spread {
+        /// Where it is, and what was known when it was written.
+        spread: Spread,
+        /// The record, which is not spread itself; of a commit the parts that belong here.
+        body: Box<RecordBody>,
+    },
+}
+
+/// Where a record is, and what was known when it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spread {
+    /// The directories that have a part of it. Never empty.
+    pub directories: DirectorySet,
+    /// What was forced then, if that was known.
+    pub stamp: Option<Stamp>,
 }
 
 /// What the journal remembers of a transaction beside its writes.
@@ -104,6 +125,7 @@ const DROP_KEYSPACE: u8 = 5;
 const FENCE: u8 = 6;
 const TRANSACTION_WITH_KEY: u8 = 7;
 const RING: u8 = 8;
+const SPREAD: u8 = 9;
 
 const REMOVED: u8 = 0;
 const VALUE: u8 = 1;
@@ -204,6 +226,42 @@ pub fn transaction_bytes_bound<'a>(
     AROUND_BYTES + idempotency.map_or(0, <[u8]>::len) + parts.map(commit_bytes_bound).sum::<usize>()
 }
 
+/// Makes the record that was just encoded, at `start`, one that is spread.
+///
+/// # Panics
+///
+/// Panics if no record begins at `start`, or it has 4 GiB or more.
+pub fn spread_last(out: &mut Vec<u8>, start: usize, spread: &Spread) {
+    let mut reader = Reader::new(&out[start + LENGTH_BYTES..]);
+    let (kind, lsn) = reader
+        .byte()
+        .zip(reader.varint())
+        .expect("a record was encoded there");
+    let fields = out.len() - reader.remaining();
+    let mut around = vec![SPREAD];
+    put_varint(&mut around, lsn);
+    put_varint(&mut around, spread.directories.bits());
+    let forced = spread.stamp.as_ref().map_or(&[][..], |stamp| &stamp.forced);
+    put_varint(&mut around, forced.len() as u64);
+    if let Some(stamp) = &spread.stamp {
+        put_varint(&mut around, stamp.durable.0);
+        for group in forced {
+            put_varint(&mut around, group.0);
+        }
+    }
+    around.push(kind);
+    out.splice(start + LENGTH_BYTES..fields, around);
+    put_length(out, start);
+}
+
+/// At least as many bytes as [`spread_last`] adds, where there are so many directories.
+#[must_use]
+pub fn spread_bytes_bound(directories: usize) -> usize {
+    /// A kind, three numbers and the stamp's LSN, and a group for each directory, each at its longest.
+    const AROUND_BYTES: usize = 1 + 4 * 10;
+    AROUND_BYTES + directories * 10
+}
+
 /// Appends a record.
 ///
 /// # Panics
@@ -243,6 +301,12 @@ pub fn encode(record: &Record, out: &mut Vec<u8>) {
         RecordBody::Ring(ring) => {
             frame_record(out, RING, lsn, |out| ring_state::put_record(out, ring));
         }
+        RecordBody::Spread { spread, body } => {
+            let start = out.len();
+            let body = RecordBody::clone(body);
+            encode(&Record { lsn, body }, out);
+            spread_last(out, start, spread);
+        }
     }
 }
 
@@ -252,6 +316,10 @@ fn frame_record(out: &mut Vec<u8>, kind: u8, lsn: Lsn, fill: impl FnOnce(&mut Ve
     out.push(kind);
     put_varint(out, lsn.0);
     fill(out);
+    put_length(out, start);
+}
+
+fn put_length(out: &mut [u8], start: usize) {
     let len = out.len() - start - LENGTH_BYTES;
     let len = u32::try_from(len).expect("a record is smaller than 4 GiB");
     out[start..start + LENGTH_BYTES].copy_from_slice(&len.to_le_bytes());
@@ -327,7 +395,7 @@ fn decode_body(body: &Bytes, offset: usize) -> Result<Record, DecodeError> {
     let malformed = |reason| DecodeError::Malformed { offset, reason };
     let mut reader = Reader::new(body);
     let kind = reader.byte().ok_or(malformed("a record is empty"))?;
-    if !(COMMIT_OF_ONE_NODE..=RING).contains(&kind) {
+    if !(COMMIT_OF_ONE_NODE..=SPREAD).contains(&kind) {
         return Err(DecodeError::UnknownKind { offset, kind });
     }
     let record = decode_fields(body, kind, &mut reader)
@@ -340,7 +408,37 @@ fn decode_body(body: &Bytes, offset: usize) -> Result<Record, DecodeError> {
 
 fn decode_fields(body: &Bytes, kind: u8, reader: &mut Reader<'_>) -> Option<Record> {
     let lsn = Lsn(reader.varint()?);
-    let body = match kind {
+    let body = if kind == SPREAD {
+        let spread = take_spread(reader)?;
+        let kind = reader.byte()?;
+        let body = Box::new(decode_kind(body, kind, reader)?);
+        RecordBody::Spread { spread, body }
+    } else {
+        decode_kind(body, kind, reader)?
+    };
+    Some(Record { lsn, body })
+}
+
+fn take_spread(reader: &mut Reader<'_>) -> Option<Spread> {
+    let directories = DirectorySet::from_bits(reader.varint()?)?;
+    let stamp = match reader.small()? {
+        0 => None,
+        count => {
+            let durable = Lsn(reader.varint().filter(|&lsn| lsn <= LARGEST_COUNTER)?);
+            let mut forced = list_for(count, reader);
+            for _ in 0..count {
+                let group = reader.varint().filter(|&group| group <= LARGEST_COUNTER)?;
+                forced.push(GroupNo(group));
+            }
+            Some(Stamp { durable, forced })
+        }
+    };
+    Some(Spread { directories, stamp })
+}
+
+/// The fields of a record that is not spread.
+fn decode_kind(body: &Bytes, kind: u8, reader: &mut Reader<'_>) -> Option<RecordBody> {
+    Some(match kind {
         COMMIT_OF_ONE_NODE => RecordBody::Commit {
             txn: None,
             parts: vec![decode_part(body, reader)?],
@@ -374,8 +472,7 @@ fn decode_fields(body: &Bytes, kind: u8, reader: &mut Reader<'_>) -> Option<Reco
         },
         RING => RecordBody::Ring(ring_state::take_record(reader)?),
         _ => return None,
-    };
-    Some(Record { lsn, body })
+    })
 }
 
 /// An empty list with room for `count` items, as far as the bytes that are left could hold so many.
@@ -510,8 +607,31 @@ mod tests {
         ]
     }
 
+    fn spread() -> impl Strategy<Value = Spread> {
+        let counter = || 0..=LARGEST_COUNTER;
+        let forced = proptest::collection::vec(counter().prop_map(GroupNo), 1..5);
+        let stamp = (counter(), forced).prop_map(|(durable, forced)| Stamp {
+            durable: Lsn(durable),
+            forced,
+        });
+        (1..u64::MAX, proptest::option::of(stamp)).prop_map(|(bits, stamp)| Spread {
+            directories: DirectorySet::from_bits(bits).expect("not empty"),
+            stamp,
+        })
+    }
+
     fn records() -> impl Strategy<Value = Vec<Record>> {
-        let record = (any::<u64>(), body()).prop_map(|(lsn, body)| Record {
+        let body =
+            (body(), proptest::option::weighted(0.3, spread())).prop_map(|(body, spread)| {
+                match spread {
+                    None => body,
+                    Some(spread) => RecordBody::Spread {
+                        spread,
+                        body: Box::new(body),
+                    },
+                }
+            });
+        let record = (any::<u64>(), body).prop_map(|(lsn, body)| Record {
             lsn: Lsn(lsn),
             body,
         });
@@ -642,11 +762,59 @@ mod tests {
     }
 
     #[test]
+    fn a_spread_record_has_these_bytes_and_stays_within_its_bound() {
+        let fence = RecordBody::Fence {
+            node: NodeId(1),
+            incarnation: Incarnation(4),
+        };
+        let spread = |stamp| RecordBody::Spread {
+            spread: Spread {
+                directories: DirectorySet::from_bits(5).expect("not empty"),
+                stamp,
+            },
+            body: Box::new(fence.clone()),
+        };
+        let stamp = Stamp {
+            durable: Lsn(299),
+            forced: vec![GroupNo(7), GroupNo(200)],
+        };
+        let expected: [(RecordBody, &[u8]); 3] = [
+            (fence.clone(), &[5, 0, 0, 0, 6, 0xac, 2, 1, 4]),
+            (spread(None), &[8, 0, 0, 0, 9, 0xac, 2, 5, 0, 6, 1, 4]),
+            (
+                spread(Some(stamp)),
+                &[13, 0, 0, 0, 9, 0xac, 2, 5, 2, 0xab, 2, 7, 0xc8, 1, 6, 1, 4],
+            ),
+        ];
+        let plain = expected[0].1.len();
+        for (body, bytes) in expected {
+            let lsn = Lsn(300);
+            assert_eq!(payload(&[Record { lsn, body }]), bytes);
+            assert!(bytes.len() <= plain + spread_bytes_bound(2));
+        }
+    }
+
+    #[test]
+    fn a_record_that_is_spread_twice_or_nowhere_is_malformed() {
+        let reason = "a record's fields do not fit its length";
+        let malformed = Err(DecodeError::Malformed { offset: 0, reason });
+        let twice: &[u8] = &[10, 0, 0, 0, 9, 1, 5, 0, 9, 5, 0, 6, 1, 4];
+        let nowhere: &[u8] = &[7, 0, 0, 0, 9, 1, 0, 0, 6, 1, 4];
+        for bytes in [twice, nowhere] {
+            let found: Vec<_> = decode_all(&Bytes::from_static(bytes)).collect();
+            assert_eq!(found, [malformed.clone()]);
+        }
+    }
+
+    #[test]
     fn a_kind_of_a_later_format_is_named() {
-        let found: Vec<_> = decode_all(&Bytes::from_static(&[2, 0, 0, 0, 9, 1])).collect();
+        let found: Vec<_> = decode_all(&Bytes::from_static(&[2, 0, 0, 0, 10, 1])).collect();
         assert_eq!(
             found,
-            [Err(DecodeError::UnknownKind { offset: 0, kind: 9 })]
+            [Err(DecodeError::UnknownKind {
+                offset: 0,
+                kind: 10
+            })]
         );
     }
 

@@ -11,9 +11,10 @@
 
 use super::{
     frame::{self, FrameHeader},
-    reader::{GroupRecords, Live, require_first_lsn},
+    reader::{GroupRecords, JournalReader, Live, LiveSegments, require_first_lsn},
     record::Record,
     segment::{Found, HEADER_BYTES, Segment, SegmentReader, file_name, id_of, io_error},
+    writer::Lsns,
 };
 use crate::{
     disk::Disk,
@@ -104,6 +105,7 @@ impl Gap {
 /// Reads the journal. `after` is the LSN up to which records are not needed any more; `None` checks all that there is.
 pub(super) fn scan(
     disk: &dyn Disk,
+    lsns: Lsns,
     after: Option<Lsn>,
     visit: &mut dyn FnMut(Record) -> Result<()>,
 ) -> Result<Scan> {
@@ -117,6 +119,7 @@ pub(super) fn scan(
     };
     let mut walk = Walk {
         disk,
+        lsns,
         after,
         visit,
         next: None,
@@ -145,9 +148,8 @@ pub(super) fn scan(
         live.push(Live {
             segment,
             end,
-            // The first segment may begin later than its header can know: others were released before it.
             first_lsn: if live.is_empty() {
-                walk.first_lsn.unwrap_or(first_lsn)
+                walk.first_lsn_of_all(first_lsn)
             } else {
                 first_lsn
             },
@@ -184,6 +186,7 @@ struct Expected {
 
 struct Walk<'a> {
     disk: &'a dyn Disk,
+    lsns: Lsns,
     after: Option<Lsn>,
     visit: &'a mut dyn FnMut(Record) -> Result<()>,
     /// `None` until the first frame: what the oldest segment begins with depends on what was released.
@@ -252,7 +255,7 @@ impl Walk<'_> {
         let expected = match self.next {
             Some(expected) => expected,
             None => {
-                if let Some(after) = self.after {
+                if let (Some(after), Lsns::All) = (self.after, self.lsns) {
                     require_first_lsn(self.disk, segment, header.first_lsn, after)?;
                 }
                 Expected {
@@ -263,7 +266,10 @@ impl Walk<'_> {
         };
         let fits = header.number.0.max(header.last_lsn.0) <= LARGEST_COUNTER
             && header.number == expected.group
-            && header.first_lsn == expected.lsn
+            && match self.lsns {
+                Lsns::All => header.first_lsn == expected.lsn,
+                Lsns::Some => header.first_lsn >= expected.lsn,
+            }
             && header.forced_through < header.number
             && header.number > segment.header.forced_through
             && header.first_lsn > segment.header.forced_lsn
@@ -317,8 +323,22 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Fails if the journal ends before what is known to be complete elsewhere, or begins behind it.
+    /// The first LSN that is in the oldest segment, or could be. It may begin later than its header can know: others were
+    /// released before it. Where not all LSNs are here, the first that is needed could be.
+    fn first_lsn_of_all(&self, by_header: Lsn) -> Lsn {
+        let found = self.first_lsn.unwrap_or(by_header);
+        match (self.lsns, self.after) {
+            (Lsns::Some, Some(after)) => found.min(after.next()),
+            _ => found,
+        }
+    }
+
+    /// Fails if the journal ends before what is known to be complete elsewhere, or begins behind it. Where not all LSNs are
+    /// here, only all journals together can tell.
     fn require_through(&self, live: &[Live]) -> Result<()> {
+        if self.lsns == Lsns::Some {
+            return Ok(());
+        }
         let (Some(after), Some(first), Some(last)) = (self.after, live.first(), live.last()) else {
             return Ok(());
         };
@@ -386,8 +406,33 @@ pub fn verify_records(
     disk: &dyn Disk,
     visit: &mut dyn FnMut(Record) -> Result<()>,
 ) -> Result<JournalReport> {
-    let scan = scan(disk, None, visit)?;
-    Ok(JournalReport {
+    Ok(report(&scan(disk, Lsns::All, None, visit)?))
+}
+
+/// Checks one of several journals as [`verify_records`] does, and gives a reader of it.
+///
+/// # Errors
+///
+/// As [`verify_records`].
+pub fn inspect(
+    disk: &Arc<dyn Disk>,
+    visit: &mut dyn FnMut(Record) -> Result<()>,
+) -> Result<(JournalReport, Recovery, JournalReader)> {
+    let scan = scan(&**disk, Lsns::Some, None, visit)?;
+    let (report, recovery) = (report(&scan), scan.recovery);
+    let live = LiveSegments::default();
+    *live.lock() = scan.segments;
+    let reader = JournalReader {
+        disk: Arc::clone(disk),
+        live,
+        lsns: Lsns::Some,
+        voids: Arc::default(),
+    };
+    Ok((report, recovery, reader))
+}
+
+fn report(scan: &Scan) -> JournalReport {
+    JournalReport {
         segments: scan.segments.len(),
         groups: scan.recovery.groups,
         records: scan.recovery.records,
@@ -399,5 +444,5 @@ pub fn verify_records(
         first_lsn: scan.segments[0].first_lsn,
         last_lsn: scan.recovery.last_lsn,
         torn_bytes: scan.recovery.torn_bytes,
-    })
+    }
 }

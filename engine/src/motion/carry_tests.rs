@@ -66,6 +66,7 @@ impl World {
         let options = JournalOptions {
             segment_bytes: 4096,
             salt: seed,
+            ..JournalOptions::default()
         };
         Self {
             journal: Journal::create(Arc::new(MemoryDisk::new()), options, Lsn(0)).unwrap(),

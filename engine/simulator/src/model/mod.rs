@@ -208,7 +208,10 @@ impl Model {
                 RecordBody::DropKeyspace { id } => {
                     keyspaces.install_drop(*id);
                 }
-                RecordBody::Commit { .. } | RecordBody::Fence { .. } | RecordBody::Ring(_) => {}
+                RecordBody::Commit { .. }
+                | RecordBody::Fence { .. }
+                | RecordBody::Ring(_)
+                | RecordBody::Spread { .. } => {}
             }
         }
         keyspaces

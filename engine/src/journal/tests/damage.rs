@@ -266,6 +266,7 @@ fn frames_inside_of_values_are_no_frames() {
     let options = JournalOptions {
         segment_bytes: 1 << 20,
         salt: 1,
+        ..JournalOptions::default()
     };
     let mut journal = Journal::create(disk.clone(), options, Lsn(0)).expect("creates");
     for count in 1..=3 {

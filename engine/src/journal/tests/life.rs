@@ -78,6 +78,7 @@ fn segments_grow_to_the_standard_length() {
     let options = JournalOptions {
         segment_bytes: 3 << 20,
         salt: 1,
+        ..JournalOptions::default()
     };
     let mut journal = Journal::create(disk.clone(), options, Lsn(0)).expect("creates");
     let mut lengths = vec![journal.stats().allocated_bytes >> 20];

@@ -7,9 +7,10 @@ mod crash;
 mod damage;
 mod failure;
 mod life;
+mod some;
 
 use super::{
-    Group, Journal, JournalOptions, Recovery,
+    Group, Journal, JournalOptions, Lsns, Recovery,
     record::{self, CommitPart, Record, RecordBody},
     segment::HEADER_BYTES,
 };
@@ -26,6 +27,7 @@ use std::sync::Arc;
 const SMALL: JournalOptions = JournalOptions {
     segment_bytes: 4096,
     salt: 1,
+    lsns: Lsns::All,
 };
 /// So many records don't fit a small segment.
 const LARGE: u64 = 120;

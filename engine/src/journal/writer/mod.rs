@@ -26,6 +26,18 @@ pub struct JournalOptions {
     pub segment_bytes: u64,
     /// A number that is another one at every opening of the directory.
     pub salt: u64,
+    /// Whether this journal has all LSNs.
+    pub lsns: Lsns,
+}
+
+/// Which LSNs a journal has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Lsns {
+    /// All of them: a gap is corruption.
+    #[default]
+    All,
+    /// Those that concern its directory, one of several ([`crate::directories`]). They rise.
+    Some,
 }
 
 impl Default for JournalOptions {
@@ -33,6 +45,7 @@ impl Default for JournalOptions {
         Self {
             segment_bytes: 32 << 20,
             salt: 0,
+            lsns: Lsns::All,
         }
     }
 }
@@ -42,7 +55,8 @@ impl Default for JournalOptions {
 pub struct Group {
     /// Its number, which follows that of the group before.
     pub number: GroupNo,
-    /// The LSN of its first record, which follows the last one of the group before.
+    /// The LSN of its first record, which follows the last one of the group before: at once where the journal has all
+    /// LSNs, else somewhere.
     pub first_lsn: Lsn,
     /// The LSN of its last record.
     pub last_lsn: Lsn,
@@ -79,6 +93,7 @@ struct Mark {
 pub struct Journal {
     disk: Arc<dyn Disk>,
     segment_bytes: u64,
+    lsns: Lsns,
     /// The last one is active. Its `end` is where the next frame goes.
     live: LiveSegments,
     active: Arc<Segment>,
@@ -117,10 +132,16 @@ impl Journal {
             self.written.group.next(),
             "groups are appended in order"
         );
-        assert_eq!(
-            group.first_lsn,
-            self.written.lsn.next(),
-            "a group follows the last LSN"
+        let next = self.written.lsn.next();
+        let follows = match self.lsns {
+            Lsns::All => group.first_lsn == next,
+            Lsns::Some => group.first_lsn >= next,
+        };
+        let first = group.first_lsn;
+        assert!(
+            follows,
+            "a group of LSN {first} follows LSN {}",
+            self.written.lsn
         );
         assert!(group.last_lsn >= group.first_lsn, "a group has an LSN");
         assert!(!group.payload.is_empty(), "a group has a record");
@@ -187,6 +208,8 @@ impl Journal {
         JournalReader {
             disk: Arc::clone(&self.disk),
             live: self.live.clone(),
+            lsns: self.lsns,
+            voids: Arc::default(),
         }
     }
 
@@ -210,6 +233,12 @@ impl Journal {
             last_lsn: self.written.lsn,
             forced_lsn: self.forced.lsn,
         }
+    }
+
+    /// The last group that is forced.
+    #[must_use]
+    pub fn forced_group(&self) -> GroupNo {
+        self.forced.group
     }
 
     /// The last group that is written.

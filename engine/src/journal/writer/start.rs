@@ -30,7 +30,7 @@ impl Journal {
         let names = list(&*disk)?;
         let mut leftover = Vec::new();
         if names.iter().any(|name| id_of(name).is_some()) {
-            let found = scan(&*disk, None, &mut |_| Ok(()))?;
+            let found = scan(&*disk, options.lsns, None, &mut |_| Ok(()))?;
             if let Some(live) = found.last_holding() {
                 let reason = "there are commits in this journal, a new one would lose them";
                 return Err(live.segment.corrupt(&*disk, 0, reason.to_owned()));
@@ -57,7 +57,7 @@ impl Journal {
         after: Lsn,
         visit: &mut dyn FnMut(Record) -> Result<()>,
     ) -> Result<(Self, Recovery)> {
-        let scan = scan(&*disk, Some(after), visit)?;
+        let scan = scan(&*disk, options.lsns, Some(after), visit)?;
         repair(&*disk, &scan)?;
         let names = list(&*disk)?;
         let origin = Mark {
@@ -110,6 +110,7 @@ impl Journal {
         let mut journal = Self {
             disk,
             segment_bytes,
+            lsns: options.lsns,
             live,
             active: Arc::clone(&active),
             position: HEADER_BYTES,

@@ -13,7 +13,7 @@ use mailring_engine::{
     error::Error,
     ids::{Incarnation, Lsn, NodeId},
     journal::{
-        self, Group, Journal, JournalOptions,
+        self, Group, Journal, JournalOptions, Lsns,
         record::{self, CommitPart, Record, RecordBody},
     },
     value::{Value, Write},
@@ -23,6 +23,7 @@ use std::path::Path;
 const OPTIONS: JournalOptions = JournalOptions {
     segment_bytes: 4096,
     salt: 77,
+    lsns: Lsns::All,
 };
 
 fn name(id: u64) -> String {
