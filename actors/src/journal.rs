@@ -197,7 +197,7 @@ impl JournalActor {
                 return Some(self.file.write(vec![group]));
             }
             JournalEffect::Write(group) => self.to_io(IoRequest::Write(group)),
-            JournalEffect::PrepareSpare { at_least } => {
+            JournalEffect::PrepareSpare { at_least, .. } => {
                 let _ = self.segments.send(SegmentRequest { at_least });
             }
             JournalEffect::Resolve(node, resolve) => {

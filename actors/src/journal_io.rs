@@ -16,7 +16,7 @@ use crossbeam_channel::{Receiver, Sender};
 use mailring_engine::{
     Error, Result,
     disk::Disk,
-    ids::{Lsn, Time},
+    ids::{DirectoryNo, Lsn, Time},
     journal::{Journal, Spare},
     sequencer::{GroupWrite, JournalMessage, io},
 };
@@ -247,10 +247,11 @@ fn handle(
         IoRequest::AddSpare(outcome) => {
             let spare = file.add_spare(outcome);
             switchboard.set_space_error(spare.as_ref().err().cloned());
-            Some(JournalMessage::Spare(spare))
+            Some(JournalMessage::Spare(DirectoryNo::HOME, spare))
         }
         IoRequest::ReportSpare => {
-            let told = file.with(|open| Ok(io::report_spare(&open.journal)));
+            let report = |open: &mut Open| Ok(io::report_spare(DirectoryNo::HOME, &open.journal));
+            let told = file.with(report);
             Some(told.unwrap_or_else(JournalMessage::Failed))
         }
         IoRequest::Release(through) => {

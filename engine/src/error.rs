@@ -7,7 +7,7 @@
 //! it, or repeat only what is idempotent.
 
 use crate::{
-    ids::{Lsn, NodeId, TxnId},
+    ids::{DirectoryNo, GroupNo, Lsn, NodeId, TxnId},
     locks::{FencingToken, Resource, WaitsFor},
     value::printable,
 };
@@ -195,6 +195,32 @@ pub enum Error {
         path: PathBuf,
         /// The first name in it that is not an engine's.
         entry: String,
+    },
+    /// A directory of the engine is not where it was, or something else is there.
+    #[error(
+        "directory {directory} of the engine is not in {path}: {reason}; mount or restore it there, or say with `directory()` where it is now. Nothing was changed"
+    )]
+    DirectoryMissing {
+        /// The directory's number.
+        directory: DirectoryNo,
+        /// Where it should be.
+        path: PathBuf,
+        /// What is there.
+        reason: String,
+    },
+    /// A directory of the engine has less than it had.
+    #[error(
+        "directory {directory} of the engine, {path}, is an older copy or has lost data: its journal ends at group {found}, but went to {forced}; restore it, or all directories from a backup. Nothing was changed"
+    )]
+    DirectoryBehind {
+        /// The directory's number.
+        directory: DirectoryNo,
+        /// Where it is.
+        path: PathBuf,
+        /// The last group of its journal.
+        found: GroupNo,
+        /// A group that it had.
+        forced: GroupNo,
     },
     /// There is no engine, and none was to be created.
     #[error("there is no engine in {path}; check the path, or open it with `create(true)`")]
@@ -406,6 +432,8 @@ impl Error {
             | Self::CorruptManifest { .. }
             | Self::DirectoryInUse { .. }
             | Self::ForeignDirectory { .. }
+            | Self::DirectoryMissing { .. }
+            | Self::DirectoryBehind { .. }
             | Self::NoEngine { .. }
             | Self::NewerFormat { .. }
             | Self::SettingsMismatch { .. }

@@ -41,6 +41,8 @@ variants!(
     CorruptManifest,
     DirectoryInUse,
     ForeignDirectory,
+    DirectoryMissing,
+    DirectoryBehind,
     NoEngine,
     NewerFormat,
     SettingsMismatch,
@@ -138,6 +140,17 @@ fn not_to_be_repeated() -> Vec<Error> {
         Error::ForeignDirectory {
             path: path(),
             entry: text(),
+        },
+        Error::DirectoryMissing {
+            directory: DirectoryNo(1),
+            path: path(),
+            reason: text(),
+        },
+        Error::DirectoryBehind {
+            directory: DirectoryNo(1),
+            path: path(),
+            found: GroupNo(1),
+            forced: GroupNo(2),
         },
         Error::NewerFormat {
             file: path(),

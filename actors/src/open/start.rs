@@ -36,6 +36,7 @@ use mailring_engine::{
     cache::RowCache,
     checkpoint::Checkpoint,
     coordinator::{Coordinator, CoordinatorOptions},
+    directories::Placement,
     disk::Disk,
     ids::NodeId,
     journal::frame_bytes,
@@ -46,7 +47,7 @@ use mailring_engine::{
     participant::ParticipantOptions,
     rebuild::Opened,
     restart::Restarts,
-    sequencer::{Sequencer, SequencerOptions, SequencerState},
+    sequencer::{JournalState, Sequencer, SequencerOptions, SequencerState},
     value::KEYSPACE_PREFIX_BYTES,
     view::Visible,
 };
@@ -150,12 +151,15 @@ pub(super) fn start(
         },
         SequencerState {
             last_lsn,
-            last_group: journal.last_group(),
+            journals: vec![JournalState {
+                last_group: journal.last_group(),
+                room: journal.room(),
+            }],
+            placement: Placement::default(),
             incarnations: lives.clone(),
             keyspaces,
             outcomes,
             ring: ring.clone(),
-            room: journal.room(),
         },
     );
     let reader = journal.reader();

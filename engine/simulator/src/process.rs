@@ -16,6 +16,7 @@ use mailring_engine::{
     Result,
     cache::RowCache,
     checkpoint::Checkpoint,
+    directories::Placement,
     disk::{Disk, SimulatedDisk},
     ids::{Epoch, Incarnation, KeyspaceId, Lsn, NodeId, RequestId, Time},
     journal::{Journal, JournalOptions, SpareRequest, frame_bytes, record::Record},
@@ -29,7 +30,7 @@ use mailring_engine::{
     restart::Restarts,
     ring_state::FIRST_LIFE,
     routes::Routes,
-    sequencer::{Sequencer, SequencerOptions, SequencerState},
+    sequencer::{JournalState, Sequencer, SequencerOptions, SequencerState},
     store::Store,
     view::{NodeTable, Visible},
 };
@@ -294,12 +295,15 @@ impl Process {
             },
             SequencerState {
                 last_lsn: last,
-                last_group: journal.last_group(),
+                journals: vec![JournalState {
+                    last_group: journal.last_group(),
+                    room: journal.room(),
+                }],
+                placement: Placement::default(),
                 incarnations,
                 keyspaces,
                 outcomes,
                 ring,
-                room: journal.room(),
             },
         );
         Ok(Self {

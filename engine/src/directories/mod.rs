@@ -30,13 +30,54 @@
 //!
 //! A directory can be added, and not be removed. When a disk is lost, a backup is what there is.
 
+mod identity;
+pub mod recovery;
 mod set;
+#[cfg(test)]
+mod tests;
 mod voids;
 
+pub use identity::{IDENTITY_FILE, Identity};
 pub use set::{DirectorySet, MAX_DIRECTORIES, Placement};
 pub use voids::Voids;
 
-use crate::ids::{GroupNo, Lsn};
+use crate::ids::{DirectoryNo, GroupNo, Lsn};
+
+/// What the manifest of an engine says of its directories, where it has or had to be given more than one.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Directories {
+    /// The engine, by a number that no other has.
+    pub engine: u64,
+    /// The directories, by number; the first is where the manifest is.
+    pub listed: Vec<ListedDirectory>,
+    /// In which directory each node lives, as far as that does not follow from its number.
+    pub placement: Vec<DirectoryNo>,
+    /// What never happened.
+    pub voids: Voids,
+    /// What was known to be on the medium when the manifest was written.
+    pub stamp: Stamp,
+}
+
+impl Directories {
+    /// In which directory each node lives.
+    ///
+    /// # Panics
+    ///
+    /// Panics if a node is placed where no directory is listed: a manifest that says so is refused.
+    #[must_use]
+    pub fn placement(&self) -> Placement {
+        Placement::new(self.listed.len(), self.placement.clone())
+    }
+}
+
+/// A directory as the manifest knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ListedDirectory {
+    /// Where it was last; of the first nothing.
+    pub path: String,
+    /// Whether it was made. Nothing is written to it before.
+    pub is_made: bool,
+}
 
 /// What was known to be on the medium at some moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -797,12 +797,12 @@ mod tests {
     #[test]
     fn a_record_that_is_spread_twice_or_nowhere_is_malformed() {
         let reason = "a record's fields do not fit its length";
-        let malformed = Err(DecodeError::Malformed { offset: 0, reason });
+        let malformed = [Err(DecodeError::Malformed { offset: 0, reason })];
         let twice: &[u8] = &[10, 0, 0, 0, 9, 1, 5, 0, 9, 5, 0, 6, 1, 4];
         let nowhere: &[u8] = &[7, 0, 0, 0, 9, 1, 0, 0, 6, 1, 4];
         for bytes in [twice, nowhere] {
             let found: Vec<_> = decode_all(&Bytes::from_static(bytes)).collect();
-            assert_eq!(found, [malformed.clone()]);
+            assert_eq!(found, malformed);
         }
     }
 

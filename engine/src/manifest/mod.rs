@@ -20,6 +20,7 @@ mod sections;
 
 use crate::{
     checkpoint::Catalogue,
+    directories::Directories,
     disk::Disk,
     error::{Error, Result},
     ids::{Epoch, Incarnation, KeyspaceId, Lsn, NodeId},
@@ -72,6 +73,8 @@ pub struct Manifest {
     /// What has happened to the ring, and a change that is under way, where there ever was one. Else the nodes are those
     /// of the settings.
     pub history: Option<RingHistory>,
+    /// The directories, where there is more than this one.
+    pub directories: Option<Directories>,
     /// Whether the engine was shut down after this was written, and nothing was opened since.
     pub clean_shutdown: bool,
     /// The version that each node's tree had at least, where that is known: one that is older is not the tree that was left.

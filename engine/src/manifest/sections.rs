@@ -10,15 +10,18 @@
 //! | 6 | last LSN, openings, whether it was shut down cleanly |
 //! | 7 | outcomes of transactions, where there are any |
 //! | 8 | the nodes that there were, and a change of the ring that is under way, where there ever was one |
+//! | 9 | the directories, where there are several |
 //! | 0x8007 | the longest lease of whose end nobody may have been told |
 //! | 0x800a | the version that each node's tree had |
 //!
-//! A section's contents must fit its length to the byte, and all but 3, 7, 8, 0x8007 and 0x800a must be there.
+//! A section's contents must fit its length to the byte, and all but 3, 7, 8, 9, 0x8007 and 0x800a must be there.
 
 use super::{KeyspaceName, Manifest, NodeProgress, NodeSettings};
 use crate::{
+    directories::{Directories, ListedDirectory, MAX_DIRECTORIES, Stamp, Voids},
     ids::{
-        Epoch, Incarnation, KeyspaceId, LARGEST_COUNTER, LARGEST_INCARNATION, Lsn, NodeId, TxnId,
+        DirectoryNo, Epoch, GroupNo, Incarnation, KeyspaceId, LARGEST_COUNTER, LARGEST_INCARNATION,
+        Lsn, NodeId, TxnId,
     },
     journal::record::TxnTag,
     outcomes::SavedOutcomes,
@@ -45,6 +48,8 @@ const TREES: u16 = OPTIONAL | 10;
 const OUTCOMES: u16 = 7;
 /// Absent where the ring has never changed.
 const HISTORY: u16 = 8;
+/// Absent where there is one directory.
+const DIRECTORIES: u16 = 9;
 
 /// Why sections can't be read.
 pub(super) enum Problem {
@@ -104,6 +109,11 @@ impl Manifest {
         if let Some(history) = &self.history {
             put_section(&mut sections, HISTORY, |out| put_history(out, history));
         }
+        if let Some(directories) = &self.directories {
+            put_section(&mut sections, DIRECTORIES, |out| {
+                put_directories(out, directories);
+            });
+        }
         if !self.trees.is_empty() {
             put_section(&mut sections, TREES, |out| {
                 put_varint(out, self.trees.len() as u64);
@@ -137,6 +147,7 @@ impl Manifest {
                 LOCKS => manifest.take_locks(&mut contents),
                 OUTCOMES => manifest.take_outcomes(&mut contents),
                 HISTORY => manifest.take_history(&mut contents),
+                DIRECTORIES => manifest.take_directories(&mut contents),
                 TREES => manifest.take_trees(&mut contents),
                 _ if kind & OPTIONAL != 0 => continue,
                 _ => return Err(Problem::UnknownSection),
@@ -164,11 +175,20 @@ impl Manifest {
     /// Whether everything that is counted on from here can be.
     fn is_in_range(&self) -> bool {
         let counters = [self.epoch.0, self.last_lsn.0, self.openings];
+        let directories = self.directories.iter();
+        let stamps = directories.clone().flat_map(|several| {
+            let forced = several.stamp.forced.iter().map(|group| group.0);
+            forced.chain([several.stamp.durable.0])
+        });
+        let voids = directories.flat_map(|several| several.voids.ranges().last());
+        let voids = voids.map(|(_, through)| through.0);
         let complete = self.progress.iter().map(|node| node.complete.0);
         let mut incarnations = self.progress.iter().map(|node| node.incarnation.0);
         counters
             .into_iter()
             .chain(complete)
+            .chain(stamps)
+            .chain(voids)
             .all(|counter| counter <= LARGEST_COUNTER)
             && incarnations.all(|number| number <= LARGEST_INCARNATION)
     }
@@ -251,6 +271,37 @@ impl Manifest {
         Some(())
     }
 
+    fn take_directories(&mut self, reader: &mut Reader<'_>) -> Option<()> {
+        let engine = reader.u64()?;
+        let listed = take_list(reader, |reader| {
+            let is_made = reader.byte().filter(|made| *made <= 1)? == 1;
+            let path = std::str::from_utf8(reader.bytes()?).ok()?.to_owned();
+            Some(ListedDirectory { path, is_made })
+        })?;
+        let count = listed.len();
+        if !(1..=MAX_DIRECTORIES).contains(&count) || !listed[0].is_made {
+            return None;
+        }
+        let placement = take_list(reader, |reader| {
+            let number: u8 = reader.small()?;
+            (usize::from(number) < count).then_some(DirectoryNo(number))
+        })?;
+        let voids = take_list(reader, |reader| {
+            Some((Lsn(reader.varint()?), Lsn(reader.varint()?)))
+        })?;
+        let durable = Lsn(reader.varint()?);
+        let forced = take_list(reader, |reader| Some(GroupNo(reader.varint()?)))?;
+        self.directories = Some(Directories {
+            engine,
+            listed,
+            placement,
+            voids: Voids::new(voids)?,
+            stamp: Stamp { durable, forced },
+        })
+        .filter(|directories| directories.stamp.forced.len() <= count);
+        self.directories.as_ref().map(|_| ())
+    }
+
     fn take_trees(&mut self, reader: &mut Reader<'_>) -> Option<()> {
         let trees = take_list(reader, |reader| {
             Some((NodeId(reader.small()?), reader.varint()?))
@@ -279,6 +330,29 @@ fn put_outcomes(out: &mut Vec<u8>, outcomes: &SavedOutcomes) {
         if let Some(key) = &tag.idempotency {
             put_bytes(out, key);
         }
+    }
+}
+
+fn put_directories(out: &mut Vec<u8>, directories: &Directories) {
+    out.extend_from_slice(&directories.engine.to_le_bytes());
+    put_varint(out, directories.listed.len() as u64);
+    for one in &directories.listed {
+        out.push(one.is_made.into());
+        put_bytes(out, one.path.as_bytes());
+    }
+    put_varint(out, directories.placement.len() as u64);
+    for number in &directories.placement {
+        put_varint(out, number.0.into());
+    }
+    put_varint(out, directories.voids.ranges().len() as u64);
+    for (after, through) in directories.voids.ranges() {
+        put_varint(out, after.0);
+        put_varint(out, through.0);
+    }
+    put_varint(out, directories.stamp.durable.0);
+    put_varint(out, directories.stamp.forced.len() as u64);
+    for group in &directories.stamp.forced {
+        put_varint(out, group.0);
     }
 }
 

@@ -5,8 +5,9 @@ use super::{
     *,
 };
 use crate::{
+    directories::{ListedDirectory, Stamp, Voids},
     disk::{MemoryDisk, SimulatedDisk, Survivors},
-    ids::TxnId,
+    ids::{DirectoryNo, GroupNo, TxnId},
     journal::record::TxnTag,
     ring_state::{Change, RingRecord},
     wire::put_varint,
@@ -58,8 +59,32 @@ fn sample() -> Manifest {
             ]),
         },
         history: None,
+        directories: None,
         clean_shutdown: true,
         trees: BTreeMap::from([(NodeId(0), 7), (NodeId(4), 1 << 40)]),
+    }
+}
+
+/// An engine with two directories, one of which is being made.
+fn several() -> Manifest {
+    let listed = [("", true), ("/mnt/ü", false)].map(|(path, is_made)| ListedDirectory {
+        path: path.to_owned(),
+        is_made,
+    });
+    let voids = vec![(Lsn(3), Lsn(5)), (Lsn(1 << 30), Lsn(1 << 31))];
+    let directories = Directories {
+        engine: 0x0123_4567_89ab_cdef,
+        listed: listed.into(),
+        placement: vec![DirectoryNo(1), DirectoryNo(0)],
+        voids: Voids::new(voids).expect("they are in order"),
+        stamp: Stamp {
+            durable: Lsn(1 << 41),
+            forced: vec![GroupNo(700), GroupNo(0)],
+        },
+    };
+    Manifest {
+        directories: Some(directories),
+        ..sample()
     }
 }
 
@@ -195,6 +220,7 @@ fn a_manifest_reads_back() {
             history: Some(in_motion().history().clone()),
             ..sample()
         },
+        several(),
     ] {
         manifest.save(&disk).expect("memory takes it");
         assert_eq!(Manifest::load(&disk), Ok(Some(manifest)));
@@ -203,7 +229,7 @@ fn a_manifest_reads_back() {
 
 #[test]
 fn a_manifest_with_any_bit_flipped_or_cut_anywhere_is_corrupt() {
-    let bytes = sample().encode();
+    let bytes = several().encode();
     for at in 0..bytes.len() {
         for bit in 0..8 {
             let mut damaged = bytes.clone();
@@ -224,7 +250,7 @@ fn a_manifest_with_any_bit_flipped_or_cut_anywhere_is_corrupt() {
 
 #[test]
 fn damage_under_a_right_checksum_is_still_no_panic() {
-    let sections = sample().encode().split_off(HEADER_BYTES);
+    let sections = several().encode().split_off(HEADER_BYTES);
     for at in 0..sections.len() {
         for byte in [0, 1, 0x7f, 0x80, 0xff] {
             let mut damaged = sections.clone();
@@ -252,7 +278,26 @@ fn a_counter_that_could_not_be_counted_on_is_corrupt() {
     openings.openings = u64::MAX;
     let mut life = sample();
     life.progress[1].incarnation = Incarnation(u32::MAX);
-    for manifest in [last, openings, life] {
+    let mut stamp = several();
+    let directories = stamp.directories.as_mut().expect("there are");
+    directories.stamp.forced[1] = GroupNo(u64::MAX);
+    for manifest in [last, openings, life, stamp] {
+        let error = load(&manifest.encode()).expect_err("is wrong");
+        assert!(matches!(error, Error::CorruptManifest { .. }), "{error:?}");
+    }
+}
+
+#[test]
+fn directories_that_can_not_be_are_corrupt() {
+    let broken: [fn(&mut Directories); 4] = [
+        |it| it.listed.clear(),
+        |it| it.listed[0].is_made = false,
+        |it| it.placement.push(DirectoryNo(2)),
+        |it| it.stamp.forced.push(GroupNo(1)),
+    ];
+    for breaks in broken {
+        let mut manifest = several();
+        breaks(manifest.directories.as_mut().expect("there are"));
         let error = load(&manifest.encode()).expect_err("is wrong");
         assert!(matches!(error, Error::CorruptManifest { .. }), "{error:?}");
     }

@@ -2,8 +2,9 @@
 
 use super::{JournalEffect, Sequencer};
 use crate::{
+    directories::DirectorySet,
     error::{Error, Result},
-    ids::{KeyspaceId, Lsn, RequestId},
+    ids::{DirectoryNo, KeyspaceId, Lsn, RequestId},
     journal::record::RecordBody,
 };
 use std::collections::VecDeque;
@@ -100,12 +101,15 @@ impl Sequencer {
     pub(super) fn writable(&self) -> Result<()> {
         /// Room kept for a record of the journal's own.
         const OWN_RECORD_BYTES: usize = 1024;
+        let home = DirectorySet::of(DirectoryNo::HOME);
         match self.read_only() {
             Some(error) => Err(error),
-            None if self.has_room_for(OWN_RECORD_BYTES) => Ok(()),
-            None => Err(self.space.error().cloned().unwrap_or(Error::Overloaded {
-                what: "the journal",
-            })),
+            None if self.lines.have_room_for(home, OWN_RECORD_BYTES) => Ok(()),
+            None => {
+                let error = self.lines.home().space.error().cloned();
+                let what = "the journal";
+                Err(error.unwrap_or(Error::Overloaded { what }))
+            }
         }
     }
 }

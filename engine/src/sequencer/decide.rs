@@ -1,4 +1,5 @@
-//! Deciding transactions of several nodes: one record with the next LSN, in the open group of everybody.
+//! Deciding transactions of several nodes: one record with the next LSN, in the open group of everybody; where nodes live in
+//! several directories, in that of each directory that has a part of it.
 //!
 //! ```text
 //!  coordinator ── Decides ──▶ refused: tombstone ─────────────────────────────── Decided(Refused) ──▶ coordinator
@@ -24,10 +25,11 @@
 //! - A coordinator is told of a commit when it is visible, so that its client reads its own writes.
 //! - Participants are told in the order of LSNs, in line with their own batches.
 
-use super::{Change, JournalEffect, JournalMessage, Sequencer, Waiting, ask_for};
+use super::{Change, JournalEffect, JournalMessage, Sequencer, Waiting};
 use crate::{
+    directories::DirectorySet,
     error::{Error, Result},
-    ids::{Lsn, NodeId, RequestId, Time, TxnId},
+    ids::{DirectoryNo, Lsn, NodeId, RequestId, Time, TxnId},
     journal::record::{self, TxnTag},
     transaction::{Ask, Asker, Decide, Decided, Settle, TxnOutcome, Verdict},
 };
@@ -118,20 +120,27 @@ impl Sequencer {
             }
             return None;
         }
-        let bytes = record_bytes(&decide);
-        if !self.has_room_for(bytes) {
-            let is_idle = self.open.records == 0 && self.in_flight.is_empty();
-            match self.space.make_room(bytes as u64, is_idle) {
-                Ok(wanted) => ask_for(wanted, out),
-                Err(error) => {
-                    self.refuse_decide(now, &decide, error, out);
-                    return None;
-                }
+        let directories = self.directories_of_parts(&decide);
+        match self.make_room(directories, record_bytes(&decide), out) {
+            Ok(true) => {
+                self.commit(decide, out);
+                None
             }
-            return Some(decide);
+            Ok(false) => Some(decide),
+            Err(error) => {
+                self.refuse_decide(now, &decide, error, out);
+                None
+            }
         }
-        self.commit(decide, out);
-        None
+    }
+
+    /// Where its record will be. One that writes nothing is at home.
+    pub(super) fn directories_of_parts(&self, decide: &Decide) -> DirectorySet {
+        let written = decide.parts.iter().filter(|part| !part.writes.is_empty());
+        let directories = written.map(|part| self.directory_of(part.node));
+        directories
+            .reduce(DirectorySet::and)
+            .unwrap_or(DirectorySet::of(DirectoryNo::HOME))
     }
 
     /// Whether the decision can be accepted, room apart.
@@ -171,15 +180,15 @@ impl Sequencer {
     }
 
     fn commit(&mut self, decide: Decide, out: &mut Vec<JournalEffect>) {
-        let lsn = self.give_lsn();
-        let parts = decide.parts.iter();
-        record::encode_transaction(
-            &mut self.open.payload,
-            lsn,
-            decide.txn,
-            decide.idempotency.as_deref(),
-            parts.map(|part| (part.node, part.incarnation, &part.writes[..])),
-        );
+        let lsn = self.last_lsn.next();
+        let directories = self.directories_of_parts(&decide);
+        self.append(directories, |payload, directory, placement| {
+            let parts = decide.parts.iter();
+            let here = parts.filter(|part| placement.of(part.node) == directory);
+            let here = here.map(|part| (part.node, part.incarnation, &part.writes[..]));
+            let key = decide.idempotency.as_deref();
+            record::encode_transaction(payload, lsn, decide.txn, key, here);
+        });
         if self.watched {
             let writes = decide.parts.iter().flat_map(|part| part.writes.iter());
             self.changes.push_back(Change {

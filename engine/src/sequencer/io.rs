@@ -4,17 +4,18 @@
 use super::{GroupWrite, JournalMessage};
 use crate::{
     error::{Error, Result},
+    ids::DirectoryNo,
     journal::{Group, Journal, Spare},
 };
 
-/// Writes groups, in their order, and forces them once if the last one must be.
+/// Writes groups of this journal, in their order, and forces them once if the last one must be.
 ///
 /// # Panics
 ///
 /// Panics if there is no group.
 pub fn write_groups(journal: &mut Journal, groups: Vec<GroupWrite>) -> JournalMessage {
     let newest = groups.last().expect("there is a group");
-    let (last, force) = (newest.last, newest.force);
+    let (directory, last, force) = (newest.directory, newest.last, newest.force);
     let write = || {
         for group in groups {
             journal.append(&Group {
@@ -28,6 +29,7 @@ pub fn write_groups(journal: &mut Journal, groups: Vec<GroupWrite>) -> JournalMe
             journal.force()?;
         }
         Ok(JournalMessage::Persisted {
+            directory,
             last,
             room: journal.room(),
             spare: journal.spare_room(),
@@ -52,9 +54,9 @@ pub fn add_spare(journal: &mut Journal, outcome: Result<Spare>) -> Result<u64> {
 /// sequencer ask again. A journal that has failed prepares none, and would be asked for ever, so that is what is said then:
 /// a force before a checkpoint may have failed, of which the sequencer has not heard.
 #[must_use]
-pub fn report_spare(journal: &Journal) -> JournalMessage {
+pub fn report_spare(directory: DirectoryNo, journal: &Journal) -> JournalMessage {
     match journal.writable() {
-        Ok(()) => JournalMessage::Spare(Ok(journal.spare_room().unwrap_or(0))),
+        Ok(()) => JournalMessage::Spare(directory, Ok(journal.spare_room().unwrap_or(0))),
         Err(error) => JournalMessage::Failed(error),
     }
 }
@@ -72,10 +74,12 @@ mod tests {
         let options = JournalOptions {
             segment_bytes: 8 << 10,
             salt: 1,
+            ..JournalOptions::default()
         };
         let journal = Journal::create(Arc::new(disk.clone()), options, Lsn(0));
         let mut journal = journal.expect("nothing fails yet");
-        assert_eq!(report_spare(&journal), JournalMessage::Spare(Ok(0)));
+        let told = report_spare(DirectoryNo::HOME, &journal);
+        assert_eq!(told, JournalMessage::Spare(DirectoryNo::HOME, Ok(0)));
         let group = Group {
             number: crate::ids::GroupNo(1),
             first_lsn: Lsn(1),
@@ -85,7 +89,7 @@ mod tests {
         journal.append(&group).expect("nothing fails yet");
         disk.fail_next_force();
         let error = journal.force().expect_err("it was told to fail");
-        let told = report_spare(&journal);
+        let told = report_spare(DirectoryNo::HOME, &journal);
         assert!(
             matches!(told, JournalMessage::Failed(Error::ReadOnly { .. })),
             "{error}: {told:?}"

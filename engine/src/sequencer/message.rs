@@ -3,7 +3,9 @@
 use crate::{
     checkpoint::Catalogue,
     error::{Error, Result},
-    ids::{Epoch, GroupNo, Incarnation, KeyspaceId, Lsn, NodeId, RequestId, Time, TxnId},
+    ids::{
+        DirectoryNo, Epoch, GroupNo, Incarnation, KeyspaceId, Lsn, NodeId, RequestId, Time, TxnId,
+    },
     participant::Owners,
     ring_state::{RingRecord, RingState},
     transaction::{Ask, Decide, Decided, Settle, TxnOutcome, Writes},
@@ -36,6 +38,8 @@ pub enum JournalMessage {
     Cut,
     /// From the I/O thread: all groups up to the one that ends at `last` are written, and forced if that was asked.
     Persisted {
+        /// The directory in which they are.
+        directory: DirectoryNo,
         /// The last LSN of the last group.
         last: Lsn,
         /// Payload bytes that still fit into the active segment.
@@ -45,8 +49,9 @@ pub enum JournalMessage {
     },
     /// From the I/O thread: a write or force failed. The engine is read-only from here on.
     Failed(Error),
-    /// From the segment thread: a spare segment with room for a group of this payload is ready, or could not be had.
-    Spare(Result<u64>),
+    /// From the segment thread: a spare segment of a directory, with room for a group of this payload, is ready, or could
+    /// not be had.
+    Spare(DirectoryNo, Result<u64>),
     /// From a node: everything up to `through` that concerns it is installed.
     Installed {
         /// The node.
@@ -155,11 +160,13 @@ pub struct Resolve {
 /// What the sequencer wants done, in order.
 #[derive(Debug, PartialEq, Eq)]
 pub enum JournalEffect {
-    /// Write this group behind those before it; then answer [`JournalMessage::Persisted`], once for as many groups as
+    /// Write this group behind those before it in its directory; then answer [`JournalMessage::Persisted`], once for as many groups as
     /// one force has made durable, or [`JournalMessage::Failed`].
     Write(GroupWrite),
     /// Prepare a spare segment that holds a group of this many payload bytes; answer [`JournalMessage::Spare`].
     PrepareSpare {
+        /// The directory.
+        directory: DirectoryNo,
         /// Payload bytes of the largest group it must hold.
         at_least: u64,
     },
@@ -218,6 +225,8 @@ pub struct Change {
 /// A group on its way to the disk.
 #[derive(Debug, PartialEq, Eq)]
 pub struct GroupWrite {
+    /// The directory whose journal it is of.
+    pub directory: DirectoryNo,
     /// Its number.
     pub number: GroupNo,
     /// Its first LSN.

@@ -12,12 +12,14 @@
 //! ```
 //!
 //! Invariants:
-//! - LSNs are given once, in order, without gaps; a group is one frame, and frames are written in order.
+//! - LSNs are given once, in order, without gaps; a group is one frame, and frames of a directory are written in order.
 //! - `visible ≤ persisted`, and everything up to `visible` is installed on every node that is not Down.
 //! - An [`Append`] is accepted or refused as a whole. What a node staged on top of a refused one is refused with it:
 //!   the node counts its refusals (`chain`), and a batch of a refused chain is refused until the node has heard of it.
 //! - What is accepted fits in space that exists: a full disk is found before an LSN is given.
 //! - After a failed write or force nothing is accepted any more, and nothing becomes visible any more.
+//!
+//! Where nodes live in several directories, each has an open group, a queue and a thread of its own; see `lines.rs`.
 //!
 //! A transaction of several nodes is one more thing that ends in the open group: one record with a part for each node;
 //! see `decide.rs`. So is a change of the ring, which moves arcs from one node to another at its LSN; see `ring.rs`.
@@ -25,6 +27,7 @@
 mod catalogue;
 mod decide;
 pub mod io;
+mod lines;
 mod locks;
 mod message;
 mod progress;
@@ -37,8 +40,9 @@ pub use message::{
 
 use crate::{
     checkpoint::Catalogue,
+    directories::{DirectorySet, Placement},
     error::{Error, Result},
-    ids::{GroupNo, Incarnation, Lsn, NodeId, Time},
+    ids::{DirectoryNo, GroupNo, Incarnation, Lsn, NodeId, Time},
     journal::record::{self, Record, RecordBody, TxnTag},
     keyspaces::Keyspaces,
     outcomes::Outcomes,
@@ -47,9 +51,10 @@ use crate::{
 };
 use catalogue::KeyspaceAnswer;
 use decide::Waiter;
+use lines::Lines;
 use locks::LockLives;
 use ring::RingInMotion;
-use space::{Space, SpareWanted};
+use space::SpareWanted;
 use std::{collections::VecDeque, sync::Arc};
 
 /// What the sequencer starts from: a new directory's zeros, or what recovery found.
@@ -57,8 +62,10 @@ use std::{collections::VecDeque, sync::Arc};
 pub struct SequencerState {
     /// The last LSN of the journal.
     pub last_lsn: Lsn,
-    /// The last group of the journal.
-    pub last_group: GroupNo,
+    /// The journal of each directory.
+    pub journals: Vec<JournalState>,
+    /// In which directory each node lives.
+    pub placement: Placement,
     /// The lives of the nodes by number, of those that were removed too.
     pub incarnations: Vec<Incarnation>,
     /// The catalogue of keyspaces.
@@ -67,7 +74,14 @@ pub struct SequencerState {
     pub outcomes: Outcomes,
     /// The nodes and the ring.
     pub ring: RingState,
-    /// Payload bytes that fit into the active segment.
+}
+
+/// Where the sequencer goes on in the journal of a directory.
+#[derive(Debug, Clone, Copy)]
+pub struct JournalState {
+    /// Its last group.
+    pub last_group: GroupNo,
+    /// Payload bytes that fit into its active segment.
     pub room: u64,
 }
 
@@ -96,22 +110,6 @@ struct NodeProgress {
     retired: bool,
 }
 
-/// Room that a group's buffer has from the beginning, if the one before was as large: it need not grow in small steps.
-const LARGEST_HEAD_START: usize = 1 << 16;
-
-#[derive(Debug, Default)]
-struct OpenGroup {
-    payload: Vec<u8>,
-    first: Lsn,
-    records: usize,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct InFlight {
-    last: Lsn,
-    payload: usize,
-}
-
 /// What could not be admitted yet, for lack of room.
 #[derive(Debug)]
 enum Waiting {
@@ -125,16 +123,13 @@ enum Waiting {
 pub struct Sequencer {
     options: SequencerOptions,
     last_lsn: Lsn,
-    last_group: GroupNo,
+    lines: Lines,
     persisted: Lsn,
     visible: Lsn,
     nodes: Vec<NodeProgress>,
-    open: OpenGroup,
-    /// Groups on their way, oldest first.
-    in_flight: VecDeque<InFlight>,
-    previous_records: usize,
     waiting: VecDeque<Waiting>,
-    space: Space,
+    /// The directories in which somebody waits, a bit each.
+    waiting_in: u64,
     failure: Option<Error>,
     /// Marks not yet visible.
     marks: VecDeque<(Lsn, Catalogue)>,
@@ -156,7 +151,7 @@ impl Sequencer {
     ///
     /// # Panics
     ///
-    /// Panics if there is not one life for each node.
+    /// Panics if there is not one life for each node and one journal for each directory.
     #[must_use]
     pub fn new(options: SequencerOptions, state: SequencerState) -> Self {
         let (lives, nodes) = (state.incarnations.len(), state.ring.slots().len());
@@ -164,7 +159,7 @@ impl Sequencer {
         Self {
             options,
             last_lsn: state.last_lsn,
-            last_group: state.last_group,
+            lines: Lines::new(&state.journals, state.placement, options),
             persisted: state.last_lsn,
             visible: state.last_lsn,
             nodes: (0_u16..)
@@ -178,11 +173,8 @@ impl Sequencer {
                     retired: !state.ring.is_live(NodeId(number)),
                 })
                 .collect(),
-            open: OpenGroup::default(),
-            in_flight: VecDeque::new(),
-            previous_records: 0,
             waiting: VecDeque::new(),
-            space: Space::new(state.room, options.segment_bytes),
+            waiting_in: 0,
             failure: None,
             marks: VecDeque::new(),
             fences: VecDeque::new(),
@@ -247,11 +239,16 @@ impl Sequencer {
                 self.admit_waiting(now, out);
                 self.cut(out);
             }
-            JournalMessage::Persisted { last, room, spare } => {
-                self.persisted(now, last, room, spare, out);
-            }
+            JournalMessage::Persisted {
+                directory,
+                last,
+                room,
+                spare,
+            } => self.persisted(now, directory, last, (room, spare), out),
             JournalMessage::Failed(error) => self.fail(&error, out),
-            JournalMessage::Spare(spare) => self.spare_arrived(now, spare, out),
+            JournalMessage::Spare(directory, spare) => {
+                self.spare_arrived(now, directory, spare, out);
+            }
             JournalMessage::Installed {
                 node,
                 incarnation,
@@ -279,8 +276,11 @@ impl Sequencer {
         if self.failure.is_some() {
             return;
         }
-        let wanted = self.space.retry(self.needed_by_waiting());
-        ask_for(wanted, out);
+        for directory in self.lines.numbers() {
+            let needed = self.needed_by_waiting(directory);
+            let wanted = self.lines.of(directory).space.retry(needed);
+            ask_for(directory, wanted, out);
+        }
         for waiting in std::mem::take(&mut self.waiting) {
             match waiting {
                 Waiting::Append(append) if append.commits.iter().any(|c| c.deadline <= now) => {
@@ -312,12 +312,36 @@ impl Sequencer {
     }
 
     fn admit_in_line(&mut self, now: Time, waiting: Waiting, out: &mut Vec<JournalEffect>) {
-        if self.waiting.is_empty() {
-            let left = self.try_admit(now, waiting, out);
-            self.waiting.extend(left);
+        let directories = self.directories_of(&waiting);
+        let left = if directories.meets(self.waiting_in) {
+            Some(waiting)
         } else {
+            self.try_admit(now, waiting, out)
+        };
+        if let Some(waiting) = left {
+            self.waiting_in |= directories.bits();
             self.waiting.push_back(waiting);
         }
+    }
+
+    /// Where something will be written.
+    fn directories_of(&self, waiting: &Waiting) -> DirectorySet {
+        match waiting {
+            Waiting::Append(append) => self.directory_of(append.node),
+            Waiting::Decide(decide) => self.directories_of_parts(decide),
+            Waiting::Ring(_) => DirectorySet::of(DirectoryNo::HOME),
+        }
+    }
+
+    fn directory_of(&self, node: NodeId) -> DirectorySet {
+        DirectorySet::of(self.lines.placement.of(node))
+    }
+
+    /// Somebody who has waited was taken out of the line.
+    fn waiting_changed(&mut self) {
+        let waiting = self.waiting.iter();
+        let bits = waiting.map(|waiting| self.directories_of(waiting).bits());
+        self.waiting_in = bits.fold(0, |all, bits| all | bits);
     }
 
     /// Admits or refuses; gives back what has to wait for room.
@@ -367,38 +391,58 @@ impl Sequencer {
             self.refuse(&append, Error::Overloaded { what }, out);
             return None;
         }
-        let bytes = append_bytes(&append);
-        if !self.has_room_for(bytes) {
-            let is_idle = self.open.records == 0 && self.in_flight.is_empty();
-            match self.space.make_room(bytes as u64, is_idle) {
-                Ok(wanted) => ask_for(wanted, out),
-                Err(error) => {
-                    self.refuse(&append, error, out);
-                    return None;
-                }
+        let directories = self.directory_of(append.node);
+        match self.make_room(directories, append_bytes(&append), out) {
+            Ok(true) => {
+                self.admit(append, out);
+                None
             }
-            return Some(append);
+            Ok(false) => Some(append),
+            Err(error) => {
+                self.refuse(&append, error, out);
+                None
+            }
         }
-        self.admit(append, out);
-        None
+    }
+
+    /// Whether there is room for so many bytes in all of these directories. If not, does what helps; fails if nothing will
+    /// come.
+    fn make_room(
+        &mut self,
+        directories: DirectorySet,
+        bytes: usize,
+        out: &mut Vec<JournalEffect>,
+    ) -> Result<bool> {
+        if self.lines.have_room_for(directories, bytes) {
+            return Ok(true);
+        }
+        let (lacking, bytes) = self.lines.without_room_for(directories, bytes);
+        for directory in lacking {
+            let line = self.lines.of(directory);
+            let is_idle = line.is_idle();
+            let wanted = line.space.make_room(bytes as u64, is_idle)?;
+            ask_for(directory, wanted, out);
+        }
+        Ok(false)
     }
 
     fn admit(&mut self, append: Append, out: &mut Vec<JournalEffect>) {
         let first = self.last_lsn.next();
+        let directories = self.directory_of(append.node);
         for commit in &append.commits {
-            let lsn = self.give_lsn();
-            let (payload, writes) = (&mut self.open.payload, &commit.writes);
-            match commit.txn {
-                None => {
-                    record::encode_commit(payload, lsn, append.node, append.incarnation, writes);
-                }
+            let lsn = self.last_lsn.next();
+            let (node, life, writes) = (append.node, append.incarnation, &commit.writes);
+            self.append(directories, |payload, _, _| match commit.txn {
+                None => record::encode_commit(payload, lsn, node, life, writes),
                 Some(id) => {
-                    let part = (append.node, append.incarnation, &writes[..]);
+                    let part = (node, life, &writes[..]);
                     record::encode_transaction(payload, lsn, id, None, std::iter::once(part));
-                    let idempotency = None;
-                    let tag = TxnTag { id, idempotency };
-                    self.outcomes.commit(lsn, tag, commit.deadline);
                 }
+            });
+            if let Some(id) = commit.txn {
+                let idempotency = None;
+                let tag = TxnTag { id, idempotency };
+                self.outcomes.commit(lsn, tag, commit.deadline);
             }
             if self.watched {
                 self.changes.push_back(Change {
@@ -433,13 +477,15 @@ impl Sequencer {
         ));
     }
 
-    fn give_lsn(&mut self) -> Lsn {
-        self.last_lsn = self.last_lsn.next();
-        if self.open.records == 0 {
-            self.open.first = self.last_lsn;
-        }
-        self.open.records += 1;
-        self.last_lsn
+    /// Gives the next LSN to a record, whose parts `encode` appends, each to that of `directories` in which it is.
+    fn append(
+        &mut self,
+        directories: DirectorySet,
+        encode: impl Fn(&mut Vec<u8>, DirectoryNo, &Placement),
+    ) {
+        let lsn = self.last_lsn.next();
+        self.lines.append(lsn, directories, self.persisted, encode);
+        self.last_lsn = lsn;
     }
 
     fn is_any_entombed(&self, append: &Append) -> bool {
@@ -454,84 +500,103 @@ impl Sequencer {
         })
     }
 
-    /// Whether the open group can grow by so many payload bytes and still fit in space that exists.
-    fn has_room_for(&self, bytes: usize) -> bool {
-        let grown = self.open.payload.len() + bytes;
-        if self.open.records > 0 && grown > self.options.max_group_bytes {
-            return false;
-        }
-        self.space.fits(grown)
-    }
-
-    fn needed_by_waiting(&self) -> u64 {
-        let first = match self.waiting.front() {
+    /// What the largest group needs that will have to fit into the next segment of a directory.
+    fn needed_by_waiting(&mut self, directory: DirectoryNo) -> u64 {
+        let mut waiting = self.waiting.iter();
+        let first = waiting.find(|waiting| self.directories_of(waiting).contains(directory));
+        let first = match first {
             None => 0,
             Some(Waiting::Append(append)) => append_bytes(append),
             Some(Waiting::Decide(decide)) => decide::record_bytes(decide),
             Some(Waiting::Ring(request)) => ring::record_bytes(request),
         };
-        (first as u64).max(self.open.payload.len() as u64)
+        let open = self.lines.of(directory).open.payload.len();
+        (first as u64).max(open as u64)
     }
 
-    fn spare_arrived(&mut self, now: Time, spare: Result<u64>, out: &mut Vec<JournalEffect>) {
-        self.space.arrived(spare);
+    fn spare_arrived(
+        &mut self,
+        now: Time,
+        directory: DirectoryNo,
+        spare: Result<u64>,
+        out: &mut Vec<JournalEffect>,
+    ) {
+        self.lines.of(directory).space.arrived(spare);
         self.admit_waiting(now, out);
         self.cut(out);
     }
 
+    /// Admits what has waited, as far as there is room. Nothing overtakes what waits for room in the same directory.
     fn admit_waiting(&mut self, now: Time, out: &mut Vec<JournalEffect>) {
-        while let Some(waiting) = self.waiting.pop_front() {
-            if let Some(waiting) = self.try_admit(now, waiting, out) {
-                self.waiting.push_front(waiting);
-                break;
+        let all = self.lines.all_bits();
+        let mut blocked = 0;
+        let mut left = Vec::new();
+        while blocked != all
+            && let Some(waiting) = self.waiting.pop_front()
+        {
+            let directories = self.directories_of(&waiting);
+            let still_waits = if directories.meets(blocked) {
+                Some(waiting)
+            } else {
+                self.try_admit(now, waiting, out)
+            };
+            if let Some(waiting) = still_waits {
+                blocked |= directories.bits();
+                left.push(waiting);
             }
         }
+        for waiting in left.into_iter().rev() {
+            self.waiting.push_front(waiting);
+        }
+        self.waiting_in = blocked;
     }
 
     fn cut(&mut self, out: &mut Vec<JournalEffect>) {
-        if self.open.records == 0 || self.failure.is_some() {
+        let open = self.lines.open();
+        if open == 0 || self.failure.is_some() {
             return;
         }
-        if let Err(wanted) = self.space.take(self.open.payload.len()) {
-            return ask_for(wanted, out);
+        let is_alone = open == 1 && self.lines.is_nothing_in_flight();
+        for directory in self.lines.numbers() {
+            let line = self.lines.of(directory);
+            if line.open.records == 0 {
+                continue;
+            }
+            if let Err(wanted) = line.space.take(line.open.payload.len()) {
+                ask_for(directory, wanted, out);
+                continue;
+            }
+            let lone = is_alone && line.open.records == 1 && line.previous_records <= 1;
+            let (group, last) = line.close();
+            out.push(JournalEffect::Write(GroupWrite {
+                directory,
+                number: line.last_group,
+                first: group.first,
+                last,
+                payload: group.payload,
+                records: group.records,
+                force: self.options.force,
+                lone,
+            }));
         }
-        let head_start = self.open.payload.len().min(LARGEST_HEAD_START);
-        let open = std::mem::take(&mut self.open);
-        self.open.payload = Vec::with_capacity(head_start);
-        self.last_group = self.last_group.next();
-        let lone = open.records == 1 && self.previous_records <= 1 && self.in_flight.is_empty();
-        self.in_flight.push_back(InFlight {
-            last: self.last_lsn,
-            payload: open.payload.len(),
-        });
-        out.push(JournalEffect::Write(GroupWrite {
-            number: self.last_group,
-            first: open.first,
-            last: self.last_lsn,
-            payload: open.payload,
-            records: open.records,
-            force: self.options.force,
-            lone,
-        }));
-        self.previous_records = open.records;
     }
 
     fn persisted(
         &mut self,
         now: Time,
+        directory: DirectoryNo,
         last: Lsn,
-        room: u64,
-        spare: Option<u64>,
+        (room, spare): (u64, Option<u64>),
         out: &mut Vec<JournalEffect>,
     ) {
-        let written = self.in_flight.iter().position(|group| group.last == last);
-        let written = written.expect("the I/O thread answers for groups that are on their way");
-        self.in_flight.drain(..=written);
-        self.persisted = last;
-        let on_their_way = self.in_flight.iter().map(|group| group.payload);
-        self.space.report(room, spare, on_their_way);
-        let wanted = self.space.refill(self.needed_by_waiting());
-        ask_for(wanted, out);
+        self.lines.of(directory).persisted(last);
+        self.persisted = self.lines.persisted(self.last_lsn);
+        let needed = self.needed_by_waiting(directory);
+        let line = self.lines.of(directory);
+        let on_their_way = line.in_flight.iter().map(|group| group.payload);
+        line.space.report(room, spare, on_their_way);
+        let wanted = line.space.refill(needed);
+        ask_for(directory, wanted, out);
         self.admit_waiting(now, out);
         self.cut(out);
         self.advance(out);
@@ -543,6 +608,7 @@ impl Sequencer {
         }
         self.failure = Some(error.clone());
         self.changes.clear();
+        self.waiting_in = 0;
         for waiting in std::mem::take(&mut self.waiting) {
             let error = Error::ReadOnly {
                 reason: error.to_string(),
@@ -577,8 +643,10 @@ impl Sequencer {
 
     /// Appends a record of the journal's own. These are few and small, so they may exceed a group's bound.
     fn append_record(&mut self, body: RecordBody) -> Lsn {
-        let lsn = self.give_lsn();
-        record::encode(&Record { lsn, body }, &mut self.open.payload);
+        let lsn = self.last_lsn.next();
+        let record = Record { lsn, body };
+        let home = DirectorySet::of(DirectoryNo::HOME);
+        self.append(home, |payload, _, _| record::encode(&record, payload));
         lsn
     }
 }
@@ -592,9 +660,12 @@ fn append_bytes(append: &Append) -> usize {
     bytes.sum()
 }
 
-fn ask_for(wanted: Option<SpareWanted>, out: &mut Vec<JournalEffect>) {
+fn ask_for(directory: DirectoryNo, wanted: Option<SpareWanted>, out: &mut Vec<JournalEffect>) {
     if let Some(SpareWanted(at_least)) = wanted {
-        out.push(JournalEffect::PrepareSpare { at_least });
+        out.push(JournalEffect::PrepareSpare {
+            directory,
+            at_least,
+        });
     }
 }
 

@@ -46,6 +46,7 @@ impl Sequencer {
         progress.refused_chain = None;
         self.waiting
             .retain(|waiting| !matches!(waiting, Waiting::Append(append) if append.node == node));
+        self.waiting_changed();
         if self.failure.is_some() {
             // Nothing new is made durable; the node serves what was visible.
             out.push(JournalEffect::Fenced(node, incarnation, self.visible));

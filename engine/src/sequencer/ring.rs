@@ -36,10 +36,11 @@
 //! A Cut that names no life is accepted then, and only then. The source is told nothing. Its rows in the cache of all nodes may
 //! be older than what the journal has, since it may have died before it installed that; so the targets are told to drop them.
 
-use super::{JournalEffect, NodeProgress, RingRequest, Sequencer, Waiting, ask_for};
+use super::{JournalEffect, NodeProgress, RingRequest, Sequencer, Waiting};
 use crate::{
+    directories::DirectorySet,
     error::{Error, Result},
-    ids::{Epoch, Incarnation, Lsn, NodeId, RequestId, Time},
+    ids::{DirectoryNo, Epoch, Incarnation, Lsn, NodeId, RequestId, Time},
     journal::record::RecordBody,
     participant::Owners,
     ring::ArcSet,
@@ -140,20 +141,18 @@ impl Sequencer {
                 return None;
             }
         };
-        let bytes = record_bytes(&asked);
-        if !self.has_room_for(bytes) {
-            let is_idle = self.open.records == 0 && self.in_flight.is_empty();
-            match self.space.make_room(bytes as u64, is_idle) {
-                Ok(wanted) => ask_for(wanted, out),
-                Err(error) => {
-                    out.push(JournalEffect::RingAnswer(asked.request, Err(error)));
-                    return None;
-                }
+        let home = DirectorySet::of(DirectoryNo::HOME);
+        match self.make_room(home, record_bytes(&asked), out) {
+            Ok(true) => {
+                self.write_ring(asked, next, out);
+                None
             }
-            return Some(asked);
+            Ok(false) => Some(asked),
+            Err(error) => {
+                out.push(JournalEffect::RingAnswer(asked.request, Err(error)));
+                None
+            }
         }
-        self.write_ring(asked, next, out);
-        None
     }
 
     /// The ring as the record will make it.

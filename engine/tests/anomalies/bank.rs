@@ -5,6 +5,7 @@ use mailring_engine::{
     Error, Result,
     cache::RowCache,
     coordinator::{Coordinator, CoordinatorEffect, CoordinatorMessage, CoordinatorOptions},
+    directories::Placement,
     generation::Generation,
     ids::{Epoch, GroupNo, Incarnation, KeyspaceId, Lsn, NodeId, RequestId, Time, TxnId},
     journal::record::{Record, RecordBody, decode_all},
@@ -15,7 +16,9 @@ use mailring_engine::{
     },
     ring::Ring,
     ring_state::RingState,
-    sequencer::{JournalEffect, JournalMessage, Sequencer, SequencerOptions, SequencerState},
+    sequencer::{
+        JournalEffect, JournalMessage, JournalState, Sequencer, SequencerOptions, SequencerState,
+    },
     store::{Store, memory::MemoryStore},
     transaction::{Commit, KeyRange, ReadSet, TxnPart},
     value::{Value, Write, qualify},
@@ -179,12 +182,15 @@ impl Bank {
         let ring = Ring::new(8, &[(NodeId(0), 1), (NodeId(1), 1)]).expect("it works");
         let state = SequencerState {
             last_lsn: Lsn(0),
-            last_group: GroupNo(0),
+            journals: vec![JournalState {
+                last_group: GroupNo(0),
+                room: ROOM,
+            }],
+            placement: Placement::default(),
             incarnations: vec![Incarnation(1); 2],
             keyspaces: Keyspaces::new(),
             outcomes: Outcomes::default(),
             ring: RingState::new(ring),
-            room: ROOM,
         };
         Self {
             nodes: nodes.collect(),
@@ -394,6 +400,7 @@ impl Bank {
                     self.records
                         .extend(records.map(|record| record.expect("a record")));
                     let persisted = JournalMessage::Persisted {
+                        directory: group.directory,
                         last: group.last,
                         room: ROOM,
                         spare: Some(ROOM),

@@ -3,9 +3,10 @@
 use crate::checks::{Frame, Tree, segment_header};
 use bytes::Bytes;
 use mailring_engine::{
+    directories::{Directories, DirectorySet, ListedDirectory, Stamp, Voids},
     disk::{Disk, MemoryDisk},
-    ids::{Epoch, Incarnation, KeyspaceId, Lsn, NodeId, TxnId},
-    journal::record::{self, CommitPart, Record, RecordBody, TxnTag},
+    ids::{DirectoryNo, Epoch, GroupNo, Incarnation, KeyspaceId, Lsn, NodeId, TxnId},
+    journal::record::{self, CommitPart, Record, RecordBody, Spread, TxnTag},
     manifest::{KeyspaceName, MANIFEST_FILE, Manifest, NodeProgress, NodeSettings},
     outcomes::SavedOutcomes,
     ring::ArcMove,
@@ -94,11 +95,28 @@ fn ring_bodies() -> Vec<RecordBody> {
     records.map(RecordBody::Ring).into()
 }
 
+/// Parts of records that are in several directories.
+fn spread_bodies() -> Vec<RecordBody> {
+    let stamp = Stamp {
+        durable: Lsn(2),
+        forced: vec![GroupNo(300), GroupNo(2)],
+    };
+    let spread = |body: RecordBody| RecordBody::Spread {
+        spread: Spread {
+            directories: DirectorySet::from_bits(6).expect("not empty"),
+            stamp: Some(stamp.clone()),
+        },
+        body: Box::new(body),
+    };
+    bodies().into_iter().map(spread).collect()
+}
+
 /// Each kind of record alone, and all of them in one group.
 pub(crate) fn records() -> Vec<Vec<u8>> {
     let mut samples = Vec::new();
     let mut all = Vec::new();
     let bodies = bodies().into_iter().chain(ring_bodies());
+    let bodies = bodies.chain(spread_bodies());
     for (lsn, body) in (1..).zip(bodies) {
         let record = Record {
             lsn: Lsn(lsn),
@@ -169,7 +187,26 @@ fn manifest() -> Manifest {
         },
         history: None,
         trees: [(NodeId(0), 9), (NodeId(2), 1)].into(),
+        directories: None,
         clean_shutdown: true,
+    }
+}
+
+fn directories() -> Directories {
+    let listed = ["", "/mnt/second"].map(|path| ListedDirectory {
+        path: path.to_owned(),
+        is_made: true,
+    });
+    let voids = vec![(Lsn(3), Lsn(5)), (Lsn(300), Lsn(1 << 30))];
+    Directories {
+        engine: 77,
+        listed: listed.into(),
+        placement: vec![DirectoryNo(1), DirectoryNo(0)],
+        voids: Voids::new(voids).expect("in order"),
+        stamp: Stamp {
+            durable: Lsn(1 << 20),
+            forced: vec![GroupNo(9), GroupNo(1 << 20)],
+        },
     }
 }
 
@@ -189,7 +226,11 @@ pub(crate) fn manifests() -> Vec<Vec<u8>> {
         outcomes: SavedOutcomes::default(),
         ..manifest()
     };
-    vec![saved(&manifest()), saved(&fresh)]
+    let several = Manifest {
+        directories: Some(directories()),
+        ..manifest()
+    };
+    vec![saved(&manifest()), saved(&fresh), saved(&several)]
 }
 
 pub(crate) fn sections() -> Vec<Vec<u8>> {

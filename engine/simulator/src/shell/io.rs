@@ -9,7 +9,7 @@ use crate::{
 };
 use mailring_engine::{
     Error, Result,
-    ids::Lsn,
+    ids::{DirectoryNo, Lsn},
     journal::{Journal, JournalReader},
     sequencer::{GroupWrite, JournalMessage, io},
 };
@@ -87,11 +87,11 @@ impl World {
     pub(crate) fn add_spare(&mut self, outcome: Result<Spare2>) {
         let outcome = outcome.map(|Spare2(spare)| spare);
         let spare = io::add_spare(self.journal(), outcome);
-        self.tell_from_io(JournalMessage::Spare(spare));
+        self.tell_from_io(JournalMessage::Spare(DirectoryNo::HOME, spare));
     }
 
     pub(crate) fn report_spare(&mut self) {
-        let told = io::report_spare(self.journal());
+        let told = io::report_spare(DirectoryNo::HOME, self.journal());
         self.tell_from_io(told);
     }
 

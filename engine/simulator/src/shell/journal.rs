@@ -136,7 +136,7 @@ impl World {
     fn carry_out_journal_effect(&mut self, effect: JournalEffect) -> Option<JournalMessage> {
         match effect {
             JournalEffect::Write(group) => return self.write_group(group),
-            JournalEffect::PrepareSpare { at_least } => {
+            JournalEffect::PrepareSpare { at_least, .. } => {
                 self.send(Party::Journal, Party::Segments, Message::Segment(at_least));
             }
             JournalEffect::Resolve(node, resolve) => {

@@ -38,12 +38,15 @@ fn with_room(room: u64) -> Sequencer {
         },
         SequencerState {
             last_lsn: Lsn(0),
-            last_group: GroupNo(0),
+            journals: vec![JournalState {
+                last_group: GroupNo(0),
+                room,
+            }],
+            placement: Placement::default(),
             incarnations: vec![LIFE; 2],
             keyspaces: Keyspaces::new(),
             outcomes: Outcomes::default(),
             ring: ring(),
-            room,
         },
     )
 }
@@ -99,6 +102,7 @@ fn group(effect: &JournalEffect) -> (u64, u64, u64, usize, bool) {
 
 fn persisted(last: u64, room: u64, spare: Option<u64>) -> JournalMessage {
     JournalMessage::Persisted {
+        directory: DirectoryNo::HOME,
         last: Lsn(last),
         room,
         spare,
@@ -128,7 +132,10 @@ fn create(request: u64, name: &str) -> JournalMessage {
 }
 
 fn spare_request() -> JournalEffect {
-    PrepareSpare { at_least: SEGMENT }
+    PrepareSpare {
+        directory: DirectoryNo::HOME,
+        at_least: SEGMENT,
+    }
 }
 
 fn full() -> Error {
@@ -194,7 +201,10 @@ fn groups_that_one_force_made_durable_are_answered_for_once() {
 #[test]
 fn space_that_groups_on_their_way_will_take_is_not_given_again() {
     let mut journal = with_room(40_000);
-    tell(&mut journal, JournalMessage::Spare(Ok(60_000)));
+    tell(
+        &mut journal,
+        JournalMessage::Spare(DirectoryNo::HOME, Ok(60_000)),
+    );
     for size in [1, 20_000, 30_000] {
         tell(&mut journal, append_of(A, 0, &[size]));
         let out = tell(&mut journal, JournalMessage::Cut);
@@ -210,7 +220,10 @@ fn space_that_groups_on_their_way_will_take_is_not_given_again() {
     );
     let out = tell(&mut journal, persisted(3, 29_000, None));
     assert_eq!(out, []);
-    let out = tell(&mut journal, JournalMessage::Spare(Ok(60_000)));
+    let out = tell(
+        &mut journal,
+        JournalMessage::Spare(DirectoryNo::HOME, Ok(60_000)),
+    );
     assert_eq!(out[0], resolve(B, 1, Ok(Lsn(4))));
     assert_eq!(group(&out[1]), (4, 4, 4, 1, true));
 }
@@ -354,16 +367,23 @@ fn a_batch_too_large_for_the_spare_asks_for_a_larger_one() {
         tell(&mut journal, append_of(A, 0, &[30_000])),
         [spare_request()]
     );
-    let out = tell(&mut journal, JournalMessage::Spare(Ok(60_000)));
+    let out = tell(
+        &mut journal,
+        JournalMessage::Spare(DirectoryNo::HOME, Ok(60_000)),
+    );
     assert_eq!(out[0], resolve(A, 1, Ok(Lsn(1))));
     let out = tell(&mut journal, persisted(1, 20_000, Some(60_000)));
     assert_eq!(out, []);
     let bytes = commit_bytes(200_000);
     let larger = PrepareSpare {
+        directory: DirectoryNo::HOME,
         at_least: bytes + 32 * 1024,
     };
     assert_eq!(tell(&mut journal, append_of(B, 0, &[200_000])), [larger]);
-    let out = tell(&mut journal, JournalMessage::Spare(Ok(bytes + 32 * 1024)));
+    let out = tell(
+        &mut journal,
+        JournalMessage::Spare(DirectoryNo::HOME, Ok(bytes + 32 * 1024)),
+    );
     assert_eq!(out[0], resolve(B, 1, Ok(Lsn(2))));
     assert_eq!((out.len(), group(&out[1])), (2, (2, 2, 2, 1, true)));
 }
@@ -388,7 +408,10 @@ fn a_spare_is_counted_once() {
         [],
         "not yet counted"
     );
-    let out = tell(&mut journal, JournalMessage::Spare(Ok(60_000)));
+    let out = tell(
+        &mut journal,
+        JournalMessage::Spare(DirectoryNo::HOME, Ok(60_000)),
+    );
     assert_eq!(out[0], resolve(B, 1, Ok(Lsn(3))));
     assert_eq!(group(&out[1]), (3, 3, 3, 1, true));
 }
@@ -425,13 +448,25 @@ fn fences_wait_for_a_segment_when_a_full_disk_leaves_no_room() {
     let mut journal = with_room(4);
     assert_eq!(
         tell(&mut journal, fence(A, 2)),
-        [PrepareSpare { at_least: SEGMENT }]
+        [PrepareSpare {
+            directory: DirectoryNo::HOME,
+            at_least: SEGMENT
+        }]
     );
-    assert_eq!(tell(&mut journal, JournalMessage::Spare(Err(full()))), []);
+    assert_eq!(
+        tell(
+            &mut journal,
+            JournalMessage::Spare(DirectoryNo::HOME, Err(full()))
+        ),
+        []
+    );
     let mut out = Vec::new();
     journal.handle_timeout(Time(2), &mut out);
     assert_eq!(out, [spare_request()]);
-    let out = tell(&mut journal, JournalMessage::Spare(Ok(60_000)));
+    let out = tell(
+        &mut journal,
+        JournalMessage::Spare(DirectoryNo::HOME, Ok(60_000)),
+    );
     assert_eq!((out.len(), group(&out[0])), (1, (1, 1, 1, 1, true)));
 }
 
@@ -456,7 +491,10 @@ fn a_full_disk_refuses_what_does_not_fit_and_clears_by_itself() {
         tell(&mut journal, append_of(A, 0, &[30_000])),
         [spare_request()]
     );
-    let out = tell(&mut journal, JournalMessage::Spare(Err(full())));
+    let out = tell(
+        &mut journal,
+        JournalMessage::Spare(DirectoryNo::HOME, Err(full())),
+    );
     assert_eq!(out, [resolve(A, 1, Err(full()))]);
     let out = tell(&mut journal, append_of(B, 0, &[1]));
     assert_eq!(out, [resolve(B, 1, Ok(Lsn(1)))], "a small one still fits");
@@ -468,7 +506,13 @@ fn a_full_disk_refuses_what_does_not_fit_and_clears_by_itself() {
     let mut out = Vec::new();
     journal.handle_timeout(Time(2), &mut out);
     assert_eq!(out, [spare_request()]);
-    assert_eq!(tell(&mut journal, JournalMessage::Spare(Ok(60_000))), []);
+    assert_eq!(
+        tell(
+            &mut journal,
+            JournalMessage::Spare(DirectoryNo::HOME, Ok(60_000))
+        ),
+        []
+    );
     let out = tell(&mut journal, append_of(A, 1, &[30_000]));
     assert!(matches!(
         &out[..],

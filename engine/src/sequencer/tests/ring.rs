@@ -350,7 +350,10 @@ fn a_decision_that_waits_for_room_while_arcs_are_cut_is_refused() {
     );
     let out = tell(&mut journal, cut(2, A));
     assert_eq!(out, [], "in line");
-    let out = tell(&mut journal, JournalMessage::Spare(Ok(200_000)));
+    let out = tell(
+        &mut journal,
+        JournalMessage::Spare(DirectoryNo::HOME, Ok(200_000)),
+    );
     let [
         JournalEffect::Settle(..),
         JournalEffect::Settle(..),
@@ -369,6 +372,7 @@ fn a_decision_that_waits_for_room_while_arcs_are_cut_is_refused() {
 fn spare_wanted(bytes: usize) -> JournalEffect {
     let at_least = decide::record_bytes(&decide_of(1, bytes)) as u64;
     PrepareSpare {
+        directory: DirectoryNo::HOME,
         at_least: at_least + 32 * 1024,
     }
 }
@@ -447,13 +451,19 @@ fn a_change_that_finds_no_room_waits_in_line_and_a_full_disk_refuses_it() {
     let out = tell(&mut journal, ask(1, began(), &[]));
     assert_eq!(out, [spare_request()]);
     assert_eq!(tell(&mut journal, append_of(A, 0, &[1])), [], "behind it");
-    let out = tell(&mut journal, JournalMessage::Spare(Ok(SEGMENT)));
+    let out = tell(
+        &mut journal,
+        JournalMessage::Spare(DirectoryNo::HOME, Ok(SEGMENT)),
+    );
     assert_eq!(out[0], resolve(A, 1, Ok(Lsn(2))));
     assert_eq!(group(&out[1]), (1, 1, 2, 2, false));
 
     let mut journal = with_room(10_000);
     tell(&mut journal, ask(1, began(), &[]));
-    let out = tell(&mut journal, JournalMessage::Spare(Err(full())));
+    let out = tell(
+        &mut journal,
+        JournalMessage::Spare(DirectoryNo::HOME, Err(full())),
+    );
     assert_eq!(out, [refusal(1, full())]);
     assert_eq!(*journal.ring(), ring());
 }

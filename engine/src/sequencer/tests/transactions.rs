@@ -332,7 +332,10 @@ fn a_decision_that_waits_is_taken_out_by_who_asks_and_by_a_full_disk() {
     tell(&mut journal, JournalMessage::Cut);
     tell(&mut journal, persisted(1, 18_000, None));
     tell(&mut journal, large(2));
-    let out = tell(&mut journal, JournalMessage::Spare(Err(full())));
+    let out = tell(
+        &mut journal,
+        JournalMessage::Spare(DirectoryNo::HOME, Err(full())),
+    );
     assert_eq!(out, [refused(2, full())]);
     assert_eq!(
         tell(&mut journal, decide(2)),
