@@ -49,6 +49,8 @@ pub(crate) enum Place {
 #[must_use = "a builder does nothing until `open`"]
 pub struct Builder {
     pub(crate) place: Place,
+    pub(crate) directories: Vec<PathBuf>,
+    pub(crate) node_directories: Option<Vec<u8>>,
     pub(crate) weights: Option<Vec<u32>>,
     pub(crate) arc_bits: Option<u32>,
     pub(crate) durability: Durability,
@@ -66,6 +68,7 @@ pub struct Builder {
     pub(crate) heal: Heal,
     pub(crate) fault_hook: Option<FaultHook>,
     pub(crate) disk: Option<Arc<dyn Disk>>,
+    pub(crate) more_disks: Vec<(u8, Arc<dyn Disk>)>,
     pub(crate) store_hook: Option<StoreHook>,
     pub(crate) create: bool,
 }
@@ -86,6 +89,8 @@ impl Builder {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             place,
+            directories: Vec::new(),
+            node_directories: None,
             weights: None,
             arc_bits: None,
             durability: Durability::default(),
@@ -103,6 +108,7 @@ impl Builder {
             heal: Heal::default(),
             fault_hook: None,
             disk: None,
+            more_disks: Vec::new(),
             store_hook: None,
             create: true,
         }
@@ -112,6 +118,26 @@ impl Builder {
     /// answers `NoEngine` and leaves everything as it is.
     pub fn create(mut self, create: bool) -> Self {
         self.create = create;
+        self
+    }
+
+    /// One more directory, on a disk of its own, say; it gets number 1, the next one 2, and so on, and the one that the
+    /// builder began with is 0. Nodes live in one directory each and write into its journal, so that the disks work side by
+    /// side; a transaction over several is one commit all the same, and takes no longer than the slowest of them.
+    ///
+    /// The engine remembers where they are: to open it again only a directory that has moved needs to be named. One that is
+    /// not there is `DirectoryMissing`, and nothing is opened. A directory that is named and not known yet is added, also to
+    /// an engine that had one only: its nodes stay where they are, and those that are added later are placed in all
+    /// directories in turn. At most 64.
+    pub fn directory(mut self, path: impl Into<PathBuf>) -> Self {
+        self.directories.push(path.into());
+        self
+    }
+
+    /// In which directory each of the first nodes lives, by number; fixed when the engine is created. Default: in all
+    /// directories in turn.
+    pub fn node_directories(mut self, directories: impl Into<Vec<u8>>) -> Self {
+        self.node_directories = Some(directories.into());
         self
     }
 
@@ -238,6 +264,13 @@ impl Builder {
         self
     }
 
+    /// Keeps the journal of directory `number` on `disk` instead of in the directory. The trees stay where they are.
+    #[doc(hidden)]
+    pub fn disk_of(mut self, number: u8, disk: Arc<dyn Disk>) -> Self {
+        self.more_disks.push((number, disk));
+        self
+    }
+
     /// Puts something around each store that is opened.
     #[doc(hidden)]
     pub fn store_hook(mut self, hook: StoreHook) -> Self {
@@ -251,7 +284,8 @@ impl Builder {
     /// # Errors
     ///
     /// `InvalidOption`, `SettingsMismatch`, `DirectoryInUse`, `NewerFormat`, `CorruptManifest`, `CorruptJournal`,
-    /// `CorruptTree`, `ForeignDirectory` (it is not empty and holds no engine), `NoEngine`, `DiskFull` and `Io`.
+    /// `CorruptTree`, `ForeignDirectory` (it is not empty and holds no engine), `DirectoryMissing` and `DirectoryBehind` (one
+    /// of several), `NoEngine`, `DiskFull` and `Io`.
     pub async fn open(self) -> Result<Mailring> {
         offload("open", move || self.open_blocking()).await
     }
@@ -337,6 +371,13 @@ impl Builder {
                 "create",
                 "false".into(),
                 "an engine in memory is always new",
+            );
+        }
+        if !self.directories.is_empty() && matches!(self.place, Place::Memory) {
+            return refuse(
+                "directory",
+                self.directories[0].display().to_string(),
+                "an engine in memory has none",
             );
         }
         if self.max_lease.is_zero() || self.max_lease > MAX_MAX_LEASE {

@@ -7,7 +7,7 @@
 
 use crate::{
     guard::{guarded, panicked, tell},
-    journal_io::{IoRequest, JournalFile},
+    journal_io::{IoRequest, JournalFile, force_all},
     kinds::{self, EFFECT},
     message::{Ask, Deliver, Tick},
     switchboard::{FaultSite, Switchboard},
@@ -17,6 +17,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use mailring_engine::{
     Error, Result,
     checkpoint::{Catalogue, Checkpoint, CheckpointEffect, CheckpointMessage},
+    directories::Stamp,
     disk::Disk,
     ids::{Lsn, NodeId, RequestId},
     keyspaces::Keyspaces,
@@ -85,7 +86,8 @@ pub(crate) struct Checkpointer {
     switchboard: Arc<Switchboard>,
     jobs: Sender<Job>,
     compactions: Sender<Compact>,
-    io: Sender<IoRequest>,
+    /// To the I/O thread of each directory.
+    io: Vec<Sender<IoRequest>>,
     replies: Slab<oneshot::Sender<Result<Lsn>>>,
     restarts: Restarts,
     /// Set by one panic too many: the machine is not asked again, and every request gets this answer.
@@ -98,7 +100,7 @@ impl Checkpointer {
         switchboard: Arc<Switchboard>,
         jobs: Sender<Job>,
         compactions: Sender<Compact>,
-        io: Sender<IoRequest>,
+        io: Vec<Sender<IoRequest>>,
         restarts: Restarts,
     ) -> Self {
         Self {
@@ -200,7 +202,9 @@ impl Checkpointer {
                 catalogue,
             }),
             CheckpointEffect::Release(through) => {
-                let _ = self.io.send(IoRequest::Release(through));
+                for io in &self.io {
+                    let _ = io.send(IoRequest::Release(through));
+                }
             }
             CheckpointEffect::Maintain => {
                 let _ = self.compactions.send(Compact::Asked);
@@ -291,7 +295,7 @@ pub(crate) fn run_worker(
     jobs: &Receiver<Job>,
     mut manifest: Manifest,
     disk: &Arc<dyn Disk>,
-    journal: &JournalFile,
+    journals: &[Arc<JournalFile>],
     switchboard: &Switchboard,
 ) {
     // What was written is held until the nodes have most likely let go of it: freeing hundreds of thousands of versions
@@ -309,7 +313,7 @@ pub(crate) fn run_worker(
                 written_views = members.map(|member| member.table.view()).collect();
                 let written = guarded(|| {
                     switchboard.between_faults("runs", kind, || {
-                        write_runs(through, &nodes, &keyspaces, journal, switchboard)
+                        write_runs(through, &nodes, &keyspaces, journals, switchboard)
                     })
                 });
                 // Runs that were written all the same are written again: the next checkpoint brings the same versions.
@@ -330,13 +334,17 @@ pub(crate) fn run_worker(
                     switchboard.between_faults("runs", kind, || {
                         // Nor must the manifest be ahead of the journal, whose records it sums up: the force before the
                         // runs may have failed.
-                        journal.force(switchboard.clock.now())?;
+                        let forced = force_all(journals, switchboard.clock.now())?;
                         let mut next = manifest.clone();
                         let complete = (0..).map(NodeId).zip(complete.iter().copied());
                         next.record_checkpoint(complete, through, &catalogue);
                         let routes = switchboard.routes.load();
                         let members = routes.nodes().iter();
                         next.record_trees(members.map(|it| (it.node(), it.store.version())));
+                        if let Some(directories) = &mut next.directories {
+                            let durable = through;
+                            directories.stamp = Stamp { durable, forced };
+                        }
                         next.save(disk.as_ref())?;
                         Ok(next)
                     })
@@ -350,7 +358,7 @@ pub(crate) fn run_worker(
                     switchboard.between_faults("runs", kind, || {
                         // Nor must copies be ahead of the journal: if a crash lost the beginning of their change, nobody
                         // would sweep them. With `Durability::Always` this does nothing.
-                        journal.force(switchboard.clock.now())?;
+                        force_all(journals, switchboard.clock.now())?;
                         let member = switchboard.member(node);
                         let member = member.ok_or(Error::NodeDown { node })?;
                         member.store.ingest(&mut run.into_iter())
@@ -371,11 +379,12 @@ fn write_runs(
     through: Lsn,
     nodes: &[NodeId],
     keyspaces: &Keyspaces,
-    journal: &JournalFile,
+    journals: &[Arc<JournalFile>],
     switchboard: &Switchboard,
 ) -> Vec<(NodeId, Result<()>)> {
-    // A tree must never be ahead of the journal on the medium. With `Durability::Always` this does nothing.
-    if let Err(error) = journal.force(switchboard.clock.now()) {
+    // A tree must never be ahead of the journal on the medium, whichever directory it is in: recovery may cut all of them
+    // where one ends. With `Durability::Always` this does nothing.
+    if let Err(error) = force_all(journals, switchboard.clock.now()) {
         return nodes
             .iter()
             .map(|node| (*node, Err(error.clone())))

@@ -1,6 +1,8 @@
 //! A directory as a place for an engine: its lock, its folders, and whether it may be used at all.
 
-use mailring_engine::{Error, Result, ids::NodeId, manifest::MANIFEST_FILE};
+use mailring_engine::{
+    Error, Result, directories::IDENTITY_FILE, ids::NodeId, manifest::MANIFEST_FILE,
+};
 use std::{
     fs::{self, File, TryLockError},
     io,
@@ -30,6 +32,12 @@ pub(crate) fn create(directory: &Path) -> Result<()> {
     if has_manifest(directory)? {
         return Ok(());
     }
+    create_forced(directory)
+        .map_err(|error| Error::io(format!("creating {}", directory.display()), &error))
+}
+
+/// Creates a directory beside that of the manifest, and the folders above it, and forces their names.
+pub(crate) fn create_folder(directory: &Path) -> Result<()> {
     create_forced(directory)
         .map_err(|error| Error::io(format!("creating {}", directory.display()), &error))
 }
@@ -91,17 +99,30 @@ pub(crate) fn check_place(directory: &Path, create: bool) -> Result<()> {
             path: directory.to_owned(),
         }),
     };
+    check_entries(directory, may_be_ours)?;
+    no_engine()
+}
+
+/// Refuses to make a directory of an engine beside its first where something else is kept. Leaves it as it is.
+pub(crate) fn check_room_for_directory(directory: &Path) -> Result<()> {
+    check_entries(directory, |name| {
+        let is_identity = name.strip_suffix(".tmp").unwrap_or(name) == IDENTITY_FILE;
+        is_identity || may_be_ours(name) && !name.starts_with(MANIFEST_FILE)
+    })
+}
+
+fn check_entries(directory: &Path, is_ours: impl Fn(&str) -> bool) -> Result<()> {
     let context = |error: &io::Error| Error::io(format!("reading {}", directory.display()), error);
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return no_engine(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(context(&error)),
     };
     let mut foreign = Vec::new();
     for entry in entries {
         let name = entry.map_err(|error| context(&error))?.file_name();
         let name = name.to_string_lossy().into_owned();
-        if name != HARMLESS && !may_be_ours(&name) {
+        if name != HARMLESS && !is_ours(&name) {
             foreign.push(name);
         }
     }
@@ -110,7 +131,7 @@ pub(crate) fn check_place(directory: &Path, create: bool) -> Result<()> {
             path: directory.to_owned(),
             entry,
         }),
-        None => no_engine(),
+        None => Ok(()),
     }
 }
 

@@ -1,4 +1,5 @@
-//! The journal's actor: carries messages between the nodes, its [`Sequencer`] and the thread that writes and forces.
+//! The journal's actor: carries messages between the nodes, its [`Sequencer`] and the threads that write and force, one in
+//! each directory.
 //!
 //! A panic in here is a crash of the directory: who knows what was half told. Everything turns read-only until the
 //! engine is opened again, which recovers from the files.
@@ -18,7 +19,7 @@ use mailring_engine::{
     Error, Result,
     checkpoint::{Catalogue, CheckpointMessage},
     coordinator::CoordinatorMessage,
-    ids::{KeyspaceId, Lsn, RequestId, Time, TxnId},
+    ids::{DirectoryNo, KeyspaceId, Lsn, RequestId, Time, TxnId},
     locks::LockMessage,
     motion::MotionMessage,
     open_keyspaces::OpenKeyspace,
@@ -64,12 +65,24 @@ pub(crate) struct Describe;
 /// Where a watch begins, and its stream.
 pub(crate) type Subscription = (Lsn, broadcast::Receiver<Arc<Vec<Change>>>);
 
+/// The journal's files in a directory, and the threads that work on them.
+pub(crate) struct JournalLine {
+    pub(crate) file: Arc<JournalFile>,
+    pub(crate) io: Sender<IoRequest>,
+    pub(crate) segments: Sender<SegmentRequest>,
+}
+
+impl JournalLine {
+    fn to_io(&self, request: IoRequest) {
+        // The thread lives as long as the journal: it ends when this sender is dropped.
+        let _ = self.io.send(request);
+    }
+}
+
 pub(crate) struct JournalActor {
     machine: Sequencer,
     switchboard: Arc<Switchboard>,
-    file: Arc<JournalFile>,
-    io: Sender<IoRequest>,
-    segments: Sender<SegmentRequest>,
+    lines: Vec<JournalLine>,
     replies: Slab<KeyspaceReply>,
     askers: Slab<oneshot::Sender<Result<TxnOutcome>>>,
     watchers: broadcast::Sender<Arc<Vec<Change>>>,
@@ -81,17 +94,13 @@ impl JournalActor {
     pub(crate) fn new(
         machine: Sequencer,
         switchboard: Arc<Switchboard>,
-        file: Arc<JournalFile>,
-        io: Sender<IoRequest>,
-        segments: Sender<SegmentRequest>,
+        lines: Vec<JournalLine>,
         watch_capacity: usize,
     ) -> Self {
         Self {
             machine,
             switchboard,
-            file,
-            io,
-            segments,
+            lines,
             replies: Slab::new(),
             askers: Slab::new(),
             watchers: broadcast::Sender::new(watch_capacity),
@@ -194,11 +203,17 @@ impl JournalActor {
         let switchboard = &self.switchboard;
         match effect {
             JournalEffect::Write(group) if group.lone => {
-                return Some(self.file.write(vec![group]));
+                return Some(self.line(group.directory).file.write(vec![group]));
             }
-            JournalEffect::Write(group) => self.to_io(IoRequest::Write(group)),
-            JournalEffect::PrepareSpare { at_least, .. } => {
-                let _ = self.segments.send(SegmentRequest { at_least });
+            JournalEffect::Write(group) => {
+                self.line(group.directory).to_io(IoRequest::Write(group));
+            }
+            JournalEffect::PrepareSpare {
+                directory,
+                at_least,
+            } => {
+                let segments = &self.line(directory).segments;
+                let _ = segments.send(SegmentRequest { at_least });
             }
             JournalEffect::Resolve(node, resolve) => {
                 switchboard.to_node(node, NodeMessage::Resolve(resolve));
@@ -259,9 +274,8 @@ impl JournalActor {
         None
     }
 
-    fn to_io(&self, request: IoRequest) {
-        // The thread lives as long as the journal: it ends when this sender is dropped.
-        let _ = self.io.send(request);
+    fn line(&self, directory: DirectoryNo) -> &JournalLine {
+        &self.lines[usize::from(directory.0)]
     }
 
     fn answer(&mut self, request: RequestId, result: Result<KeyspaceId>) {
@@ -382,8 +396,8 @@ impl Handler<Tick> for JournalActor {
             return;
         }
         let now = self.switchboard.clock.now();
-        if self.file.has_interval() {
-            self.to_io(IoRequest::ForceIfDue(now));
+        for line in self.lines.iter().filter(|line| line.file.has_interval()) {
+            line.to_io(IoRequest::ForceIfDue(now));
         }
         let result = guarded(|| {
             let mut effects = Vec::new();

@@ -2,6 +2,7 @@
 //!
 //! A group is written on the I/O thread, so that the actors go on while the disk works. A lone group, when nobody else
 //! is writing, is forced by the journal's actor in place: that saves two wake-ups, which cost as much as the force.
+//! Where there are several directories each has its own two threads.
 //!
 //! A panic while the journal's files are in use (of a [`Disk`], say) is like a failed write: what is in the files is
 //! unknown, so nothing is written any more, and the engine is read-only until it is reopened.
@@ -16,14 +17,17 @@ use crossbeam_channel::{Receiver, Sender};
 use mailring_engine::{
     Error, Result,
     disk::Disk,
-    ids::{DirectoryNo, Lsn, Time},
+    ids::{DirectoryNo, GroupNo, Lsn, Time},
     journal::{Journal, Spare},
     sequencer::{GroupWrite, JournalMessage, io},
 };
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicU64,
+            Ordering::{Acquire, Release},
+        },
     },
     time::{Duration, Instant},
 };
@@ -60,24 +64,57 @@ impl Open {
     }
 }
 
-/// The journal's files, used by the I/O thread and, for lone groups, by the journal's actor.
+/// What is forced of each journal, for everybody to see.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Forced(Arc<[AtomicU64]>);
+
+impl Forced {
+    pub(crate) fn new(journals: usize) -> Self {
+        Self((0..journals).map(|_| AtomicU64::default()).collect())
+    }
+
+    /// Up to where all is forced, if everything up to `written` is written. The only journal tells exactly.
+    pub(crate) fn durable(&self, written: Lsn) -> Lsn {
+        let told = self.0.iter().map(|forced| Lsn(forced.load(Acquire)));
+        let least = told.min().unwrap_or_default();
+        match self.0.len() {
+            1 => least,
+            _ => least.min(written),
+        }
+    }
+
+    fn note(&self, directory: DirectoryNo, journal: &Journal) {
+        let is_only = self.0.len() == 1;
+        // Where nothing waits for a force, this journal does not limit what is durable.
+        let waits = journal.forced_group() < journal.last_group();
+        let forced = match is_only || waits {
+            true => journal.forced_lsn().0,
+            false => u64::MAX,
+        };
+        self.0[usize::from(directory.0)].store(forced, Release);
+    }
+}
+
+/// The journal's files in a directory, used by its I/O thread and, for lone groups, by the journal's actor.
 pub(crate) struct JournalFile {
+    directory: DirectoryNo,
     open: Mutex<Option<Open>>,
     interval: Option<Duration>,
-    /// The last LSN that is forced, for everybody to see.
-    forced: Arc<AtomicU64>,
+    forced: Forced,
     figures: Arc<JournalFigures>,
 }
 
 impl JournalFile {
     pub(crate) fn new(
+        directory: DirectoryNo,
         journal: Journal,
         interval: Option<Duration>,
-        forced: Arc<AtomicU64>,
+        forced: Forced,
         figures: Arc<JournalFigures>,
     ) -> Self {
-        forced.store(journal.forced_lsn().0, Relaxed);
+        forced.note(directory, &journal);
         Self {
+            directory,
             open: Mutex::new(Some(Open {
                 journal,
                 last_force: Time::default(),
@@ -101,7 +138,7 @@ impl JournalFile {
             return Err(error.clone());
         }
         let result = guarded(|| work(open)).unwrap_or_else(|reason| Err(open.give_up(&reason)));
-        self.forced.store(open.journal.forced_lsn().0, Relaxed);
+        self.forced.note(self.directory, &open.journal);
         result
     }
 
@@ -170,8 +207,8 @@ impl JournalFile {
         self.with(|open| io::add_spare(&mut open.journal, outcome))
     }
 
-    /// Forces what was written and is not forced yet.
-    pub(crate) fn force(&self, now: Time) -> Result<()> {
+    /// Forces what was written and is not forced yet; the last group then.
+    pub(crate) fn force(&self, now: Time) -> Result<GroupNo> {
         self.with(|open| {
             let stats = open.journal.stats();
             let span = match stats.forced_lsn < stats.last_lsn {
@@ -185,7 +222,7 @@ impl JournalFile {
             let _entered = span.enter();
             self.counting(&mut open.journal, Journal::force)?;
             open.last_force = now;
-            Ok(())
+            Ok(open.journal.forced_group())
         })
     }
 
@@ -199,8 +236,16 @@ impl JournalFile {
             return Ok(());
         };
         let due = self.with(|open| Ok(open.last_force.after(interval) <= now))?;
-        if due { self.force(now) } else { Ok(()) }
+        if due {
+            self.force(now)?;
+        }
+        Ok(())
     }
+}
+
+/// Forces what was written in all directories and is not forced yet; the last group in each then.
+pub(crate) fn force_all(files: &[Arc<JournalFile>], now: Time) -> Result<Vec<GroupNo>> {
+    files.iter().map(|file| file.force(now)).collect()
 }
 
 /// Runs the I/O thread until the journal's actor is gone.
@@ -246,11 +291,11 @@ fn handle(
         IoRequest::ForceIfDue(now) => file.force_if_due(now).err().map(JournalMessage::Failed),
         IoRequest::AddSpare(outcome) => {
             let spare = file.add_spare(outcome);
-            switchboard.set_space_error(spare.as_ref().err().cloned());
-            Some(JournalMessage::Spare(DirectoryNo::HOME, spare))
+            switchboard.set_space_error(file.directory, spare.as_ref().err().cloned());
+            Some(JournalMessage::Spare(file.directory, spare))
         }
         IoRequest::ReportSpare => {
-            let report = |open: &mut Open| Ok(io::report_spare(DirectoryNo::HOME, &open.journal));
+            let report = |open: &mut Open| Ok(io::report_spare(file.directory, &open.journal));
             let told = file.with(report);
             Some(told.unwrap_or_else(JournalMessage::Failed))
         }

@@ -11,7 +11,7 @@ use mailring_engine::{
 };
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
 };
 
 /// A running engine. Cheap to clone; all clones are the same engine, and it may be used from any thread, inside or
@@ -210,7 +210,7 @@ impl Mailring {
         let nodes = routes.nodes().iter().map(|node| node_stats(node)).collect();
         Stats {
             nodes,
-            durable_lsn: Lsn(switchboard.forced.load(Ordering::Relaxed)),
+            durable_lsn: switchboard.durable(),
             visible_lsn: switchboard.visible.load(),
             journal_groups,
             journal_records,
@@ -232,15 +232,10 @@ impl Mailring {
             coordinator_down: switchboard.coordinator_down.get().cloned(),
             locks_down: switchboard.locks_down.get().cloned(),
             read_only: switchboard.read_only.get().cloned(),
-            disk_full: switchboard
-                .space_error
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone()
-                .or_else(|| {
-                    let is_full = |error: &Error| matches!(error, Error::DiskFull { .. });
-                    checkpoint_failure.clone().filter(is_full)
-                }),
+            disk_full: switchboard.space_error().or_else(|| {
+                let is_full = |error: &Error| matches!(error, Error::DiskFull { .. });
+                checkpoint_failure.clone().filter(is_full)
+            }),
             checkpoint_failure,
             change: switchboard.showing.progress(),
         }

@@ -21,11 +21,11 @@ use crate::{
     clock::wall_clock_ms,
     guard::{guarded, panicked},
     journal::Describe,
-    journal_io::JournalFile,
+    journal_io::{JournalFile, force_all},
     kinds,
     member::Member,
     message::{Ask, Deliver},
-    open::{Life, NodeActors, Stores},
+    open::{Life, NodeActors, Readers, Stores},
     router::Opened,
     switchboard::Switchboard,
 };
@@ -34,7 +34,6 @@ use mailring_engine::{
     Error, Result,
     generation::Generation,
     ids::{Lsn, NodeId, RequestId},
-    journal::JournalReader,
     keyspaces::Keyspaces,
     motion::{CHUNK_BYTES, Carry, Job, MotionMessage, Moved, Work},
     replay::ReplayedNode,
@@ -91,8 +90,8 @@ impl StopSign {
 pub(crate) struct Mover {
     pub(crate) stores: Stores,
     pub(crate) actors: NodeActors,
-    pub(crate) journal: JournalReader,
-    pub(crate) journal_file: Arc<JournalFile>,
+    pub(crate) journals: Readers,
+    pub(crate) journal_files: Vec<Arc<JournalFile>>,
     pub(crate) runs: Sender<checkpointer::Job>,
     pub(crate) compactions: Sender<Compact>,
     pub(crate) stop: StopSign,
@@ -218,7 +217,8 @@ impl Mover {
                     }
                     None => board.visible.load().max(*after),
                 };
-                let moved = carry.follow(&self.journal, *source, targets, *after, through)?;
+                let journal = self.journals.of(*source);
+                let moved = carry.follow(journal, *source, targets, *after, through)?;
                 progress.ingest_kept()?;
                 Ok(Work::Followed { through, moved })
             }
@@ -351,7 +351,7 @@ impl<'a> Progress<'a> {
         }
         self.check()?;
         // Nor must these be ahead of the journal.
-        self.mover.journal_file.force(self.board.clock.now())?;
+        force_all(&self.mover.journal_files, self.board.clock.now())?;
         let board = self.board;
         let write = |node, run: Vec<RunEntry>| {
             let written = guarded(|| {

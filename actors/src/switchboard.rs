@@ -8,6 +8,7 @@ use crate::{
     clock::{Clock, DueTick, TickSlot, wall_clock_ms},
     coordinator::CoordinatorActor,
     journal::JournalActor,
+    journal_io::Forced,
     locks::{LockDesk, LockManager},
     member::{Member, Queue},
     message::{Deliver, Tick},
@@ -20,13 +21,25 @@ use crate::{
 use actix::Addr;
 use arc_swap::ArcSwap;
 use mailring_engine::{
-    Error, cache::RowCache, checkpoint::CheckpointMessage, coordinator::CoordinatorMessage,
-    ids::NodeId, locks::LockMessage, motion::MotionMessage, open_keyspaces::OpenKeyspaces,
-    participant::NodeMessage, rebuild::Opened, sequencer::JournalMessage, view::Visible,
+    Error,
+    cache::RowCache,
+    checkpoint::CheckpointMessage,
+    coordinator::CoordinatorMessage,
+    ids::{DirectoryNo, Lsn, NodeId},
+    locks::LockMessage,
+    motion::MotionMessage,
+    open_keyspaces::OpenKeyspaces,
+    participant::NodeMessage,
+    rebuild::Opened,
+    sequencer::JournalMessage,
+    view::Visible,
 };
-use std::sync::{
-    Arc, Mutex, OnceLock, PoisonError,
-    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
 };
 use tokio::sync::Notify;
 
@@ -82,9 +95,9 @@ pub(crate) struct Switchboard {
     pub(crate) read_only: OnceLock<Error>,
     /// Opened and dropped by the journal's actor, looked at by all handles.
     pub(crate) keyspaces: OpenKeyspaces,
-    pub(crate) space_error: Mutex<Option<Error>>,
-    /// The last LSN that is forced.
-    pub(crate) forced: Arc<AtomicU64>,
+    /// By directory.
+    pub(crate) space_errors: Mutex<BTreeMap<DirectoryNo, Error>>,
+    pub(crate) forced: Forced,
     pub(crate) addresses: OnceLock<Addresses>,
     /// Milliseconds since the Unix epoch, kept current for the stores, which have no clock.
     pub(crate) now_ms: Arc<AtomicU64>,
@@ -186,11 +199,30 @@ impl Switchboard {
         &self.addresses().lock_manager
     }
 
-    pub(crate) fn set_space_error(&self, error: Option<Error>) {
-        *self
-            .space_error
+    pub(crate) fn set_space_error(&self, directory: DirectoryNo, error: Option<Error>) {
+        let mut errors = self.space_errors();
+        match error {
+            Some(error) => errors.insert(directory, error),
+            None => errors.remove(&directory),
+        };
+    }
+
+    /// Why a directory has no room for its journal, if one has none.
+    pub(crate) fn space_error(&self) -> Option<Error> {
+        self.space_errors().values().next().cloned()
+    }
+
+    fn space_errors(&self) -> MutexGuard<'_, BTreeMap<DirectoryNo, Error>> {
+        self.space_errors
             .lock()
-            .unwrap_or_else(PoisonError::into_inner) = error;
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Everything up to here is forced.
+    pub(crate) fn durable(&self) -> Lsn {
+        // What is visible is written everywhere. Whatever is forced is looked at behind that.
+        let visible = self.visible.load();
+        self.forced.durable(visible)
     }
 
     /// Calls the fault hook, which may panic.

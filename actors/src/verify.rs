@@ -1,15 +1,19 @@
 //! Verification: reading everything and checking it.
 
 use crate::{
+    Builder,
+    builder::Place,
     directory::{has_manifest, lock, tree_folder},
     engine::Engine,
     offload::offload,
+    open::Places,
     scan::merge_node,
 };
 use mailring_engine::{
     Error, Result,
     checkpoint::Catalogue,
-    disk::DirectoryDisk,
+    directories::{Directories, recovery},
+    disk::{DirectoryDisk, Disk},
     ids::{Lsn, NodeId},
     journal::{
         self,
@@ -17,6 +21,8 @@ use mailring_engine::{
     },
     keyspaces::Keyspaces,
     manifest::{MANIFEST_FILE, Manifest},
+    outcomes::OutcomeLimits,
+    replay::Replay,
     ring::Ring,
     ring_state::RingState,
     store::{
@@ -86,32 +92,60 @@ pub(crate) fn verify_offline(directory: &Path) -> Result<Verification> {
     let _lock = lock(directory)?;
     let disk = DirectoryDisk::new(directory)
         .map_err(|error| Error::io(format!("opening {}", directory.display()), &error))?;
-    let Some(manifest) = Manifest::load(&disk)? else {
+    let disk: Arc<dyn Disk> = Arc::new(disk);
+    let Some(manifest) = Manifest::load(&*disk)? else {
         return Err(missing());
     };
-    let mut ring = manifest.ring(&disk)?;
+    let home = recovery::Place {
+        disk: Arc::clone(&disk),
+        path: directory.to_owned(),
+    };
+    let builder = Builder::new(Place::Directory(directory.to_owned()));
+    let places = Places::find(&builder, home, &manifest)?;
+    let mut ring = manifest.ring(&*disk)?;
     let mut visit = |record: Record| match record.body {
         RecordBody::Ring(change) if record.lsn > manifest.last_lsn => {
             ring.apply(record.lsn, &change)
         }
         _ => Ok(()),
     };
-    let report = journal::verify_records(&disk, &mut visit)?;
+    let (last_lsn, journal_records) = match &manifest.directories {
+        None => {
+            let report = journal::verify_records(&*disk, &mut visit)?;
+            (report.last_lsn, report.records)
+        }
+        Some(directories) => {
+            let (durable, after) = (manifest.last_lsn, needed_after(&manifest, &*disk)?);
+            recovery::verify(&places.found, directories, durable, after, &mut visit)?
+        }
+    };
+    let directories = manifest.directories.as_ref();
+    let placement = directories.map(Directories::placement).unwrap_or_default();
     let factory = LsmFactory::new(LsmOptions::new(8 << 20, 64));
-    let keyspaces = manifest.keyspaces(&disk)?;
+    let keyspaces = manifest.keyspaces(&*disk)?;
     let (mut tree_keys, mut keys) = (0, 0);
     for node in ring.live() {
-        let folder = tree_folder(directory, node);
+        // One that is still to be made has nothing.
+        let Some(place) = places.found.get(usize::from(placement.of(node).0)) else {
+            continue;
+        };
+        let folder = tree_folder(&place.path, node);
         let store = open_left(&factory, &manifest, &ring, &keyspaces, node, &folder)?;
         tree_keys += store.verify()?;
         keys += verify_places(&*store, &ring, &keyspaces, node, &folder)?;
     }
     Ok(Verification {
-        lsn: report.last_lsn.max(manifest.last_lsn),
+        lsn: last_lsn.max(manifest.last_lsn),
         tree_keys,
         keys,
-        journal_records: report.records,
+        journal_records,
     })
+}
+
+/// Up to where the journals need not be read.
+fn needed_after(manifest: &Manifest, disk: &dyn Disk) -> Result<Lsn> {
+    let replay = Replay::new(manifest, disk, OutcomeLimits::default(), Arc::default())?;
+    Ok(replay.after())
 }
 
 /// Checks that every stored key is at its owner and has a value's form. A node whose arcs are being moved may hold others,

@@ -12,7 +12,7 @@ mod common;
 
 use common::{
     copy_directory,
-    doomed::{Acknowledged, Loss, child, live_if_child, open},
+    doomed::{Acknowledged, Loss, child, live_if_child, live_in_if_child, open, open_striped},
     shim::{Medium, Shim},
 };
 use mailring::{Mailring, Result};
@@ -62,7 +62,11 @@ fn run(child: &mut Command, medium: &Medium, death: &Death, acknowledged: &mut A
 }
 
 /// Compares a copy of the directory with what was acknowledged, and leaves it alone.
-fn check(engine: &Path, acknowledged: &Acknowledged) -> std::result::Result<(), Loss> {
+fn check(
+    engine: &Path,
+    open: fn(&Path) -> Result<Mailring>,
+    acknowledged: &Acknowledged,
+) -> std::result::Result<(), Loss> {
     let copy = tempfile::tempdir().unwrap();
     if engine.exists() {
         copy_directory(engine, copy.path());
@@ -80,9 +84,24 @@ fn check(engine: &Path, acknowledged: &Acknowledged) -> std::result::Result<(), 
 
 #[test]
 fn what_was_acknowledged_before_a_loss_of_power_is_there_and_nothing_is_half_there() {
-    const TEST: &str =
-        "what_was_acknowledged_before_a_loss_of_power_is_there_and_nothing_is_half_there";
-    if live_if_child() {
+    rounds(
+        "what_was_acknowledged_before_a_loss_of_power_is_there_and_nothing_is_half_there",
+        open,
+    );
+}
+
+/// What is left of each directory's files is drawn for itself, so one journal may lack what another one has.
+#[test]
+fn a_loss_of_power_leaves_two_directories_at_one_point() {
+    rounds(
+        "a_loss_of_power_leaves_two_directories_at_one_point",
+        open_striped,
+    );
+}
+
+/// Rounds of `test`, each of which kills a child, takes its power and looks at what is left.
+fn rounds(test: &str, open: fn(&Path) -> Result<Mailring>) {
+    if live_in_if_child(open) {
         return;
     }
     let Some(shim) = Shim::build() else { return };
@@ -95,13 +114,13 @@ fn what_was_acknowledged_before_a_loss_of_power_is_there_and_nothing_is_half_the
             break;
         }
         assert!(round <= 10 * ROUNDS, "the children hardly write");
-        let mut child = child(TEST, &medium.root().join(ENGINE), round);
+        let mut child = child(test, &medium.root().join(ENGINE), round);
         let death = Death::random(&mut random);
         run(&mut child, &medium, &death, &mut acknowledged);
         let luck = random.random_bool(0.5).then_some(&mut random);
         medium.lose_power(luck);
         let engine = medium.root().join(ENGINE);
-        if let Err(loss) = check(&engine, &acknowledged) {
+        if let Err(loss) = check(&engine, open, &acknowledged) {
             panic!("round {round}: {loss}");
         }
     }
@@ -134,7 +153,7 @@ fn a_disk_that_lies_is_found_out() {
             run(&mut child, &medium, &death, &mut acknowledged);
             medium.lose_power(None);
             let engine = medium.root().join(ENGINE);
-            match check(&engine, &acknowledged) {
+            match check(&engine, open, &acknowledged) {
                 Err(loss) => {
                     println!("{lie}: round {round}: {loss}");
                     true

@@ -1,17 +1,19 @@
 //! Opening: from a directory to running actors, and back.
 //!
 //! ```text
-//!  LOCK ─▶ MANIFEST (created or checked) ─▶ openings + 1, forced ─▶ trees ─▶ journal: replay into generations
+//!  LOCK ─▶ MANIFEST (created or checked) ─▶ openings + 1, forced ─▶ journal: replay into generations ─▶ trees
 //!       ─▶ threads (I/O, segments, runs, compaction) ─▶ actix System with its arbiters ─▶ actors ─▶ clock
 //! ```
 
 mod nodes;
+mod places;
 mod recover;
 mod settings;
 mod start;
 mod threads;
 
-pub(crate) use nodes::{Life, NodeActors, Stores};
+pub(crate) use nodes::{Life, NodeActors, Readers, Stores};
+pub(crate) use places::Places;
 pub(crate) use threads::Threads;
 
 use crate::{
@@ -22,12 +24,13 @@ use crate::{
 };
 use mailring_engine::{
     Error, Result,
+    directories::recovery,
     disk::{DirectoryDisk, Disk, MemoryDisk},
 };
 use recover::recover;
 use start::start;
 use std::{
-    path::Path,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize},
@@ -38,7 +41,7 @@ pub(crate) fn open(builder: Builder) -> Result<Mailring> {
     let now_ms = Arc::new(AtomicU64::new(clock::wall_clock_ms()));
     let held_indexes = Arc::default();
     let gauge = Arc::<AtomicUsize>::default();
-    let (disk, lock, recovered) = match &builder.place {
+    let (lock, recovered) = match &builder.place {
         Place::Directory(directory) => {
             if builder.disk.is_none() {
                 // Of a disk of the caller's only the caller knows what is on it.
@@ -52,22 +55,20 @@ pub(crate) fn open(builder: Builder) -> Result<Mailring> {
                     Error::io(format!("opening {}", directory.display()), &error)
                 })?),
             };
-            let recovered = recover(&builder, &disk, directory, &now_ms, &held_indexes, &gauge)?;
-            (disk, Some(lock), recovered)
+            let path = directory.canonicalize();
+            let path = path.unwrap_or_else(|_| directory.to_owned());
+            let home = recovery::Place { disk, path };
+            let recovered = recover(&builder, home, &now_ms, &held_indexes, &gauge)?;
+            (Some(lock), recovered)
         }
         Place::Memory => {
             let disk = builder.disk.clone();
             let disk = disk.unwrap_or_else(|| Arc::new(MemoryDisk::new()));
-            let recovered = recover(
-                &builder,
-                &disk,
-                Path::new(""),
-                &now_ms,
-                &held_indexes,
-                &gauge,
-            )?;
-            (disk, None, recovered)
+            let path = PathBuf::new();
+            let home = recovery::Place { disk, path };
+            let recovered = recover(&builder, home, &now_ms, &held_indexes, &gauge)?;
+            (None, recovered)
         }
     };
-    start(builder, disk, lock, recovered, now_ms, held_indexes, gauge)
+    start(builder, lock, recovered, now_ms, held_indexes, gauge)
 }

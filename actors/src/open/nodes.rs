@@ -1,5 +1,6 @@
 //! Opening a node: its store, what it shares, and its actor.
 
+use super::places::Places;
 use crate::{
     builder::{Builder, Place, StoreHook},
     directory::tree_folder,
@@ -10,8 +11,9 @@ use crate::{
 };
 use mailring_engine::{
     Error, Result,
+    directories::{Directories, Placement},
     ids::{Epoch, Incarnation, Lsn, NodeId, Time},
-    journal::JournalReader,
+    journal::{Journal, JournalReader},
     keyspaces::Keyspaces,
     manifest::Manifest,
     participant::{NodeMessage, Participant, ParticipantOptions, TreeSource},
@@ -34,8 +36,9 @@ const OPEN_FILES: usize = 256;
 
 /// Opens the stores of nodes.
 pub(crate) struct Stores {
-    /// None in memory.
-    directory: Option<PathBuf>,
+    /// By number; none in memory.
+    directories: Vec<PathBuf>,
+    placement: Placement,
     factory: Box<dyn StoreFactory>,
     hook: Option<StoreHook>,
 }
@@ -43,7 +46,8 @@ pub(crate) struct Stores {
 impl Stores {
     pub(super) fn new(
         builder: &Builder,
-        directory: &Path,
+        places: &Places,
+        manifest: &Manifest,
         now_ms: &Arc<AtomicU64>,
         held_indexes: &Arc<AtomicU64>,
     ) -> Self {
@@ -59,15 +63,27 @@ impl Stores {
             }),
         };
         Self {
-            directory: matches!(builder.place, Place::Directory(_)).then(|| directory.to_owned()),
+            directories: match builder.place {
+                Place::Directory(_) => {
+                    let found = places.found.iter();
+                    found.map(|place| place.path.clone()).collect()
+                }
+                Place::Memory => Vec::new(),
+            },
+            placement: placement(manifest),
             factory,
             hook: builder.store_hook.clone(),
         }
     }
 
+    /// The directory in which a node lives.
+    fn directory(&self, node: NodeId) -> Option<&Path> {
+        let number = usize::from(self.placement.of(node).0);
+        self.directories.get(number).map(PathBuf::as_path)
+    }
+
     fn folder(&self, node: NodeId) -> Option<PathBuf> {
-        let directory = self.directory.as_ref()?;
-        Some(tree_folder(directory, node))
+        Some(tree_folder(self.directory(node)?, node))
     }
 
     /// Makes the store of a node that never was. A folder of its is left over from a beginning that was cut short.
@@ -75,7 +91,7 @@ impl Stores {
         self.remove(node)?;
         let folder = self.folder(node).unwrap_or_default();
         let store = self.hooked(self.factory.open(node, &folder)?);
-        if let Some(directory) = &self.directory {
+        if let Some(directory) = self.directory(node) {
             let synced = File::open(directory).and_then(|directory| directory.sync_all());
             synced
                 .map_err(|error| Error::io(format!("forcing {}", directory.display()), &error))?;
@@ -113,6 +129,40 @@ impl Stores {
     }
 }
 
+/// In which directory each node lives.
+pub(super) fn placement(manifest: &Manifest) -> Placement {
+    let directories = manifest.directories.as_ref();
+    directories.map(Directories::placement).unwrap_or_default()
+}
+
+/// Readers of the journals.
+#[derive(Clone)]
+pub(crate) struct Readers {
+    by_directory: Arc<[JournalReader]>,
+    placement: Placement,
+}
+
+impl Readers {
+    /// Readers that know what never happened.
+    pub(super) fn new(journals: &[Journal], manifest: &Manifest) -> Self {
+        let directories = manifest.directories.as_ref();
+        let voids = directories.map(|directories| directories.voids.clone());
+        let voids = Arc::new(voids.unwrap_or_default());
+        let readers = journals.iter().map(Journal::reader);
+        Self {
+            by_directory: readers
+                .map(|reader| reader.without(Arc::clone(&voids)))
+                .collect(),
+            placement: placement(manifest),
+        }
+    }
+
+    /// The journal in which a node's commits are.
+    pub(crate) fn of(&self, node: NodeId) -> &JournalReader {
+        &self.by_directory[usize::from(self.placement.of(node).0)]
+    }
+}
+
 /// The first life of a node in this opening.
 pub(crate) struct Life {
     pub(crate) incarnation: Incarnation,
@@ -125,7 +175,7 @@ pub(crate) struct Life {
 /// Starts the actors of nodes.
 pub(crate) struct NodeActors {
     pub(super) arbiters: Arbiters,
-    pub(super) journal: JournalReader,
+    pub(super) journals: Readers,
     pub(super) options: ParticipantOptions,
 }
 
@@ -146,7 +196,8 @@ impl NodeActors {
             // The supervisor tells the others once they are there.
             participant.handle(Time(0), NodeMessage::GoDown, &mut Vec::new());
         }
-        let actor = StorageNode::new(participant, Arc::clone(switchboard), self.journal.clone());
+        let journal = self.journals.of(member.node()).clone();
+        let actor = StorageNode::new(participant, Arc::clone(switchboard), journal);
         let arbiter = self.arbiters.of(usize::from(member.node().0));
         member.started(actix::Supervisor::start_in_arbiter(arbiter, move |_| actor));
     }

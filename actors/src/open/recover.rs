@@ -1,18 +1,23 @@
-//! From a directory to what its engine knew: manifest, trees, and the journal replayed into generations.
+//! From a directory to what its engine knew: manifest, trees, and the journal replayed into generations. Where there are
+//! several directories, their journals are read together.
 //!
 //! A tree that can't be read isolates its node, and the others serve: its files stay as they are, and so does the journal that it
 //! has not written yet. Where no node can be read there is nothing to serve, and the directory does not open.
 
 use super::{
     nodes::Stores,
+    places::{self, Places, check_placement},
     settings::{check_arcs, check_nodes, new_manifest},
 };
 use crate::{Builder, member::Member};
 use mailring_engine::{
     Error, Result,
-    disk::Disk,
-    ids::{Incarnation, Lsn, NodeId},
-    journal::{Journal, JournalOptions, record::Record},
+    directories::{
+        Stamp,
+        recovery::{self, Place},
+    },
+    ids::{DirectoryNo, Incarnation, Lsn, NodeId},
+    journal::{Journal, JournalOptions, Lsns, record::Record},
     keyspaces::Keyspaces,
     manifest::Manifest,
     outcomes::{OutcomeLimits, Outcomes},
@@ -21,7 +26,6 @@ use mailring_engine::{
     store::{Store, unreadable::Unreadable},
 };
 use std::{
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize},
@@ -29,7 +33,7 @@ use std::{
     time::Duration,
 };
 
-/// What was read back from a directory.
+/// What was read back from a directory, or from several.
 pub(super) struct Recovered {
     pub(super) manifest: Manifest,
     pub(super) ring: RingState,
@@ -41,7 +45,9 @@ pub(super) struct Recovered {
     pub(super) opener: Stores,
     /// Those that take part.
     pub(super) nodes: Vec<Arc<Member>>,
-    pub(super) journal: Journal,
+    /// By directory, as the places.
+    pub(super) journals: Vec<Journal>,
+    pub(super) places: Places,
     pub(super) last_lsn: Lsn,
     /// How long leases of an earlier opening may go on.
     pub(super) old_leases: Duration,
@@ -49,13 +55,13 @@ pub(super) struct Recovered {
 
 pub(super) fn recover(
     builder: &Builder,
-    disk: &Arc<dyn Disk>,
-    directory: &Path,
+    home: Place,
     now_ms: &Arc<AtomicU64>,
     held_indexes: &Arc<AtomicU64>,
     gauge: &Arc<AtomicUsize>,
 ) -> Result<Recovered> {
-    let found = Manifest::load(&**disk)?;
+    let disk = Arc::clone(&home.disk);
+    let found = Manifest::load(&*disk)?;
     let is_new = found.is_none();
     let mut manifest = match found {
         Some(manifest) => {
@@ -63,42 +69,61 @@ pub(super) fn recover(
             manifest
         }
         None if !builder.create => {
-            return Err(Error::NoEngine {
-                path: directory.to_owned(),
-            });
+            return Err(Error::NoEngine { path: home.path });
         }
         None => new_manifest(builder)?,
     };
+    let mut places = Places::find(builder, home, &manifest)?;
     let was_clean = manifest.clean_shutdown;
     let old_leases = manifest.begin_opening(builder.max_lease);
     let options = JournalOptions {
-        segment_bytes: builder.segment_bytes,
-        salt: manifest.openings,
-        ..JournalOptions::default()
+        lsns: Lsns::All,
+        ..places::options(builder, manifest.openings, DirectoryNo::HOME)
     };
     // The journal of a new directory comes before its manifest: where the manifest is missing and commits are there,
-    // nothing may be written that looks like a directory. A creation cut short in between begins again.
+    // nothing may be written that looks like a directory. A creation cut short in between begins again. That of several
+    // goes on from their list.
     let created = match is_new {
-        true => Some(Journal::create(Arc::clone(disk), options, Lsn(0))?),
+        true => Some(Journal::create(Arc::clone(&disk), options, Lsn(0))?),
         false => None,
     };
-    manifest.save(&**disk)?;
+    if is_new && places.are_some_new() {
+        places.list_new(builder, &mut manifest, None, Stamp::default())?;
+    }
+    manifest.save(&*disk)?;
     let limits = OutcomeLimits::default();
-    let mut replay = Replay::new(&manifest, &**disk, limits, Arc::clone(gauge))?;
-    let (journal, last_lsn) = if let Some(journal) = created {
-        (journal, Lsn(0))
+    let mut replay = Replay::new(&manifest, &*disk, limits, Arc::clone(gauge))?;
+    let (mut journals, last_lsn) = if let Some(journal) = created {
+        (vec![journal], Lsn(0))
     } else {
-        let after = replay.after();
-        let mut visit = |record: Record| replay.visit(record);
-        let (journal, recovery) = Journal::open(Arc::clone(disk), options, after, &mut visit)?;
+        let (journals, last_lsn, torn_bytes) = read(builder, &places, &mut manifest, &mut replay)?;
         tracing::info!(
-            last_lsn = recovery.last_lsn.0,
-            torn_bytes = recovery.torn_bytes,
+            last_lsn = last_lsn.0,
+            torn_bytes,
             was_clean,
             "the journal was recovered"
         );
-        (journal, recovery.last_lsn)
+        (journals, last_lsn)
     };
+    let slots = replay.nodes.len();
+    check_nodes(builder, &replay.ring)?;
+    if places.are_some_new() {
+        if !is_new {
+            let forced = journals.iter().map(Journal::last_group).collect();
+            let durable = last_lsn;
+            let stamp = Stamp { durable, forced };
+            places.list_new(builder, &mut manifest, Some(slots), stamp)?;
+            manifest.save(&*disk)?;
+        }
+        let made = places.make(builder, &mut manifest, last_lsn)?;
+        journals.extend(made);
+        journals = journals.into_iter().map(Journal::one_of_several).collect();
+    } else if let Some(directories) = &mut manifest.directories {
+        // What is void must be known before its LSNs could be met again.
+        places.note(directories);
+        manifest.save(&*disk)?;
+    }
+    check_placement(builder, &manifest, slots)?;
     let Replay {
         keyspaces,
         outcomes,
@@ -106,8 +131,7 @@ pub(super) fn recover(
         nodes: replayed,
         ..
     } = replay;
-    check_nodes(builder, &ring)?;
-    let opener = Stores::new(builder, directory, now_ms, held_indexes);
+    let opener = Stores::new(builder, &places, &manifest, now_ms, held_indexes);
     let lives = replayed.iter().map(|node| node.incarnation).collect();
     let complete = replayed.iter().map(|node| node.complete).collect();
     let mut nodes = Vec::new();
@@ -156,8 +180,33 @@ pub(super) fn recover(
         complete,
         opener,
         nodes,
-        journal,
+        journals,
+        places,
         last_lsn,
         old_leases,
     })
+}
+
+/// Opens the journals, and reads them into what the manifest knows. The last LSN, and how many bytes were torn.
+fn read(
+    builder: &Builder,
+    places: &Places,
+    manifest: &mut Manifest,
+    replay: &mut Replay,
+) -> Result<(Vec<Journal>, Lsn, u64)> {
+    let (after, durable, opening) = (replay.after(), manifest.last_lsn, manifest.openings);
+    let options = |number| places::options(builder, opening, number);
+    let mut visit = |record: Record| replay.visit(record);
+    if let Some(directories) = &mut manifest.directories {
+        let found = &places.found;
+        let opened = recovery::open(found, options, directories, durable, after, &mut visit)?;
+        return Ok((opened.journals, opened.last_lsn, opened.torn_bytes));
+    }
+    let options = JournalOptions {
+        lsns: Lsns::All,
+        ..options(DirectoryNo::HOME)
+    };
+    let disk = Arc::clone(&places.found[0].disk);
+    let (journal, recovery) = Journal::open(disk, options, after, &mut visit)?;
+    Ok((vec![journal], recovery.last_lsn, recovery.torn_bytes))
 }

@@ -1,7 +1,8 @@
 //! From what was recovered to running actors and threads.
 
 use super::{
-    nodes::{Life, NodeActors},
+    nodes::{Life, NodeActors, Readers, placement},
+    places::Places,
     recover::Recovered,
     threads::{Files, Threads},
 };
@@ -15,8 +16,8 @@ use crate::{
     clock::{self, Clock},
     coordinator::CoordinatorActor,
     engine::Engine,
-    journal::JournalActor,
-    journal_io::{self, JournalFile},
+    journal::{JournalActor, JournalLine},
+    journal_io::{self, Forced, IoRequest, JournalFile, SegmentRequest},
     locks::{LockDesk, LockManager},
     member::Queue,
     mover::{self, Mover, StopSign},
@@ -30,16 +31,15 @@ use crate::{
 };
 use actix::Actor;
 use arc_swap::ArcSwap;
-use crossbeam_channel::unbounded;
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use mailring_engine::{
     Error, Result,
     cache::RowCache,
     checkpoint::Checkpoint,
     coordinator::{Coordinator, CoordinatorOptions},
-    directories::Placement,
     disk::Disk,
-    ids::NodeId,
-    journal::frame_bytes,
+    ids::{DirectoryNo, NodeId},
+    journal::{Journal, frame_bytes},
     locks::{LockLimits, LockTable},
     manifest::Manifest,
     motion::{Motion, MotionMessage, MotionOptions},
@@ -68,7 +68,6 @@ const MAX_GROUP_BYTES: usize = 8 << 20;
 
 pub(super) fn start(
     builder: Builder,
-    disk: Arc<dyn Disk>,
     lock: Option<File>,
     recovered: Recovered,
     now_ms: Arc<AtomicU64>,
@@ -84,10 +83,17 @@ pub(super) fn start(
         complete,
         opener,
         nodes,
-        journal,
+        journals,
+        places,
         last_lsn,
         old_leases,
     } = recovered;
+    let Places {
+        found: places,
+        locks,
+        ..
+    } = places;
+    let disk = Arc::clone(&places[0].disk);
     let is_changing = ring.running().is_some();
     let isolated: Vec<_> = nodes
         .iter()
@@ -126,8 +132,8 @@ pub(super) fn start(
         fault_hook: builder.fault_hook.clone(),
         read_only: OnceLock::new(),
         keyspaces: OpenKeyspaces::default(),
-        space_error: Mutex::new(None),
-        forced: Arc::default(),
+        space_errors: Mutex::default(),
+        forced: Forced::new(journals.len()),
         addresses: OnceLock::new(),
         now_ms,
         journal_tick: clock::TickSlot::default(),
@@ -151,31 +157,41 @@ pub(super) fn start(
         },
         SequencerState {
             last_lsn,
-            journals: vec![JournalState {
-                last_group: journal.last_group(),
-                room: journal.room(),
-            }],
-            placement: Placement::default(),
+            journals: journals.iter().map(journal_state).collect(),
+            placement: placement(&manifest),
             incarnations: lives.clone(),
             keyspaces,
             outcomes,
             ring: ring.clone(),
         },
     );
-    let reader = journal.reader();
+    let readers = Readers::new(&journals, &manifest);
     let interval = match builder.durability {
         Durability::Interval(interval) => Some(interval),
         Durability::Always | Durability::None => None,
     };
-    let file = Arc::new(JournalFile::new(
-        journal,
-        interval,
-        Arc::clone(&switchboard.forced),
-        Arc::clone(&switchboard.telemetry.journal),
-    ));
-    let mover_journal = reader.clone();
-    let (io_sender, io_requests) = unbounded();
-    let (segment_sender, segment_requests) = unbounded();
+    let mover_journals = readers.clone();
+    let mut lines = Vec::new();
+    let mut line_threads = Vec::new();
+    for ((number, journal), place) in (0..).map(DirectoryNo).zip(journals).zip(places) {
+        let forced = switchboard.forced.clone();
+        let figures = Arc::clone(&switchboard.telemetry.journal);
+        let file = JournalFile::new(number, journal, interval, forced, figures);
+        let file = Arc::new(file);
+        let (io, io_requests) = unbounded();
+        let (segments, segment_requests) = unbounded();
+        line_threads.push(LineThreads {
+            number,
+            file: Arc::clone(&file),
+            disk: place.disk,
+            io: io.clone(),
+            io_requests,
+            segment_requests,
+        });
+        lines.push(JournalLine { file, io, segments });
+    }
+    let files: Vec<_> = lines.iter().map(|line| Arc::clone(&line.file)).collect();
+    let io_senders = lines.iter().map(|line| line.io.clone()).collect();
     let (job_sender, jobs) = unbounded();
     let (compaction_sender, compactions) = unbounded();
     let (mover_jobs, mover_compactions) = (job_sender.clone(), compaction_sender.clone());
@@ -188,7 +204,7 @@ pub(super) fn start(
     let home = arbiters.of(0);
     let node_actors = NodeActors {
         arbiters: arbiters.clone(),
-        journal: reader,
+        journals: readers,
         options: ParticipantOptions {
             stashed: builder.mailbox_capacity,
             ..ParticipantOptions::default()
@@ -221,9 +237,7 @@ pub(super) fn start(
             let actor = JournalActor::new(
                 sequencer,
                 Arc::clone(&switchboard),
-                Arc::clone(&file),
-                io_sender.clone(),
-                segment_sender,
+                lines,
                 builder.watch_capacity,
             );
             JournalActor::start_in_arbiter(home, move |_| actor)
@@ -234,7 +248,7 @@ pub(super) fn start(
                 Arc::clone(&switchboard),
                 job_sender,
                 compaction_sender,
-                io_sender.clone(),
+                io_senders,
                 Restarts::new(builder.restart_policy)?,
             );
             Checkpointer::start_in_arbiter(home, move |_| actor)
@@ -273,8 +287,8 @@ pub(super) fn start(
     let mover = Mover {
         stores: opener,
         actors: node_actors,
-        journal: mover_journal,
-        journal_file: Arc::clone(&file),
+        journals: mover_journals,
+        journal_files: files.clone(),
         runs: mover_jobs,
         compactions: mover_compactions,
         stop,
@@ -292,7 +306,7 @@ pub(super) fn start(
     }
 
     let mut joins = Vec::new();
-    let mut spawn = |name: &str, run: Box<dyn FnOnce(&Switchboard) + Send>| {
+    let mut spawn = |name: String, run: Box<dyn FnOnce(&Switchboard) + Send>| {
         let switchboard = Arc::clone(&switchboard);
         let join = thread::Builder::new()
             .name(format!("mailring-{name}"))
@@ -301,39 +315,50 @@ pub(super) fn start(
         joins.push(join);
         Ok::<_, Error>(())
     };
-    let io_file = Arc::clone(&file);
-    spawn(
-        "journal",
-        Box::new(move |board| journal_io::run_io(&io_file, &io_requests, board)),
-    )?;
-    let segment_file = Arc::clone(&file);
-    let segment_disk = Arc::clone(&disk);
-    spawn(
-        "segments",
-        Box::new(move |board| {
-            let disk = &segment_disk;
-            journal_io::run_segments(disk, &segment_file, &segment_requests, &io_sender, board);
-        }),
-    )?;
+    for line in line_threads {
+        let LineThreads {
+            file,
+            disk,
+            io,
+            io_requests,
+            segment_requests,
+            ..
+        } = line;
+        let name = |name: &str| match line.number {
+            DirectoryNo::HOME => name.to_owned(),
+            number => format!("{name}-{number}"),
+        };
+        let io_file = Arc::clone(&file);
+        spawn(
+            name("journal"),
+            Box::new(move |board| journal_io::run_io(&io_file, &io_requests, board)),
+        )?;
+        spawn(
+            name("segments"),
+            Box::new(move |board| {
+                journal_io::run_segments(&disk, &file, &segment_requests, &io, board);
+            }),
+        )?;
+    }
     let worker_disk = Arc::clone(&disk);
-    let worker_file = Arc::clone(&file);
+    let worker_files = files.clone();
     spawn(
-        "runs",
+        "runs".into(),
         Box::new(move |board| {
-            checkpointer::run_worker(&jobs, manifest, &worker_disk, &worker_file, board);
+            checkpointer::run_worker(&jobs, manifest, &worker_disk, &worker_files, board);
         }),
     )?;
     let mover_board = Arc::clone(&switchboard);
     spawn(
-        "move",
+        "move".into(),
         Box::new(move |_| mover::run_mover(&mover_requests, &mover, &mover_board)),
     )?;
     spawn(
-        "compaction",
+        "compaction".into(),
         Box::new(move |board| checkpointer::run_compaction(&compactions, board)),
     )?;
     spawn(
-        "clock",
+        "clock".into(),
         Box::new(move |board| clock::run(board, &clock_stop)),
     )?;
 
@@ -351,9 +376,9 @@ pub(super) fn start(
                 clock: clock_sender,
                 joins,
                 files: Files {
-                    journal: file,
+                    journals: files,
                     disk,
-                    _lock: lock,
+                    _locks: locks.into_iter().chain(lock).collect(),
                 },
             })),
             closed: AtomicBool::new(false),
@@ -365,6 +390,23 @@ pub(super) fn start(
     }
     board.to_router(MotionMessage::Resume);
     Ok(db)
+}
+
+/// What the two threads of a directory's journal work with.
+struct LineThreads {
+    number: DirectoryNo,
+    file: Arc<JournalFile>,
+    disk: Arc<dyn Disk>,
+    io: Sender<IoRequest>,
+    io_requests: Receiver<IoRequest>,
+    segment_requests: Receiver<SegmentRequest>,
+}
+
+fn journal_state(journal: &Journal) -> JournalState {
+    JournalState {
+        last_group: journal.last_group(),
+        room: journal.room(),
+    }
 }
 
 /// What the tokens of locks begin with: the number of this opening, which is forced before anything starts. An engine in

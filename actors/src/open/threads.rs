@@ -22,10 +22,12 @@ pub(crate) struct Threads {
 }
 
 pub(super) struct Files {
-    pub(super) journal: Arc<JournalFile>,
+    /// By directory.
+    pub(super) journals: Vec<Arc<JournalFile>>,
+    /// That of the manifest.
     pub(super) disk: Arc<dyn Disk>,
     /// Held locked until the end.
-    pub(super) _lock: Option<File>,
+    pub(super) _locks: Vec<File>,
 }
 
 impl std::fmt::Debug for Files {
@@ -52,7 +54,8 @@ impl Threads {
             // A thread that panicked has told so, and nothing depends on it any more.
             let _ = join.join();
         }
-        self.files.journal.close()?;
+        let closed = self.files.journals.iter().map(|journal| journal.close());
+        closed.fold(Ok(()), Result::and)?;
         // This may be a caller's thread, in a destructor: a disk that panics must not unwind into it.
         let marked = guarded(|| mark_stopped(&*self.files.disk, clean));
         marked.unwrap_or_else(|reason| {

@@ -5,7 +5,7 @@
 //! many rounds; in each another child goes on with what the one before has left.
 
 use super::tuned;
-use mailring::{Error, Keyspace, Mailring, Once, Result};
+use mailring::{Builder, Error, Keyspace, Mailring, Once, Result};
 use std::{
     collections::BTreeMap,
     env, fmt,
@@ -29,11 +29,20 @@ const TASKS: u64 = 2;
 const LEASE: Duration = Duration::from_millis(20);
 
 pub fn open(directory: &Path) -> Result<Mailring> {
-    tuned(Mailring::builder(directory))
+    settings(Mailring::builder(directory)).open_blocking()
+}
+
+/// The same over two directories, beside each other in this one: two nodes at home, one elsewhere.
+pub fn open_striped(directory: &Path) -> Result<Mailring> {
+    let home = Mailring::builder(directory.join("home"));
+    settings(home.directory(directory.join("second"))).open_blocking()
+}
+
+fn settings(builder: Builder) -> Builder {
+    tuned(builder)
         .nodes(3)
         .checkpoint_bytes(64 << 10)
         .max_lease(LEASE)
-        .open_blocking()
 }
 
 /// A promise that was broken.
@@ -242,6 +251,11 @@ pub fn child(test: &str, directory: &Path, round: u64) -> Command {
 
 /// Writes until it is killed, if this process is a child; else returns false.
 pub fn live_if_child() -> bool {
+    live_in_if_child(open)
+}
+
+/// The same in an engine that is opened like this.
+pub fn live_in_if_child(open: fn(&Path) -> Result<Mailring>) -> bool {
     let Some(directory) = env::var_os(DIRECTORY) else {
         return false;
     };

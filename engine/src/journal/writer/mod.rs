@@ -235,6 +235,15 @@ impl Journal {
         }
     }
 
+    /// This journal as that of one directory of several, which from now on is not given all LSNs.
+    #[must_use]
+    pub fn one_of_several(self) -> Self {
+        Self {
+            lsns: Lsns::Some,
+            ..self
+        }
+    }
+
     /// The last group that is forced.
     #[must_use]
     pub fn forced_group(&self) -> GroupNo {
