@@ -19,7 +19,7 @@ use mailring_engine::{
     checkpoint::{Catalogue, Checkpoint, CheckpointEffect, CheckpointMessage},
     directories::Stamp,
     disk::Disk,
-    ids::{Lsn, NodeId, RequestId},
+    ids::{DirectoryNo, Lsn, NodeId, RequestId},
     keyspaces::Keyspaces,
     manifest::Manifest,
     motion::MotionMessage,
@@ -57,12 +57,23 @@ pub(crate) enum Job {
         through: Lsn,
         catalogue: Catalogue,
     },
+    /// From a handle: the next node that is added lives there.
+    Place(PlaceNode),
     /// From the mover: a run of what moves.
     Ingest {
         node: NodeId,
         run: Vec<RunEntry>,
         reply: Sender<Result<()>>,
     },
+}
+
+/// A node that is to be added shall live in this directory.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct PlaceNode {
+    pub(crate) node: NodeId,
+    pub(crate) directory: DirectoryNo,
+    pub(crate) reply: oneshot::Sender<Result<()>>,
 }
 
 /// The compacting thread is asked to compact.
@@ -268,6 +279,14 @@ impl Handler<HoldJournal> for Checkpointer {
     }
 }
 
+impl Handler<PlaceNode> for Checkpointer {
+    type Result = ();
+
+    fn handle(&mut self, place: PlaceNode, _: &mut Self::Context) {
+        self.to_worker(Job::Place(place));
+    }
+}
+
 impl Handler<ReadOnly> for Checkpointer {
     type Result = ();
 
@@ -352,6 +371,31 @@ pub(crate) fn run_worker(
                 let saved = saved.unwrap_or_else(|reason| Err(panicked(WORKER, reason)));
                 written_views.clear();
                 CheckpointMessage::Saved(saved.map(|saved| manifest = saved))
+            }
+            Job::Place(PlaceNode {
+                node,
+                directory,
+                reply,
+            }) => {
+                let placed = guarded(|| {
+                    switchboard.between_faults("runs", kind, || {
+                        switchboard.placements.place(node, directory, |placement| {
+                            let mut next = manifest.clone();
+                            if let Some(directories) = &mut next.directories {
+                                directories.placement = placement.list(0);
+                            }
+                            next.save(disk.as_ref())?;
+                            manifest = next;
+                            switchboard.to_journal(JournalMessage::Place(placement.clone()));
+                            Ok(())
+                        })
+                    })
+                });
+                tell(
+                    reply,
+                    placed.unwrap_or_else(|reason| Err(panicked(WORKER, reason))),
+                );
+                continue;
             }
             Job::Ingest { node, run, reply } => {
                 let ingested = guarded(|| {

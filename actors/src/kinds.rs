@@ -58,7 +58,7 @@ kinds! {
     JOURNAL, of_journal(JournalMessage) =
         Append Decides Asks FindKey Cut Persisted Failed Spare Installed Fence Down Mark CreateKeyspace DropKeyspace Watch
         LockLife;
-        JOURNAL_MOVES = Ring RingPublished
+        JOURNAL_MOVES = Ring RingPublished Place
 }
 
 /// What the journal's shell answers without a message to the journal.
@@ -90,7 +90,7 @@ kinds! {
 
 kinds! {
     /// What the thread gets that writes runs and the manifest.
-    RUNS, of_runs(Job) = Write Save; RUNS_MOVES = Ingest
+    RUNS, of_runs(Job) = Write Save; RUNS_MOVES = Ingest Place
 }
 
 /// What the mover's thread is asked to do besides what [`MOVER_WORK`] lists.

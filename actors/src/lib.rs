@@ -55,6 +55,7 @@ mod nodes;
 mod offload;
 mod open;
 mod pin;
+mod placement;
 mod range;
 mod restore;
 mod router;
@@ -86,7 +87,7 @@ pub use locks::{
 pub use mailring::Mailring;
 pub use mailring_engine::{
     Error, Result, Rival,
-    ids::{Lsn, NodeId, TxnId},
+    ids::{DirectoryNo, GroupNo, Lsn, NodeId, TxnId},
     locks::{FencingToken, MAX_LOCK_NAME_BYTES, Mode as LockMode, Resource, SessionId, WaitsFor},
     motion::{Flow, Heal},
     restart::RestartPolicy,

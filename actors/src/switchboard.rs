@@ -13,6 +13,7 @@ use crate::{
     member::{Member, Queue},
     message::{Deliver, Tick},
     nodes::{Events, Showing},
+    placement::Placements,
     router::Router,
     routes::Routes,
     supervisor::Supervisor,
@@ -88,6 +89,8 @@ pub(crate) struct Switchboard {
     pub(crate) events: Events,
     /// What the directory was found to be.
     pub(crate) opened: Opened,
+    /// In which directory each node lives.
+    pub(crate) placements: Arc<Placements>,
     /// Set when the engine stops: long work ends.
     pub(crate) stopping: AtomicBool,
     pub(crate) telemetry: Telemetry,

@@ -291,6 +291,73 @@ async fn an_engine_of_one_directory_takes_another_and_new_nodes_live_there() -> 
 }
 
 #[tokio::test]
+async fn a_node_is_added_where_it_is_wanted() -> Result<()> {
+    let disks = Disks::new();
+    let trap = Trap::new();
+    let db = disks.create().fault_hook(trap.hook()).open().await?;
+    let ks = db.keyspace("ks").await?;
+    for number in 0..200 {
+        ks.put(format!("pair-{number}"), number.to_string()).await?;
+    }
+    let (home, second) = (DirectoryNo(0), DirectoryNo(1));
+    let error = db.nodes().add_in(DirectoryNo(2), 1).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::InvalidOption {
+                option: "directory",
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+    // A panic on the way is an error, and the next attempt goes on.
+    for handled in [false, true] {
+        trap.set("runs", None, "Place", handled, 0, 1);
+        let failed = db.nodes().add_in(second, 1).await;
+        assert!(matches!(failed, Err(Error::Io { .. })), "{failed:?}");
+        assert_eq!(trap.sprung(), 1 + usize::from(handled));
+    }
+    let placed = |db: &Mailring| -> Vec<_> {
+        let nodes = db.nodes().list();
+        nodes
+            .iter()
+            .map(|info| (info.node.0, info.directory))
+            .collect()
+    };
+    for node in [2, 3] {
+        let change = db.nodes().add_in(second, 1).await?;
+        // Its number would be taken by then.
+        let meanwhile = db.nodes().add_in(home, 1).await;
+        assert!(
+            matches!(meanwhile, Err(Error::RingChangeRefused { .. })),
+            "{meanwhile:?}"
+        );
+        assert_eq!(patiently(change.wait()).await?, ChangeEnd::Completed);
+        assert!(has_tree(&disks.second(), node) && !has_tree(&disks.home(), node));
+    }
+    let expected = [(0, home), (1, second), (2, second), (3, second)];
+    assert_eq!(placed(&db), expected);
+    db.transact(async |txn: Transaction| {
+        for number in 0..200 {
+            txn.put(&ks, format!("pair-{number}"), "new").await?;
+        }
+        Ok(())
+    })
+    .await?;
+    drop((ks, db));
+    let db = disks.known().open().await?;
+    assert_eq!(placed(&db), expected);
+    let ks = db.keyspace("ks").await?;
+    for number in 0..200 {
+        let value = ks.get(format!("pair-{number}")).await?;
+        assert_eq!(value.as_deref(), Some(&b"new"[..]));
+    }
+    db.verify().await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_node_that_restarts_reads_its_own_journal() -> Result<()> {
     let disks = Disks::new();
     let trap = Trap::new();

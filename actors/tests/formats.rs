@@ -15,7 +15,8 @@ mod common;
 
 use common::{Gate, OpensAtTheEnd, builder, copy_directory, patiently, until, until_idle};
 use mailring::{
-    ChangeEnd, Error, FaultHook, FaultSite, FencingToken, Mailring, NodeId, Once, Result,
+    ChangeEnd, DirectoryNo, Error, FaultHook, FaultSite, FencingToken, Mailring, NodeId, Once,
+    Result,
 };
 use std::{
     env, fs,
@@ -250,6 +251,24 @@ fn shrink(directory: &Path) {
         let len = (used.next_multiple_of(PAGE) + PAGE).min(bytes.len());
         fs::write(&file, &bytes[..len]).unwrap();
     }
+}
+
+/// It goes on with another directory, and without being told of it from then on.
+#[tokio::test]
+async fn every_kept_format_takes_a_second_directory() -> Result<()> {
+    for format in FORMATS {
+        let (copy, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        copy_directory(&data(format), copy.path());
+        let db = Mailring::builder(copy.path())
+            .directory(second.path())
+            .open()
+            .await?;
+        let change = db.nodes().add_in(DirectoryNo(1), 1).await?;
+        assert_eq!(change.wait().await?, ChangeEnd::Completed);
+        drop((change, db));
+        check(copy.path()).await?;
+    }
+    Ok(())
 }
 
 #[tokio::test]

@@ -2,7 +2,10 @@
 
 use super::{Change, NodeEvents, NodeInfo, Nodes, Plan};
 use crate::BlockingMailring;
-use mailring_engine::{Result, ids::NodeId};
+use mailring_engine::{
+    Result,
+    ids::{DirectoryNo, NodeId},
+};
 use pollster::block_on;
 
 /// The blocking view of [`Nodes`].
@@ -58,6 +61,15 @@ impl BlockingNodes {
     /// As the async call.
     pub fn add(&self, weight: u32) -> Result<Change> {
         block_on(self.0.add(weight))
+    }
+
+    /// [`Nodes::add_in`].
+    ///
+    /// # Errors
+    ///
+    /// As the async call.
+    pub fn add_in(&self, directory: DirectoryNo, weight: u32) -> Result<Change> {
+        block_on(self.0.add_in(directory, weight))
     }
 
     /// [`Nodes::remove`].

@@ -2,7 +2,7 @@
 
 use super::Nodes;
 use crate::{member::Member, stats::NodeState};
-use mailring_engine::ids::NodeId;
+use mailring_engine::ids::{DirectoryNo, NodeId};
 use std::sync::Arc;
 
 /// A node of the engine.
@@ -19,6 +19,8 @@ pub struct NodeInfo {
     pub approximate_keys: u64,
     /// Bytes of its tree and of what is on the way there.
     pub bytes: u64,
+    /// The directory in which it lives.
+    pub directory: DirectoryNo,
     /// How it is.
     pub state: NodeState,
 }
@@ -29,6 +31,7 @@ impl Nodes {
     pub fn list(&self) -> Vec<NodeInfo> {
         let routes = self.engine.switchboard.routes.load_full();
         let ring = routes.ring();
+        let placements = &self.engine.switchboard.placements;
         let info = |(node, weight): &(NodeId, u32)| {
             let member: &Arc<Member> = routes.member(*node)?;
             let in_memory: usize = member.table.view().generations().map(|g| g.bytes()).sum();
@@ -39,6 +42,7 @@ impl Nodes {
                 arcs: ring.arcs_of_node(*node).count(),
                 approximate_keys: tree.approximate_keys,
                 bytes: tree.bytes + in_memory as u64,
+                directory: placements.of(*node),
                 state: member.state(),
             })
         };

@@ -32,13 +32,14 @@ pub(crate) use showing::{Follower, Showing};
 
 use crate::{
     Mailring,
+    checkpointer::PlaceNode,
     engine::Engine,
     message::Ask,
     router::{ChangeRing, held},
 };
 use mailring_engine::{
     Error, Result,
-    ids::NodeId,
+    ids::{DirectoryNo, NodeId},
     motion::{Intent, Plan as MotionPlan},
 };
 use std::sync::Arc;
@@ -117,6 +118,34 @@ impl Nodes {
     /// As [`Nodes::plan_add`]; `ReadOnly`, `NodeDown` if a node that would give or take arcs is down.
     pub async fn add(&self, weight: u32) -> Result<Change> {
         self.change_ring(Intent::Add { weight }).await
+    }
+
+    /// Adds a node as [`Nodes::add`] does, which lives in this directory ([`Builder::directory`](crate::Builder::directory)).
+    ///
+    /// # Errors
+    ///
+    /// As [`Nodes::add`]; `InvalidOption` if there is no such directory; `DiskFull` or `Io` if the manifest can't be written.
+    pub async fn add_in(&self, directory: DirectoryNo, weight: u32) -> Result<Change> {
+        self.engine.check_writable()?;
+        // What would be refused shall not be noted.
+        self.plan_add(weight)?;
+        let board = &self.engine.switchboard;
+        if usize::from(directory.0) >= board.placements.now().directories() {
+            return Err(Error::InvalidOption {
+                option: "directory",
+                value: directory.to_string(),
+                reason: "there are not so many directories; they are numbered from 0",
+            });
+        }
+        let nodes = board.routes.load().state().slots().len();
+        let (reply, answer) = oneshot::channel();
+        board.checkpointer().do_send(PlaceNode {
+            node: NodeId(u16::try_from(nodes).unwrap_or(u16::MAX)),
+            directory,
+            reply,
+        });
+        answer.await.unwrap_or(Err(Error::Closed))?;
+        self.add(weight).await
     }
 
     /// Removes a node: its arcs go to the others, then it stops, and its folder goes when the directory is opened again.

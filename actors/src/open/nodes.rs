@@ -5,13 +5,13 @@ use crate::{
     builder::{Builder, Place, StoreHook},
     directory::tree_folder,
     member::Member,
+    placement::Placements,
     storage_node::StorageNode,
     switchboard::Switchboard,
     system::Arbiters,
 };
 use mailring_engine::{
     Error, Result,
-    directories::{Directories, Placement},
     ids::{Epoch, Incarnation, Lsn, NodeId, Time},
     journal::{Journal, JournalReader},
     keyspaces::Keyspaces,
@@ -38,7 +38,7 @@ const OPEN_FILES: usize = 256;
 pub(crate) struct Stores {
     /// By number; none in memory.
     directories: Vec<PathBuf>,
-    placement: Placement,
+    placements: Arc<Placements>,
     factory: Box<dyn StoreFactory>,
     hook: Option<StoreHook>,
 }
@@ -47,7 +47,7 @@ impl Stores {
     pub(super) fn new(
         builder: &Builder,
         places: &Places,
-        manifest: &Manifest,
+        placements: &Arc<Placements>,
         now_ms: &Arc<AtomicU64>,
         held_indexes: &Arc<AtomicU64>,
     ) -> Self {
@@ -70,7 +70,7 @@ impl Stores {
                 }
                 Place::Memory => Vec::new(),
             },
-            placement: placement(manifest),
+            placements: Arc::clone(placements),
             factory,
             hook: builder.store_hook.clone(),
         }
@@ -78,7 +78,7 @@ impl Stores {
 
     /// The directory in which a node lives.
     fn directory(&self, node: NodeId) -> Option<&Path> {
-        let number = usize::from(self.placement.of(node).0);
+        let number = usize::from(self.placements.of(node).0);
         self.directories.get(number).map(PathBuf::as_path)
     }
 
@@ -86,9 +86,13 @@ impl Stores {
         Some(tree_folder(self.directory(node)?, node))
     }
 
-    /// Makes the store of a node that never was. A folder of its is left over from a beginning that was cut short.
+    /// Makes the store of a node that never was. A folder of its is left over from a beginning that was cut short, in whichever
+    /// directory it was to live then.
     pub(crate) fn create(&self, node: NodeId) -> Result<Arc<dyn Store>> {
-        self.remove(node)?;
+        self.placements.settle(node);
+        for directory in &self.directories {
+            remove_folder(&tree_folder(directory, node))?;
+        }
         let folder = self.folder(node).unwrap_or_default();
         let store = self.hooked(self.factory.open(node, &folder)?);
         if let Some(directory) = self.directory(node) {
@@ -101,11 +105,10 @@ impl Stores {
 
     /// Removes what there is of a node that is none any more, and that nobody reads.
     pub(crate) fn remove(&self, node: NodeId) -> Result<()> {
-        let Some(folder) = self.folder(node).filter(|folder| folder.exists()) else {
-            return Ok(());
-        };
-        let removed = fs::remove_dir_all(&folder);
-        removed.map_err(|error| Error::io(format!("removing {}", folder.display()), &error))
+        match self.folder(node) {
+            Some(folder) => remove_folder(&folder),
+            None => Ok(()),
+        }
     }
 
     /// Opens the store that was left of a node.
@@ -129,22 +132,28 @@ impl Stores {
     }
 }
 
-/// In which directory each node lives.
-pub(super) fn placement(manifest: &Manifest) -> Placement {
-    let directories = manifest.directories.as_ref();
-    directories.map(Directories::placement).unwrap_or_default()
+fn remove_folder(folder: &Path) -> Result<()> {
+    if !folder.exists() {
+        return Ok(());
+    }
+    let removed = fs::remove_dir_all(folder);
+    removed.map_err(|error| Error::io(format!("removing {}", folder.display()), &error))
 }
 
 /// Readers of the journals.
 #[derive(Clone)]
 pub(crate) struct Readers {
     by_directory: Arc<[JournalReader]>,
-    placement: Placement,
+    placements: Arc<Placements>,
 }
 
 impl Readers {
     /// Readers that know what never happened.
-    pub(super) fn new(journals: &[Journal], manifest: &Manifest) -> Self {
+    pub(super) fn new(
+        journals: &[Journal],
+        manifest: &Manifest,
+        placements: &Arc<Placements>,
+    ) -> Self {
         let directories = manifest.directories.as_ref();
         let voids = directories.map(|directories| directories.voids.clone());
         let voids = Arc::new(voids.unwrap_or_default());
@@ -153,13 +162,13 @@ impl Readers {
             by_directory: readers
                 .map(|reader| reader.without(Arc::clone(&voids)))
                 .collect(),
-            placement: placement(manifest),
+            placements: Arc::clone(placements),
         }
     }
 
     /// The journal in which a node's commits are.
     pub(crate) fn of(&self, node: NodeId) -> &JournalReader {
-        &self.by_directory[usize::from(self.placement.of(node).0)]
+        &self.by_directory[usize::from(self.placements.of(node).0)]
     }
 }
 

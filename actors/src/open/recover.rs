@@ -9,11 +9,11 @@ use super::{
     places::{self, Places, check_placement},
     settings::{check_arcs, check_nodes, new_manifest},
 };
-use crate::{Builder, member::Member};
+use crate::{Builder, member::Member, placement::Placements};
 use mailring_engine::{
     Error, Result,
     directories::{
-        Stamp,
+        Directories, Stamp,
         recovery::{self, Place},
     },
     ids::{DirectoryNo, Incarnation, Lsn, NodeId},
@@ -48,6 +48,7 @@ pub(super) struct Recovered {
     /// By directory, as the places.
     pub(super) journals: Vec<Journal>,
     pub(super) places: Places,
+    pub(super) placements: Arc<Placements>,
     pub(super) last_lsn: Lsn,
     /// How long leases of an earlier opening may go on.
     pub(super) old_leases: Duration,
@@ -131,7 +132,9 @@ pub(super) fn recover(
         nodes: replayed,
         ..
     } = replay;
-    let opener = Stores::new(builder, &places, &manifest, now_ms, held_indexes);
+    let placement = manifest.directories.as_ref().map(Directories::placement);
+    let placements = Arc::new(Placements::new(placement.unwrap_or_default(), slots));
+    let opener = Stores::new(builder, &places, &placements, now_ms, held_indexes);
     let lives = replayed.iter().map(|node| node.incarnation).collect();
     let complete = replayed.iter().map(|node| node.complete).collect();
     let mut nodes = Vec::new();
@@ -182,6 +185,7 @@ pub(super) fn recover(
         nodes,
         journals,
         places,
+        placements,
         last_lsn,
         old_leases,
     })

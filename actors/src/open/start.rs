@@ -1,7 +1,7 @@
 //! From what was recovered to running actors and threads.
 
 use super::{
-    nodes::{Life, NodeActors, Readers, placement},
+    nodes::{Life, NodeActors, Readers},
     places::Places,
     recover::Recovered,
     threads::{Files, Threads},
@@ -37,6 +37,7 @@ use mailring_engine::{
     cache::RowCache,
     checkpoint::Checkpoint,
     coordinator::{Coordinator, CoordinatorOptions},
+    directories::Placement,
     disk::Disk,
     ids::{DirectoryNo, NodeId},
     journal::{Journal, frame_bytes},
@@ -85,6 +86,7 @@ pub(super) fn start(
         nodes,
         journals,
         places,
+        placements,
         last_lsn,
         old_leases,
     } = recovered;
@@ -128,6 +130,7 @@ pub(super) fn start(
             ring: Arc::clone(ring.ring()),
         },
         motion_due: clock::DueTick::default(),
+        placements: Arc::clone(&placements),
         stopping: AtomicBool::new(false),
         fault_hook: builder.fault_hook.clone(),
         read_only: OnceLock::new(),
@@ -158,14 +161,14 @@ pub(super) fn start(
         SequencerState {
             last_lsn,
             journals: journals.iter().map(journal_state).collect(),
-            placement: placement(&manifest),
+            placement: Placement::clone(&placements.now()),
             incarnations: lives.clone(),
             keyspaces,
             outcomes,
             ring: ring.clone(),
         },
     );
-    let readers = Readers::new(&journals, &manifest);
+    let readers = Readers::new(&journals, &manifest, &placements);
     let interval = match builder.durability {
         Durability::Interval(interval) => Some(interval),
         Durability::Always | Durability::None => None,

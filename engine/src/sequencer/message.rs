@@ -2,6 +2,7 @@
 
 use crate::{
     checkpoint::Catalogue,
+    directories::Placement,
     error::{Error, Result},
     ids::{
         DirectoryNo, Epoch, GroupNo, Incarnation, KeyspaceId, Lsn, NodeId, RequestId, Time, TxnId,
@@ -101,6 +102,8 @@ pub enum JournalMessage {
     /// From the mover: write this about the ring. Answered by [`JournalEffect::RingAnswer`]; if it was refused, nothing
     /// has changed.
     Ring(RingRequest),
+    /// From a handle, before nodes are added: where they will live, which the manifest says already.
+    Place(Placement),
     /// From the router: handles are routed by the ring of this epoch. May come twice.
     RingPublished {
         /// The epoch of the state that [`JournalEffect::PublishRing`] has brought.

@@ -266,6 +266,7 @@ impl Sequencer {
             JournalMessage::Watch(on) => self.watched = on,
             JournalMessage::LockLife { life } => self.lock_life(life, out),
             JournalMessage::Ring(request) => self.change_ring(now, request, out),
+            JournalMessage::Place(placement) => self.place(placement),
             JournalMessage::RingPublished { epoch } => self.ring_published(epoch, out),
         }
     }

@@ -38,7 +38,7 @@
 
 use super::{JournalEffect, NodeProgress, RingRequest, Sequencer, Waiting};
 use crate::{
-    directories::DirectorySet,
+    directories::{DirectorySet, Placement},
     error::{Error, Result},
     ids::{DirectoryNo, Epoch, Incarnation, Lsn, NodeId, RequestId, Time},
     journal::record::RecordBody,
@@ -126,6 +126,18 @@ impl Sequencer {
     ) {
         self.admit_in_line(now, Waiting::Ring(request), out);
         self.cut(out);
+    }
+
+    /// Nodes that are to come will live elsewhere than their numbers say. Those that there are stay.
+    pub(super) fn place(&mut self, placement: Placement) {
+        let known = self.nodes.len();
+        let before = &self.lines.placement;
+        assert_eq!(
+            (before.directories(), &before.list(known)[..known]),
+            (placement.directories(), &placement.list(known)[..known]),
+            "nodes stay where they are"
+        );
+        self.lines.placement = placement;
     }
 
     /// Writes a record, or gives the request back if it has to wait for room.
