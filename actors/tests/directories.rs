@@ -460,37 +460,47 @@ async fn a_full_disk_refuses_what_concerns_it_until_there_is_room() -> Result<()
     Ok(())
 }
 
-/// A crash may leave the second directory at any point of its making, and takes with it what was not forced.
+/// A crash may leave the second directory at any point of its making, and takes with it what was not forced; also where the
+/// first has data already.
 #[tokio::test]
 async fn a_creation_that_is_cut_short_anywhere_begins_again() -> Result<()> {
-    let mut deaths = 0;
-    for death in 0.. {
-        let disks = Disks::new();
-        let (home, second) = (SimulatedDisk::new(), SimulatedDisk::new());
-        let on = || {
-            let builder = disks.create().disk(Arc::new(home.clone()));
-            builder.disk_of(1, Arc::new(second.clone()))
-        };
-        let which = if death % 2 == 0 { &home } else { &second };
-        which.die_after(death / 2);
-        let died = on().open().await.is_err();
-        home.crash(Survivors::Seeded(death));
-        second.crash(Survivors::Seeded(death + 1));
-        let db = on().open().await?;
-        let ks = db.keyspace("ks").await?;
-        let keys = a_key_of_each(&db, &ks).await;
-        transfer(&db, &ks, &keys).await?;
-        drop((ks, db));
-        let db = on().open().await?;
-        let ks = db.keyspace("ks").await?;
-        assert_eq!(balance(&ks, &keys[1]).await?, 1);
-        assert!(has_tree(&disks.second(), 1), "it is where it was to be");
-        deaths += u32::from(died);
-        if !died && death > 20 {
-            break;
+    for has_data in [false, true] {
+        let mut deaths = 0;
+        for death in 0.. {
+            let disks = Disks::new();
+            let (home, second) = (SimulatedDisk::new(), SimulatedDisk::new());
+            let known = || disks.known().disk(Arc::new(home.clone()));
+            let both = || {
+                let builder = known().directory(disks.second());
+                builder.disk_of(1, Arc::new(second.clone()))
+            };
+            if has_data {
+                let ks = known().nodes(2).open().await?.keyspace("ks").await?;
+                ks.put("before", "v").await?;
+            }
+            let which = if death % 2 == 0 { &home } else { &second };
+            which.die_after(death / 2);
+            let died = both().nodes(2).open().await.is_err();
+            home.crash(Survivors::Seeded(death));
+            second.crash(Survivors::Seeded(death + 1));
+            let db = both().nodes(2).open().await?;
+            let ks = db.keyspace("ks").await?;
+            let keys = a_key_of_each(&db, &ks).await;
+            transfer(&db, &ks, &keys).await?;
+            drop((ks, db));
+            let db = both().open().await?;
+            let ks = db.keyspace("ks").await?;
+            assert_eq!(balance(&ks, &keys[1]).await?, 1);
+            assert_eq!(ks.get("before").await?.is_some(), has_data);
+            let in_second = has_tree(&disks.second(), 1);
+            assert_eq!(in_second, !has_data, "nodes stay where they are");
+            deaths += u32::from(died);
+            if !died && death > 20 {
+                break;
+            }
         }
+        assert!(deaths > 10, "{deaths} were cut short");
     }
-    assert!(deaths > 10, "{deaths} creations were cut short");
     Ok(())
 }
 
