@@ -135,8 +135,8 @@ impl Mailring {
     }
 
     /// Writes a consistent copy of everything visible now into `directory`, which must not exist or be empty, while
-    /// the engine serves. The copy is a directory like any other: open it with [`Mailring::builder`]. An in-memory engine
-    /// can be backed up as well.
+    /// the engine serves. The copy is a directory like any other: open it with [`Mailring::builder`]. It is
+    /// one, also of an engine that has several. An in-memory engine can be backed up as well.
     ///
     /// A backup that fails removes what it has written. Dropping the future lets it finish.
     ///
@@ -165,12 +165,13 @@ impl Mailring {
     }
 
     /// Checks a directory that no engine has open, trees and journal. Nothing of what it holds is changed; leftovers of
-    /// writes that were cut short may go. Blocks.
+    /// writes that were cut short may go. Blocks. Of an engine that has several directories the first one is named, and all
+    /// are checked, where they were last.
     ///
     /// # Errors
     ///
     /// The first thing found wrong: `CorruptTree`, `CorruptJournal`, `CorruptManifest`, `NewerFormat`, `Io`; or
-    /// `DirectoryInUse`.
+    /// `DirectoryInUse`, `DirectoryMissing`, `DirectoryBehind`.
     pub fn verify_directory(directory: impl AsRef<Path>) -> Result<Verification> {
         crate::verify::verify_offline(directory.as_ref())
     }

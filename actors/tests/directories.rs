@@ -357,6 +357,37 @@ async fn a_node_is_added_where_it_is_wanted() -> Result<()> {
     Ok(())
 }
 
+/// As the runbook says.
+#[tokio::test]
+async fn a_disk_that_is_about_to_go_is_emptied_and_its_folder_moved() -> Result<()> {
+    let disks = Disks::new();
+    let db = disks.create().nodes(4).open().await?;
+    let ks = db.keyspace("ks").await?;
+    for number in 0..200 {
+        ks.put(format!("pair-{number}"), number.to_string()).await?;
+    }
+    let nodes = db.nodes();
+    let leaving = nodes.list().into_iter();
+    let leaving = leaving.filter(|node| node.directory == DirectoryNo(1));
+    for old in leaving {
+        patiently(nodes.add_in(DirectoryNo(0), old.weight).await?.wait()).await?;
+        patiently(nodes.remove(old.node).await?.wait()).await?;
+    }
+    db.checkpoint().await?;
+    patiently(db.shutdown()).await?;
+    drop((ks, nodes, db));
+    // The folders of nodes that have left go at the next opening.
+    copy_directory(&disks.second(), &disks.third());
+    fs::remove_dir_all(disks.second()).unwrap();
+    let db = disks.known().directory(disks.third()).open().await?;
+    assert!(!has_tree(&disks.third(), 1) && !has_tree(&disks.third(), 3));
+    let ks = db.keyspace("ks").await?;
+    assert_eq!(ks.scan(..).count().await?, 200);
+    ks.put("after", "v").await?;
+    db.verify().await?;
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_node_that_restarts_reads_its_own_journal() -> Result<()> {
     let disks = Disks::new();

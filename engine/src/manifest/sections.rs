@@ -298,7 +298,13 @@ impl Manifest {
             voids: Voids::new(voids)?,
             stamp: Stamp { durable, forced },
         })
-        .filter(|directories| directories.stamp.forced.len() <= count);
+        .filter(|directories| {
+            // What is void was found at the end of what was durable.
+            let last = directories.voids.ranges().last();
+            let durable = directories.stamp.durable;
+            last.is_none_or(|(after, _)| *after <= durable)
+                && directories.stamp.forced.len() <= count
+        });
         self.directories.as_ref().map(|_| ())
     }
 

@@ -289,7 +289,8 @@ fn a_counter_that_could_not_be_counted_on_is_corrupt() {
 
 #[test]
 fn directories_that_can_not_be_are_corrupt() {
-    let broken: [fn(&mut Directories); 4] = [
+    let broken: [fn(&mut Directories); 5] = [
+        |it| it.stamp.durable = Lsn(1 << 29),
         |it| it.listed.clear(),
         |it| it.listed[0].is_made = false,
         |it| it.placement.push(DirectoryNo(2)),
