@@ -20,6 +20,7 @@ use rand::{Rng, rngs::StdRng};
 use std::{os::unix::process::ExitStatusExt, path::Path, process::Command};
 
 const ROUNDS: u64 = 40;
+const STRIPED_ROUNDS: u64 = 60;
 /// A disk that lies loses something within so many rounds.
 const LYING_ROUNDS: u64 = 10;
 /// The engine's directory in the folder. Its parent is missing, too.
@@ -87,6 +88,7 @@ fn what_was_acknowledged_before_a_loss_of_power_is_there_and_nothing_is_half_the
     rounds(
         "what_was_acknowledged_before_a_loss_of_power_is_there_and_nothing_is_half_there",
         open,
+        ROUNDS,
     );
 }
 
@@ -96,11 +98,12 @@ fn a_loss_of_power_leaves_two_directories_at_one_point() {
     rounds(
         "a_loss_of_power_leaves_two_directories_at_one_point",
         open_striped,
+        STRIPED_ROUNDS,
     );
 }
 
 /// Rounds of `test`, each of which kills a child, takes its power and looks at what is left.
-fn rounds(test: &str, open: fn(&Path) -> Result<Mailring>) {
+fn rounds(test: &str, open: fn(&Path) -> Result<Mailring>, rounds: u64) {
     if live_in_if_child(open) {
         return;
     }
@@ -110,10 +113,10 @@ fn rounds(test: &str, open: fn(&Path) -> Result<Mailring>) {
     let mut medium = Medium::new(&shim, place.path());
     let mut acknowledged = Acknowledged::default();
     for round in 1.. {
-        if round > ROUNDS && acknowledged.is_of_every_kind() {
+        if round > rounds && acknowledged.is_of_every_kind() {
             break;
         }
-        assert!(round <= 10 * ROUNDS, "the children hardly write");
+        assert!(round <= 10 * rounds, "the children hardly write");
         let mut child = child(test, &medium.root().join(ENGINE), round);
         let death = Death::random(&mut random);
         run(&mut child, &medium, &death, &mut acknowledged);
