@@ -14,6 +14,10 @@
 //! replayed twice comes to the same. That is written before the folders are exchanged, so a crash in between leaves the damaged
 //! tree, or the one that was restored, with an LSN that is right for it.
 //!
+//! Where there are several directories, the node's tree is in its own, and their journals together are never read from an LSN
+//! below that of the last opening: what is void there is forgotten. So there the backup must not be older than the tree that
+//! is replaced.
+//!
 //! The ring must be the same at `b` and now, and no change may be under way: else the backup has keys that are another node's, or
 //! lacks some. The damaged tree is kept beside.
 //!
@@ -21,15 +25,18 @@
 //!
 //! A backup does not say of which engine it is: its ring, arc by arc, and the names of its keyspaces are compared.
 
-use crate::directory::{has_manifest, lock, tree_folder};
+use crate::{
+    Builder, builder,
+    directory::{has_manifest, lock, tree_folder},
+    open::Places,
+    verify::read_journals,
+};
 use mailring_engine::{
     Error, Result,
-    disk::DirectoryDisk,
+    directories::{Directories, recovery},
+    disk::{DirectoryDisk, Disk},
     ids::{Lsn, NodeId},
-    journal::{
-        self,
-        record::{Record, RecordBody},
-    },
+    journal::record::{Record, RecordBody},
     manifest::Manifest,
     ring_state::RingState,
     store::{
@@ -41,6 +48,7 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 /// What a restoring may lose.
@@ -69,10 +77,13 @@ pub struct Restored {
 /// A directory that nobody has open.
 struct Place {
     path: PathBuf,
-    disk: DirectoryDisk,
+    disk: Arc<dyn Disk>,
     manifest: Manifest,
     ring: RingState,
-    first_lsn: Lsn,
+    /// All directories, and their locks.
+    places: Places,
+    /// From here on all can be replayed; none if nothing below what is complete can be.
+    first_lsn: Option<Lsn>,
     last_lsn: Lsn,
     _lock: File,
 }
@@ -88,24 +99,43 @@ impl Place {
         let lock = lock(path)?;
         let disk = DirectoryDisk::new(path)
             .map_err(|error| Error::io(format!("opening {}", path.display()), &error))?;
-        let manifest = Manifest::load(&disk)?.ok_or_else(missing)?;
-        let mut ring = manifest.ring(&disk)?;
+        let disk: Arc<dyn Disk> = Arc::new(disk);
+        let manifest = Manifest::load(&*disk)?.ok_or_else(missing)?;
+        let home = recovery::Place {
+            disk: Arc::clone(&disk),
+            path: path.to_owned(),
+        };
+        let builder = Builder::new(builder::Place::Directory(path.to_owned()));
+        let places = Places::find(&builder, home, &manifest)?;
+        let mut ring = manifest.ring(&*disk)?;
         let mut visit = |record: Record| match record.body {
             RecordBody::Ring(change) if record.lsn > manifest.last_lsn => {
                 ring.apply(record.lsn, &change)
             }
             _ => Ok(()),
         };
-        let report = journal::verify_records(&disk, &mut visit)?;
+        let read = read_journals(&places, &manifest, &mut visit)?;
         Ok(Self {
             path: path.to_owned(),
             disk,
-            first_lsn: report.first_lsn,
-            last_lsn: report.last_lsn.max(manifest.last_lsn),
+            first_lsn: read.first_lsn,
+            last_lsn: read.last_lsn.max(manifest.last_lsn),
             manifest,
             ring,
+            places,
             _lock: lock,
         })
+    }
+
+    /// The directory in which a node lives.
+    fn directory_of(&self, node: NodeId) -> Result<&Path> {
+        let directories = self.manifest.directories.as_ref();
+        let placement = directories.map(Directories::placement).unwrap_or_default();
+        let place = self.places.found.get(usize::from(placement.of(node).0));
+        let place = place.ok_or_else(|| Error::NoEngine {
+            path: self.path.clone(),
+        })?;
+        Ok(&place.path)
     }
 }
 
@@ -122,14 +152,16 @@ pub(crate) fn restore_node(
     let backup_lsn = copy.manifest.last_lsn;
     let slot = usize::from(node.0);
     let complete = place.manifest.progress[slot].complete;
-    let is_whole = backup_lsn >= complete || place.first_lsn <= backup_lsn.next();
+    let reaches_back = |first: Lsn| first <= backup_lsn.next();
+    let is_whole = backup_lsn >= complete || place.first_lsn.is_some_and(reaches_back);
     if !is_whole && loss == RestoreLoss::Refuse {
         return refuse(
             "the journal does not reach back to it any more, so what the node has committed in between would be lost; take a \
              newer backup, restore the whole directory, or accept the loss (RestoreLoss::Accept)",
         );
     }
-    let folder = tree_folder(directory, node);
+    let directory = place.directory_of(node)?.to_owned();
+    let folder = tree_folder(&directory, node);
     let fresh = sibling(&folder, "restored");
     let io = |what: &str, path: &Path, error: &io::Error| {
         Error::io(format!("{what} {}", path.display()), error)
@@ -138,10 +170,10 @@ pub(crate) fn restore_node(
         // Of an attempt that was cut short.
         fs::remove_dir_all(&fresh).map_err(|error| io("removing", &fresh, &error))?;
     }
-    let from = tree_folder(backup, node);
+    let from = tree_folder(copy.directory_of(node)?, node);
     copy_forced(&from, &fresh).map_err(|error| io("copying", &from, &error))?;
     let factory = LsmFactory::new(LsmOptions::new(8 << 20, 64));
-    let keyspaces = copy.manifest.keyspaces(&copy.disk)?;
+    let keyspaces = copy.manifest.keyspaces(&*copy.disk)?;
     let (manifest, ring) = (&copy.manifest, &copy.ring);
     let store = open_left(&factory, manifest, ring, &keyspaces, node, &fresh)?;
     let keys = store.verify()?;
@@ -154,14 +186,14 @@ pub(crate) fn restore_node(
     place.manifest.progress[slot].complete = replayed_after;
     // Its version is another one's, and older.
     place.manifest.trees.remove(&node);
-    place.manifest.save(&place.disk)?;
+    place.manifest.save(&*place.disk)?;
     let damaged = free_name(&folder);
     if folder.exists() {
         fs::rename(&folder, &damaged).map_err(|error| io("renaming", &folder, &error))?;
     }
     fs::rename(&fresh, &folder).map_err(|error| io("renaming", &fresh, &error))?;
-    let force = File::open(&place.path).and_then(|directory| directory.sync_all());
-    force.map_err(|error| io("forcing", &place.path, &error))?;
+    let force = File::open(&directory).and_then(|directory| directory.sync_all());
+    force.map_err(|error| io("forcing", &directory, &error))?;
     tracing::info!(%node, %backup_lsn, %replayed_after, keys, "a node was restored");
     Ok(Restored {
         backup_lsn,

@@ -109,16 +109,7 @@ pub(crate) fn verify_offline(directory: &Path) -> Result<Verification> {
         }
         _ => Ok(()),
     };
-    let (last_lsn, journal_records) = match &manifest.directories {
-        None => {
-            let report = journal::verify_records(&*disk, &mut visit)?;
-            (report.last_lsn, report.records)
-        }
-        Some(directories) => {
-            let (durable, after) = (manifest.last_lsn, needed_after(&manifest, &*disk)?);
-            recovery::verify(&places.found, directories, durable, after, &mut visit)?
-        }
-    };
+    let journals = read_journals(&places, &manifest, &mut visit)?;
     let directories = manifest.directories.as_ref();
     let placement = directories.map(Directories::placement).unwrap_or_default();
     let factory = LsmFactory::new(LsmOptions::new(8 << 20, 64));
@@ -135,10 +126,43 @@ pub(crate) fn verify_offline(directory: &Path) -> Result<Verification> {
         keys += verify_places(&*store, &ring, &keyspaces, node, &folder)?;
     }
     Ok(Verification {
-        lsn: last_lsn.max(manifest.last_lsn),
+        lsn: journals.last_lsn.max(manifest.last_lsn),
         tree_keys,
         keys,
-        journal_records,
+        journal_records: journals.records,
+    })
+}
+
+/// What the journals of directories hold that nobody has open.
+pub(crate) struct Journals {
+    /// The first LSN that is there, or will be, where one journal has all of them.
+    pub(crate) first_lsn: Option<Lsn>,
+    pub(crate) last_lsn: Lsn,
+    records: u64,
+}
+
+/// Checks all journals; `visit` gets what happened, at least what is not in the trees.
+pub(crate) fn read_journals(
+    places: &Places,
+    manifest: &Manifest,
+    visit: &mut dyn FnMut(Record) -> Result<()>,
+) -> Result<Journals> {
+    let home = &*places.found[0].disk;
+    let Some(directories) = &manifest.directories else {
+        let report = journal::verify_records(home, visit)?;
+        return Ok(Journals {
+            first_lsn: Some(report.first_lsn),
+            last_lsn: report.last_lsn,
+            records: report.records,
+        });
+    };
+    let (durable, after) = (manifest.last_lsn, needed_after(manifest, home)?);
+    let verified = recovery::verify(&places.found, directories, durable, after, visit)?;
+    let (last_lsn, records) = verified;
+    Ok(Journals {
+        first_lsn: None,
+        last_lsn,
+        records,
     })
 }
 

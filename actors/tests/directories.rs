@@ -6,8 +6,8 @@ use common::{
     Ledger, Trap, check, copy_directory, keys_of, load, patiently, tuned, until, until_idle,
 };
 use mailring::{
-    Builder, ChangeEnd, Durability, Error, Keyspace, Mailring, NodeId, Result, Transaction,
-    TxnOutcome,
+    Builder, ChangeEnd, Durability, Error, Keyspace, Mailring, NodeId, RestoreLoss, Result,
+    Transaction, TxnOutcome,
 };
 use mailring_engine::{
     disk::{SimulatedDisk, Survivors},
@@ -580,6 +580,51 @@ async fn a_backup_is_one_directory() -> Result<()> {
         .await?;
     let ks = copy.keyspace("ks").await?;
     assert_eq!(balance(&ks, &keys[1]).await?, 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_node_is_restored_alone_where_it_lives() -> Result<()> {
+    let disks = Disks::new();
+    let db = disks.create().open().await?;
+    let ks = db.keyspace("ks").await?;
+    let keys = a_key_of_each(&db, &ks).await;
+    transfer(&db, &ks, &keys).await?;
+    db.checkpoint().await?;
+    let old = disks.root.path().join("old");
+    db.backup(&old).await?;
+    transfer(&db, &ks, &keys).await?;
+    db.checkpoint().await?;
+    db.backup(disks.third()).await?;
+    transfer(&db, &ks, &keys).await?;
+    drop((ks, db));
+    fs::remove_dir_all(disks.second().join("node-001")).unwrap();
+    let db = disks.known().open().await?;
+    let ks = db.keyspace("ks").await?;
+    assert!(matches!(
+        ks.get(&keys[1]).await,
+        Err(Error::CorruptTree { .. })
+    ));
+    assert_eq!(balance(&ks, &keys[0]).await?, -3, "the other node serves");
+    drop((ks, db));
+    let restore = |backup: &Path| {
+        Mailring::restore_node(disks.home(), NodeId(1), backup, RestoreLoss::Refuse)
+    };
+    let refused = restore(&old);
+    assert!(
+        matches!(refused, Err(Error::InvalidOption { .. })),
+        "{refused:?}"
+    );
+    let restored = restore(&disks.third())?;
+    assert!(
+        restored
+            .damaged
+            .starts_with(fs::canonicalize(disks.second()).unwrap())
+    );
+    let db = disks.known().open().await?;
+    let ks = db.keyspace("ks").await?;
+    assert_eq!(balance(&ks, &keys[1]).await?, 3);
+    db.verify().await?;
     Ok(())
 }
 

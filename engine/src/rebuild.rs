@@ -90,6 +90,7 @@ mod tests {
         let options = JournalOptions {
             segment_bytes: 1 << 20,
             salt: 1,
+            ..JournalOptions::default()
         };
         let disk = Arc::new(MemoryDisk::new());
         let mut journal = Journal::create(disk, options, Lsn(0)).expect("memory writes");

@@ -580,12 +580,15 @@ fn a_change_of_an_earlier_opening_tells_nothing_of_when_it_began() {
         },
         SequencerState {
             last_lsn: Lsn(1),
-            last_group: GroupNo(0),
+            journals: vec![JournalState {
+                last_group: GroupNo(0),
+                room: ROOM,
+            }],
+            placement: Placement::default(),
             incarnations: vec![LIFE; 3],
             keyspaces: Keyspaces::new(),
             outcomes: Outcomes::default(),
             ring: RingState::clone(&after(&[began()])),
-            room: ROOM,
         },
     );
     tell(&mut journal, down(A));
@@ -616,7 +619,10 @@ fn nothing_of_a_node_that_was_given_up_gets_an_lsn_any_more() {
         []
     );
     tell(&mut journal, down(A));
-    let out = tell(&mut journal, JournalMessage::Spare(Ok(SEGMENT)));
+    let out = tell(
+        &mut journal,
+        JournalMessage::Spare(DirectoryNo::HOME, Ok(SEGMENT)),
+    );
     let down = Verdict::Refused(Error::NodeDown { node: A });
     assert_eq!(out[0], resolve(B, 1, Ok(Lsn(1))), "what stood behind");
     assert_eq!(out[1], decided(1, down));
