@@ -57,6 +57,51 @@ async fn nodes_come_grow_are_replaced_and_go_and_every_key_stays() -> Result<()>
     Ok(())
 }
 
+/// A file of the largest tree.
+fn damage(tables: &Path) {
+    let files = fs::read_dir(tables)
+        .unwrap()
+        .map(|file| file.unwrap().path());
+    let largest = files.max_by_key(|file| file.metadata().unwrap().len());
+    let largest = largest.expect("the tree has a table");
+    fs::write(&largest, b"no table").unwrap();
+}
+
+#[tokio::test]
+async fn a_node_whose_tree_is_damaged_is_restored_alone() -> Result<()> {
+    let parent = tempfile::tempdir().unwrap();
+    let (directory, copy) = (parent.path().join("db"), parent.path().join("copy"));
+    fill(&directory).await?;
+    let (db, copied) = (directory.to_str().unwrap(), copy.to_str().unwrap());
+    said(&["backup", db, copied]);
+    damage(&directory.join("node-001/tables"));
+    assert!(said(&["list", db]).contains("Isolated"));
+    assert!(said(&["restore-node", db, "1", copied]).contains("keys are back"));
+    assert!(!said(&["list", db]).contains("Isolated"));
+    assert_eq!(count(&directory).await?, u64::from(KEYS));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_second_disk_takes_nodes_and_may_move() -> Result<()> {
+    let parent = tempfile::tempdir().unwrap();
+    let [directory, other, moved] = ["db", "other", "moved"].map(|name| parent.path().join(name));
+    fill(&directory).await?;
+    let db = directory.to_str().unwrap();
+    let attached = said(&["attach", db, other.to_str().unwrap()]);
+    assert_eq!(attached.matches("in directory 0").count(), 3, "{attached}");
+    let added = said(&["add", db, "--directory-number", "1"]);
+    assert!(added.contains("in directory 1"), "{added}");
+    fs::rename(&other, &moved).unwrap();
+    let missing = keeper(&["list", db]);
+    let words = String::from_utf8(missing.stderr).unwrap();
+    assert!(words.contains(other.to_str().unwrap()), "{words}");
+    said(&["attach", db, moved.to_str().unwrap()]);
+    assert!(said(&["list", db]).contains("in directory 1"));
+    assert_eq!(count(&directory).await?, u64::from(KEYS));
+    Ok(())
+}
+
 #[tokio::test]
 async fn what_can_not_be_done_is_said_and_changes_nothing() -> Result<()> {
     let parent = tempfile::tempdir().unwrap();

@@ -419,4 +419,17 @@ fn each_section_has_these_bytes() {
     ];
     let expected = expected.map(|(kind, contents)| (kind, contents.to_vec()));
     assert_eq!(split(&manifest.encode_sections()), expected);
+    let with_directories = split(&several().encode_sections());
+    let directories = with_directories.iter().find(|(kind, _)| *kind == 9);
+    let expected = [
+        &[0xef, 0xcd, 0xab, 0x89, 0x67, 0x45, 0x23, 0x01][..],
+        &[2, 1, 0, 0, 7],
+        "/mnt/ü".as_bytes(),
+        &[2, 1, 0],
+        &[2, 3, 5],
+        &[0x80, 0x80, 0x80, 0x80, 4, 0x80, 0x80, 0x80, 0x80, 8],
+        &[0x80, 0x80, 0x80, 0x80, 0x80, 64],
+        &[2, 0xbc, 5, 0],
+    ];
+    assert_eq!(directories, Some(&(9, expected.concat())));
 }

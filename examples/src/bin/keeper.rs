@@ -3,7 +3,7 @@
 //! ```text
 //! keeper list DIR                    keeper add DIR --weight 1         keeper verify DIR
 //! keeper remove DIR 1                keeper weigh DIR 0 2              keeper backup DIR COPY
-//! keeper replace DIR 1
+//! keeper replace DIR 1               keeper attach DIR OTHER           keeper restore-node DIR 1 COPY
 //! ```
 //!
 //! A directory is opened by one process at a time: a service that runs does the same by the calls that the runbook shows. A
@@ -15,7 +15,9 @@
 //! 0: done. 1: something failed, and the last line says what. 2: wrong use.
 
 use clap::{Parser, Subcommand};
-use mailring::{Change, ChangeEnd, Error, Mailring, NodeId, Result};
+use mailring::{
+    Builder, Change, ChangeEnd, DirectoryNo, Error, Mailring, NodeId, RestoreLoss, Result,
+};
 use std::{path::PathBuf, process::ExitCode};
 
 /// Looks after the nodes of a directory that no service has open.
@@ -36,6 +38,9 @@ enum Command {
         /// Its weight; its share is that of its weight among all.
         #[arg(long, default_value_t = 1)]
         weight: u32,
+        /// The number of the directory in which it shall live, if there are several; in turn by default.
+        #[arg(long)]
+        directory_number: Option<u8>,
     },
     /// Removes a node.
     Remove { directory: PathBuf, node: u16 },
@@ -51,11 +56,26 @@ enum Command {
     Verify { directory: PathBuf },
     /// Writes a copy, which can be opened like any directory.
     Backup { directory: PathBuf, copy: PathBuf },
+    /// Names one more directory of the engine, on another disk, say, or one that has moved.
+    Attach { directory: PathBuf, other: PathBuf },
+    /// Puts the tree of one node from a backup in the place of one that can't be read.
+    RestoreNode {
+        directory: PathBuf,
+        node: u16,
+        backup: PathBuf,
+        /// Accept that the node lacks what it has committed since the backup, where the journal does not reach back so far.
+        #[arg(long)]
+        accept_loss: bool,
+    },
 }
 
 /// Opens what is there; a path that is mistyped makes no new engine.
 async fn open(directory: &PathBuf) -> Result<Mailring> {
-    let db = Mailring::builder(directory).create(false).open().await?;
+    open_with(Mailring::builder(directory)).await
+}
+
+async fn open_with(builder: Builder) -> Result<Mailring> {
+    let db = builder.create(false).open().await?;
     if let Some(change) = db.nodes().change() {
         println!("a change that was under way goes on");
         follow(change).await?;
@@ -87,9 +107,10 @@ async fn follow(mut change: Change) -> Result<()> {
 
 fn list(db: &Mailring) {
     for node in db.nodes().list() {
+        let (arcs, keys, bytes) = (node.arcs, node.approximate_keys, node.bytes);
         println!(
-            "node {}: weight {}, {} arcs, about {} keys, {} bytes, {:?}",
-            node.node, node.weight, node.arcs, node.approximate_keys, node.bytes, node.state
+            "node {}: weight {}, {arcs} arcs, about {keys} keys, {bytes} bytes, in directory {}, {:?}",
+            node.node, node.weight, node.directory, node.state
         );
     }
 }
@@ -102,11 +123,37 @@ async fn run(command: Command) -> Result<()> {
             println!("{keys} keys and {records} records of the journal are as they were written");
             return Ok(());
         }
+        Command::RestoreNode {
+            directory,
+            node,
+            backup,
+            accept_loss,
+        } => {
+            let loss = match accept_loss {
+                true => RestoreLoss::Accept,
+                false => RestoreLoss::Refuse,
+            };
+            let restored = Mailring::restore_node(directory, NodeId(node), backup, loss)?;
+            let (keys, damaged) = (restored.keys, restored.damaged.display());
+            println!("{keys} keys are back; the tree that was there is in {damaged}");
+            return Ok(());
+        }
         Command::List { directory } => open(&directory).await?,
-        Command::Add { directory, weight } => {
+        Command::Attach { directory, other } => {
+            open_with(Mailring::builder(directory).directory(other)).await?
+        }
+        Command::Add {
+            directory,
+            weight,
+            directory_number,
+        } => {
             let db = open(&directory).await?;
             println!("{} bytes will move", db.nodes().plan_add(weight)?.bytes);
-            follow(db.nodes().add(weight).await?).await?;
+            let change = match directory_number {
+                Some(number) => db.nodes().add_in(DirectoryNo(number), weight).await?,
+                None => db.nodes().add(weight).await?,
+            };
+            follow(change).await?;
             db
         }
         Command::Remove { directory, node } => {
