@@ -94,9 +94,7 @@ impl Engine {
     pub(crate) fn check_writable(&self) -> Result<()> {
         self.check_open()?;
         match self.switchboard.read_only.get() {
-            Some(error) => Err(Error::ReadOnly {
-                reason: error.to_string(),
-            }),
+            Some(error) => Err(error.as_read_only()),
             None => Ok(()),
         }
     }
@@ -202,9 +200,7 @@ impl Engine {
     fn gone(&self, who: &str) -> Error {
         match self.switchboard.read_only.get() {
             _ if self.closed.load(Ordering::Acquire) => Error::Closed,
-            Some(error) => Error::ReadOnly {
-                reason: error.to_string(),
-            },
+            Some(error) => error.as_read_only(),
             None => lost(who),
         }
     }

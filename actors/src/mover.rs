@@ -308,9 +308,7 @@ impl<'a> Progress<'a> {
             return Err(Error::Closed);
         }
         match self.board.read_only.get() {
-            Some(error) => Err(Error::ReadOnly {
-                reason: error.to_string(),
-            }),
+            Some(error) => Err(error.as_read_only()),
             None => Ok(()),
         }
     }

@@ -246,7 +246,7 @@ impl Checkpoint {
             self.queued.append(&mut self.serving);
         }
         for request in self.queued.drain(..) {
-            out.push(CheckpointEffect::Answer(request, Err(read_only(error))));
+            out.push(CheckpointEffect::Answer(request, Err(error.as_read_only())));
         }
     }
 
@@ -256,7 +256,7 @@ impl Checkpoint {
         }
         if let Some(error) = &self.failure {
             for request in self.queued.drain(..) {
-                out.push(CheckpointEffect::Answer(request, Err(read_only(error))));
+                out.push(CheckpointEffect::Answer(request, Err(error.as_read_only())));
             }
             return;
         }
@@ -391,12 +391,6 @@ impl Checkpoint {
         }
         self.phase = Phase::Idle;
         self.begin(out);
-    }
-}
-
-fn read_only(error: &Error) -> Error {
-    Error::ReadOnly {
-        reason: error.to_string(),
     }
 }
 

@@ -163,7 +163,7 @@ fn a_read_only_engine_answers_whoever_waits_for_a_mark() {
     tell(&mut machine, Request(RequestId(2)));
     let mut out = Vec::new();
     machine.fail(&error(), &mut out);
-    let refused = || Err(read_only(&error()));
+    let refused = || Err(error().as_read_only());
     let answers = [2, 1].map(|request| Answer(RequestId(request), refused()));
     assert_eq!(out, answers);
     assert_eq!(tell(&mut machine, frozen(A, true)), []);

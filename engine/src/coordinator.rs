@@ -293,8 +293,7 @@ impl Coordinator {
     /// Begins a transaction; the LSN is the answer to one that has nothing to commit.
     fn begin(&mut self, now: Time, mut commit: Commit) -> Result<Option<Lsn>> {
         if let Some(error) = &self.read_only {
-            let reason = error.to_string();
-            return Err(Error::ReadOnly { reason });
+            return Err(error.as_read_only());
         }
         if commit.deadline <= now {
             return Err(Error::DeadlineExceeded);
@@ -465,16 +464,18 @@ impl Coordinator {
     }
 
     fn turn_read_only(&mut self, error: Error, out: &mut Vec<CoordinatorEffect>) {
-        let reason = error.to_string();
+        let (reason, refusal) = (error.to_string(), error.as_read_only());
         self.read_only = Some(error);
         let txns: Vec<_> = self.running.keys().copied().collect();
         for txn in txns {
-            let reason = reason.clone();
             match self.running[&txn].phase {
                 Phase::Preparing { .. } => {
-                    self.roll_back(txn, None, Error::ReadOnly { reason }, out);
+                    self.roll_back(txn, None, refusal.clone(), out);
                 }
-                Phase::Deciding => self.finish(txn, Err(Error::Unknown { reason }), out),
+                Phase::Deciding => {
+                    let reason = reason.clone();
+                    self.finish(txn, Err(Error::Unknown { reason }), out);
+                }
             }
         }
     }

@@ -395,6 +395,17 @@ impl Error {
         }
     }
 
+    /// What is answered once this has stopped all writing: it stays the reason, and is named once.
+    #[must_use]
+    pub fn as_read_only(&self) -> Self {
+        match self {
+            Self::ReadOnly { .. } => self.clone(),
+            first => Self::ReadOnly {
+                reason: first.to_string(),
+            },
+        }
+    }
+
     /// Whether the operation was certainly not applied, and can succeed when it is done again: mostly by the same call. Not
     /// so by the commit of a transaction that has ended with this, which is begun again (`Conflict`, `Aborted`), nor by an
     /// upgrade that would be a `Deadlock` again, unless its guard is released first.

@@ -240,3 +240,12 @@ fn each_variant_has_its_row() {
         assert!(has_row, "{name} has no row");
     }
 }
+
+#[test]
+fn what_made_the_engine_read_only_is_named_once() {
+    let first = Error::DirectoryInUse { path: "db".into() };
+    let once = first.as_read_only();
+    let reason = first.to_string();
+    assert_eq!(once, Error::ReadOnly { reason });
+    assert_eq!(once.as_read_only(), once);
+}

@@ -8,7 +8,6 @@ use super::{
     clean::Cleaning,
     message::{Ending, Job, MotionEffect, Moved, Progress, Step},
     plan::Plan,
-    read_only,
     source::Passage,
 };
 use crate::{
@@ -426,7 +425,7 @@ impl Course {
         self.interrupt(out);
         self.last_failure = Some(error.clone());
         self.show(ground, Step::Halted, out);
-        let answer = Err(read_only(error));
+        let answer = Err(error.as_read_only());
         self.answer(&answer, &answer, out);
     }
 

@@ -271,7 +271,7 @@ impl Motion {
 
     fn start(&mut self, request: RequestId, intent: Intent, held: &[(NodeId, u64)]) -> Result<()> {
         if let Some(error) = &self.failure {
-            return Err(read_only(error));
+            return Err(error.as_read_only());
         }
         if self.course.is_some() || self.ground.ring.running().is_some() {
             let reason = "a change is under way already; wait for its end, or cancel it";
@@ -345,11 +345,5 @@ impl Motion {
             course.halt(&self.ground, &error, out);
         }
         self.failure.get_or_insert(error);
-    }
-}
-
-fn read_only(error: &Error) -> Error {
-    Error::ReadOnly {
-        reason: error.to_string(),
     }
 }

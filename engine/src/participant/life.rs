@@ -134,12 +134,7 @@ impl Participant {
     }
 
     pub(super) fn read_only(&mut self, error: &Error, out: &mut Vec<NodeEffect>) {
-        self.refuse_staged(
-            &Error::ReadOnly {
-                reason: error.to_string(),
-            },
-            out,
-        );
+        self.refuse_staged(&error.as_read_only(), out);
         self.resolved = 0;
         for entry in std::mem::take(&mut self.in_flight) {
             let error = Error::Unknown {
@@ -148,17 +143,13 @@ impl Participant {
             out.push(NodeEffect::Answer(entry.id, Err(error)));
         }
         for Request { id, .. } in self.give_up_transactions() {
-            let error = Error::ReadOnly {
-                reason: error.to_string(),
-            };
+            let error = error.as_read_only();
             out.push(NodeEffect::Answer(id, Err(error)));
         }
         match std::mem::replace(&mut self.phase, Phase::ReadOnly(error.clone())) {
             Phase::Recovering { stash } => {
                 for Request { id, .. } in stash {
-                    let error = Error::ReadOnly {
-                        reason: error.to_string(),
-                    };
+                    let error = error.as_read_only();
                     out.push(NodeEffect::Answer(id, Err(error)));
                 }
             }

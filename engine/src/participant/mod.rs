@@ -266,9 +266,7 @@ impl Participant {
             Phase::Recovering { .. } => Error::Overloaded {
                 what: "the queue of a restarting node",
             },
-            Phase::ReadOnly(error) => Error::ReadOnly {
-                reason: error.to_string(),
-            },
+            Phase::ReadOnly(error) => error.as_read_only(),
             Phase::Down => self.table.why_down(),
         };
         out.push(NodeEffect::Answer(id, Err(refusal)));

@@ -120,8 +120,7 @@ impl Participant {
             Phase::Serving => {}
             Phase::Recovering { .. } => return Err(Error::NodeRestarted { node }),
             Phase::ReadOnly(error) => {
-                let reason = error.to_string();
-                return Err(Error::ReadOnly { reason });
+                return Err(error.as_read_only());
             }
             Phase::Down => return Err(self.table.why_down()),
         }

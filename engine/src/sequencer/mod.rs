@@ -496,9 +496,7 @@ impl Sequencer {
 
     /// Whether a refusal is all there is to be had: nothing becomes durable any more.
     fn read_only(&self) -> Option<Error> {
-        self.failure.as_ref().map(|error| Error::ReadOnly {
-            reason: error.to_string(),
-        })
+        self.failure.as_ref().map(|error| error.as_read_only())
     }
 
     /// What the largest group needs that will have to fit into the next segment of a directory.
@@ -611,9 +609,7 @@ impl Sequencer {
         self.changes.clear();
         self.waiting_in = 0;
         for waiting in std::mem::take(&mut self.waiting) {
-            let error = Error::ReadOnly {
-                reason: error.to_string(),
-            };
+            let error = error.as_read_only();
             match waiting {
                 Waiting::Append(append) if !self.is_void(&append) => {
                     self.refuse(&append, error, out);

@@ -263,7 +263,7 @@ fn a_read_only_engine_halts_the_change_and_refuses_others() {
     bench.recorded(10);
     bench.held();
     let error = disk_full();
-    let answer = format!("answer 900: {}", read_only(&error));
+    let answer = format!("answer 900: {}", error.as_read_only());
     assert_eq!(
         bench.tell(MotionMessage::ReadOnly(error)),
         ["stop", "show Halted of 0", &answer]
@@ -281,7 +281,7 @@ fn an_answer_that_leaves_open_what_is_written_halts_the_change() {
     let unknown = Error::Unknown {
         reason: "a test".into(),
     };
-    let answer = format!("answer 900: {}", read_only(&unknown));
+    let answer = format!("answer 900: {}", unknown.as_read_only());
     // The joining node stays: its beginning may be in the journal.
     assert_eq!(bench.refused(unknown), ["show Halted", &answer]);
 }
