@@ -150,6 +150,13 @@ impl JournalFile {
             .give_up(reason)
     }
 
+    /// The last group; none where nobody can tell any more.
+    pub(crate) fn last_group(&self) -> GroupNo {
+        let open = self.lock();
+        open.as_ref()
+            .map_or(GroupNo(0), |open| open.journal.last_group())
+    }
+
     /// Forces and seals the journal. Called once everybody who writes has stopped.
     pub(crate) fn close(&self) -> Result<()> {
         match self.lock().take() {

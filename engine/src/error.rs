@@ -7,7 +7,7 @@
 //! it, or repeat only what is idempotent.
 
 use crate::{
-    ids::{DirectoryNo, GroupNo, Lsn, NodeId, TxnId},
+    ids::{DirectoryNo, Lsn, NodeId, TxnId},
     locks::{FencingToken, Resource, WaitsFor},
     value::printable,
 };
@@ -210,17 +210,15 @@ pub enum Error {
     },
     /// A directory of the engine has less than it had.
     #[error(
-        "directory {directory} of the engine, {path}, is an older copy or has lost data: its journal ends at group {found}, but went to {forced}; restore it, or all directories from a backup. Nothing was changed"
+        "directory {directory} of the engine, {path}, is an older copy or has lost data: {reason}; restore it, or all directories from a backup. Nothing was changed"
     )]
     DirectoryBehind {
         /// The directory's number.
         directory: DirectoryNo,
         /// Where it is.
         path: PathBuf,
-        /// The last group of its journal.
-        found: GroupNo,
-        /// A group that it had.
-        forced: GroupNo,
+        /// What it should have.
+        reason: String,
     },
     /// There is no engine, and none was to be created.
     #[error("there is no engine in {path}; check the path, or open it with `create(true)`")]

@@ -149,8 +149,7 @@ fn not_to_be_repeated() -> Vec<Error> {
         Error::DirectoryBehind {
             directory: DirectoryNo(1),
             path: path(),
-            found: GroupNo(1),
-            forced: GroupNo(2),
+            reason: String::new(),
         },
         Error::NewerFormat {
             file: path(),

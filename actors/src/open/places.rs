@@ -57,6 +57,7 @@ impl Places {
             places.locks.push(lock(&path)?);
             places.found.push(Place { disk, path });
         }
+        places.check_opening(directories, manifest.openings)?;
         // Those that were not made yet come before others that are new, where the builder wants them now.
         let unmade = directories.listed.iter().skip(places.found.len());
         let unmade: Vec<_> = unmade.map(|listed| PathBuf::from(&listed.path)).collect();
@@ -116,6 +117,32 @@ impl Places {
             Some(_) => Err(missing("a directory of another engine is there")),
             None => Err(missing("the folder there is not that of an engine")),
         }
+    }
+
+    /// Compares the openings that each directory knows of with those of the manifest.
+    fn check_opening(&self, directories: &Directories, openings: u64) -> Result<()> {
+        for (number, place) in (0..).map(DirectoryNo).zip(&self.found).skip(1) {
+            let (_, found) = Identity::load_with_opening(&*place.disk)?.expect("it was found");
+            let checked = directories.check_opening(number, found, openings);
+            checked.map_err(|(directory, reason)| Error::DirectoryBehind {
+                directory,
+                path: self.found[usize::from(directory.0)].path.clone(),
+                reason,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Lets every directory know of this opening, and the manifest that they do: before anything is committed in it.
+    pub(super) fn mark_opening(&self, manifest: &mut Manifest) -> Result<()> {
+        let opening = manifest.openings;
+        let directories = manifest.directories.as_mut().expect("they are listed");
+        let engine = directories.engine;
+        for (number, place) in (0..).map(DirectoryNo).zip(&self.found).skip(1) {
+            Identity { engine, number }.save(&*place.disk, opening)?;
+        }
+        directories.known_opening = opening;
+        manifest.save(&*self.found[0].disk)
     }
 
     /// Whether there are some to be made.
@@ -206,7 +233,7 @@ impl Places {
             }
             let options = options(builder, manifest.openings, number);
             journals.push(Journal::create(Arc::clone(&disk), options, last_lsn)?);
-            identity.save(&*disk)?;
+            identity.save(&*disk, manifest.openings)?;
             self.found.push(Place { disk, path });
         }
         for listed in &mut directories.listed {

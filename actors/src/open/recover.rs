@@ -124,6 +124,9 @@ pub(super) fn recover(
         places.note(directories);
         manifest.save(&*disk)?;
     }
+    if manifest.directories.is_some() {
+        places.mark_opening(&mut manifest)?;
+    }
     check_placement(builder, &manifest, slots)?;
     let Replay {
         keyspaces,

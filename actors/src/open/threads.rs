@@ -3,7 +3,7 @@
 use crate::{
     guard::guarded, journal_io::JournalFile, switchboard::Switchboard, system::ActorSystem,
 };
-use mailring_engine::{Error, Result, disk::Disk, manifest::Manifest};
+use mailring_engine::{Error, Result, disk::Disk, ids::GroupNo, manifest::Manifest};
 use std::{
     fs::File,
     sync::{Arc, atomic::Ordering},
@@ -54,10 +54,13 @@ impl Threads {
             // A thread that panicked has told so, and nothing depends on it any more.
             let _ = join.join();
         }
-        let closed = self.files.journals.iter().map(|journal| journal.close());
+        let journals = self.files.journals.iter();
+        let groups = journals.clone().map(|journal| journal.last_group());
+        let groups: Vec<_> = groups.collect();
+        let closed = journals.map(|journal| journal.close());
         closed.fold(Ok(()), Result::and)?;
         // This may be a caller's thread, in a destructor: a disk that panics must not unwind into it.
-        let marked = guarded(|| mark_stopped(&*self.files.disk, clean));
+        let marked = guarded(|| mark_stopped(&*self.files.disk, clean, groups));
         marked.unwrap_or_else(|reason| {
             Err(Error::Io {
                 context: "marking the directory as closed panicked".into(),
@@ -68,11 +71,15 @@ impl Threads {
     }
 }
 
-fn mark_stopped(disk: &dyn Disk, clean: bool) -> Result<()> {
+fn mark_stopped(disk: &dyn Disk, clean: bool, forced: Vec<GroupNo>) -> Result<()> {
     if let Some(mut manifest) = Manifest::load(disk)? {
         // The lock manager went with its system, and has told every holder.
         manifest.longest_lease = Duration::ZERO;
         manifest.clean_shutdown = clean;
+        if let Some(directories) = &mut manifest.directories {
+            // They are closed, so all of them are forced. Up to which LSN nothing is missing, only the sequencer knew.
+            directories.stamp.forced = forced;
+        }
         manifest.save(disk)?;
     }
     Ok(())

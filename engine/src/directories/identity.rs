@@ -6,10 +6,12 @@
 //! | 8 | 4 | format version |
 //! | 12 | 4 | number of the directory |
 //! | 16 | 8 | number of the engine |
-//! | 24 | 8 | xxh3-64 of bytes 8 to 24 |
+//! | 24 | 8 | the opening of the engine that has written it |
+//! | 32 | 8 | xxh3-64 of bytes 8 to 32 |
 //!
-//! It is written once, when the directory is made, and is what tells a disk that is not mounted, or another one, from the
-//! one that is meant.
+//! It is what tells a disk that is not mounted, or another one, from the one that is meant. It is written at each opening,
+//! before anything else of that opening is; so an older copy of this directory, or of the first one, is told from the
+//! manifest's count ([`Directories::check_opening`](super::Directories::check_opening)), also where nothing was ever forced.
 
 use crate::{
     disk::Disk,
@@ -23,7 +25,7 @@ use xxhash_rust::xxh3::xxh3_64;
 pub const IDENTITY_FILE: &str = "DIRECTORY";
 const VERSION: u32 = 1;
 const MAGIC: [u8; 8] = *b"MAILDIRE";
-const BYTES: usize = 32;
+const BYTES: usize = 40;
 
 /// Which directory of which engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +43,15 @@ impl Identity {
     ///
     /// [`Error::CorruptManifest`], which names the file, [`Error::NewerFormat`] or [`Error::Io`].
     pub fn load(disk: &dyn Disk) -> Result<Option<Self>> {
+        Ok(Self::load_with_opening(disk)?.map(|(identity, _)| identity))
+    }
+
+    /// The same, and the opening that has written it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Identity::load`].
+    pub fn load_with_opening(disk: &dyn Disk) -> Result<Option<(Self, u64)>> {
         let file = disk.path(IDENTITY_FILE);
         let read = || -> io::Result<([u8; BYTES], u64)> {
             let file = disk.open(IDENTITY_FILE)?;
@@ -56,7 +67,7 @@ impl Identity {
         };
         let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four"));
         let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight"));
-        if bytes[..8] != MAGIC || u64_at(24) != xxh3_64(&bytes[8..24]) || len != BYTES as u64 {
+        if bytes[..8] != MAGIC || u64_at(32) != xxh3_64(&bytes[8..32]) || len != BYTES as u64 {
             let reason = "it does not say which directory this is".to_owned();
             return Err(Error::CorruptManifest { file, reason });
         }
@@ -72,22 +83,24 @@ impl Identity {
             let reason = "no engine has so many directories".to_owned();
             return Err(Error::CorruptManifest { file, reason });
         };
-        Ok(Some(Self {
+        let identity = Self {
             engine: u64_at(16),
             number: DirectoryNo(number),
-        }))
+        };
+        Ok(Some((identity, u64_at(24))))
     }
 
-    /// Writes it. When this returns it is durable.
+    /// Writes it in this opening. When this returns it is durable.
     ///
     /// # Errors
     ///
     /// [`Error::DiskFull`] or [`Error::Io`].
-    pub fn save(self, disk: &dyn Disk) -> Result<()> {
+    pub fn save(self, disk: &dyn Disk, opening: u64) -> Result<()> {
         let mut bytes = MAGIC.to_vec();
         bytes.extend_from_slice(&VERSION.to_le_bytes());
         bytes.extend_from_slice(&u32::from(self.number.0).to_le_bytes());
         bytes.extend_from_slice(&self.engine.to_le_bytes());
+        bytes.extend_from_slice(&opening.to_le_bytes());
         let checksum = xxh3_64(&bytes[8..]);
         bytes.extend_from_slice(&checksum.to_le_bytes());
         let written = disk.replace(IDENTITY_FILE, &bytes);
@@ -110,14 +123,31 @@ mod tests {
     fn it_reads_back_and_where_there_is_none_is_none() {
         let disk = MemoryDisk::new();
         assert_eq!(Identity::load(&disk), Ok(None));
-        SAMPLE.save(&disk).expect("saves");
+        SAMPLE.save(&disk, 7).expect("saves");
         assert_eq!(Identity::load(&disk), Ok(Some(SAMPLE)));
+        assert_eq!(Identity::load_with_opening(&disk), Ok(Some((SAMPLE, 7))));
+    }
+
+    #[test]
+    fn it_has_these_bytes() {
+        let disk = MemoryDisk::new();
+        SAMPLE.save(&disk, 0x0a0b).expect("saves");
+        let mut bytes = [0; BYTES];
+        let file = disk.open(IDENTITY_FILE).expect("opens");
+        file.read_at(&mut bytes, 0).expect("reads");
+        let expected = [
+            &b"MAILDIRE"[..],
+            &[1, 0, 0, 0, 3, 0, 0, 0],
+            &[0xef, 0xcd, 0xab, 0x89, 0x67, 0x45, 0x23, 0x01],
+            &[0x0b, 0x0a, 0, 0, 0, 0, 0, 0],
+        ];
+        assert_eq!(bytes[..32], expected.concat());
     }
 
     #[test]
     fn with_any_bit_flipped_or_cut_anywhere_it_is_an_error() {
         let disk = MemoryDisk::new();
-        SAMPLE.save(&disk).expect("saves");
+        SAMPLE.save(&disk, 7).expect("saves");
         let mut bytes = vec![0; BYTES];
         let file = disk.open(IDENTITY_FILE).expect("opens");
         file.read_at(&mut bytes, 0).expect("reads");

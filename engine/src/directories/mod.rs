@@ -48,6 +48,8 @@ use crate::ids::{DirectoryNo, GroupNo, Lsn};
 pub struct Directories {
     /// The engine, by a number that no other has.
     pub engine: u64,
+    /// The last opening of which every directory knew before anything was written in it.
+    pub known_opening: u64,
     /// The directories, by number; the first is where the manifest is.
     pub listed: Vec<ListedDirectory>,
     /// In which directory each node lives, as far as that does not follow from its number.
@@ -59,6 +61,34 @@ pub struct Directories {
 }
 
 impl Directories {
+    /// Compares the opening that a directory knows of with those of the manifest, of which there were `openings`. Says which
+    /// of the two is older than the other, and why: home, if the directory was in an opening that the manifest has not seen.
+    ///
+    /// # Errors
+    ///
+    /// The one that is older.
+    pub fn check_opening(
+        &self,
+        number: DirectoryNo,
+        found: u64,
+        openings: u64,
+    ) -> Result<(), (DirectoryNo, String)> {
+        if found > openings {
+            let reason = format!(
+                "it has seen {openings} openings of the engine, and directory {number} opening {found}"
+            );
+            return Err((DirectoryNo::HOME, reason));
+        }
+        if found < self.known_opening {
+            let known = self.known_opening;
+            let reason = format!(
+                "it was last there in opening {found} of the engine, and must have been in {known}"
+            );
+            return Err((number, reason));
+        }
+        Ok(())
+    }
+
     /// In which directory each node lives.
     ///
     /// # Panics

@@ -1,14 +1,18 @@
 //! Recovery over several journals: the longest prefix of LSNs that is whole.
 //!
 //! ```text
-//!  1 each journal is opened by itself: read, its torn tail cut, made durable. What was not read now never will be
+//!  1 each journal is read, up to where it is torn
 //!  2 no journal may end before a group of which a stamp, its own manifest's or any other journal's, says that it was forced
 //!  3 the journals are merged by LSN. The first LSN that is nowhere, or not everywhere where it should be, ends the prefix
-//!  4 what is beyond is void from now on, once the manifest says so
+//!  4 each journal is repaired: its torn tail is cut, the rest made durable. What was not read now never will be
+//!  5 what is beyond the prefix is void from now on, once the manifest says so
 //! ```
 //!
-//! A crash at any point leaves the same or less for the next recovery, of what nobody was told: nothing is written
-//! behind 1 before 4 is durable.
+//! A crash at any point leaves the same or less for the next recovery, of what nobody was told: no record is written
+//! before 5 is durable. An error of 1 to 3 leaves everything as it was.
+//!
+//! What ends the prefix must look like a crash, which takes the end of a journal and nothing else: whoever lacks the record
+//! has none behind it. A hole with more behind it, in a journal that nobody's stamp told of, is damage all the same.
 
 use super::{Directories, DirectorySet, MAX_DIRECTORIES, Stamp, Voids};
 use crate::{
@@ -16,7 +20,7 @@ use crate::{
     error::{Error, Result},
     ids::{DirectoryNo, GroupNo, Lsn},
     journal::{
-        Journal, JournalOptions, JournalReader, RecordCursor, Recovery,
+        Journal, JournalOptions, Lsns, RecordCursor, Scanned,
         record::{Record, RecordBody},
     },
 };
@@ -65,20 +69,15 @@ pub fn open(
         "an engine has a directory"
     );
     let mut known = Known::new(places, &directories.stamp, durable);
-    let mut journals = Vec::new();
-    let mut parts = Vec::new();
-    for (number, place) in numbered(places) {
-        let mut note = |record: Record| known.note(number, &record);
-        let disk = Arc::clone(&place.disk);
-        let (journal, recovery) = Journal::open(disk, options(number), after, &mut note)?;
-        parts.push(Part {
-            recovery,
-            reader: journal.reader(),
-        });
-        journals.push(journal);
-    }
+    let parts = known.read(Some(after))?;
     let last = known.merge(&parts, &directories.voids, after, visit)?;
-    let seen = parts.iter().map(|part| part.recovery.last_lsn).max();
+    let found: Vec<_> = parts.iter().map(Scanned::recovery).collect();
+    let numbers = (0_u8..).map(DirectoryNo);
+    let journals = numbers
+        .zip(parts)
+        .map(|(number, part)| Journal::repair(part, options(number)));
+    let journals = journals.collect::<Result<_>>()?;
+    let seen = found.iter().map(|found| found.last_lsn).max();
     let seen = seen.expect("there is a directory").max(last);
     let next = directories.voids.next(last);
     if next <= seen {
@@ -87,9 +86,9 @@ pub fn open(
     directories.voids.forget(after);
     directories.stamp = Stamp {
         durable: last,
-        forced: parts.iter().map(|part| part.recovery.last_group).collect(),
+        forced: found.iter().map(|found| found.last_group).collect(),
     };
-    let torn = parts.iter().map(|part| part.recovery.torn_bytes);
+    let torn = found.iter().map(|found| found.torn_bytes);
     Ok(Opened {
         journals,
         // Also what was void at the end is behind us.
@@ -112,26 +111,10 @@ pub fn verify(
     visit: &mut dyn FnMut(Record) -> Result<()>,
 ) -> Result<(Lsn, u64)> {
     let mut known = Known::new(places, &directories.stamp, durable);
-    let mut parts = Vec::new();
-    let mut records = 0;
-    for (number, place) in numbered(places) {
-        let mut note = |record: Record| known.note(number, &record);
-        let (report, recovery, reader) = crate::journal::inspect(&place.disk, &mut note)?;
-        records += report.records;
-        parts.push(Part { recovery, reader });
-    }
+    let parts = known.read(None)?;
     let last = known.merge(&parts, &directories.voids, after, visit)?;
-    Ok((last, records))
-}
-
-fn numbered(places: &[Place]) -> impl Iterator<Item = (DirectoryNo, &Place)> {
-    (0_u8..).map(DirectoryNo).zip(places)
-}
-
-/// A journal that was read.
-struct Part {
-    recovery: Recovery,
-    reader: JournalReader,
+    let records = parts.iter().map(|part| part.report().records);
+    Ok((last, records.sum()))
 }
 
 /// What is known of all journals, from whichever.
@@ -157,6 +140,16 @@ impl<'a> Known<'a> {
             offset: 0,
             reason,
         }
+    }
+
+    /// Reads all journals, and what they say of each other.
+    fn read(&mut self, after: Option<Lsn>) -> Result<Vec<Scanned>> {
+        let places = (0_u8..).map(DirectoryNo).zip(self.places);
+        let parts = places.map(|(number, place)| {
+            let mut note = |record: Record| self.note(number, &record);
+            Scanned::read(Arc::clone(&place.disk), Lsns::Some, after, &mut note)
+        });
+        parts.collect()
     }
 
     /// Takes in what a record says about all journals.
@@ -194,29 +187,30 @@ impl<'a> Known<'a> {
     /// Shows what happened; the last LSN of it.
     fn merge(
         &self,
-        parts: &[Part],
+        parts: &[Scanned],
         voids: &Voids,
         after: Lsn,
         visit: &mut dyn FnMut(Record) -> Result<()>,
     ) -> Result<Lsn> {
         for ((number, forced), part) in (0..).map(DirectoryNo).zip(&self.stamp.forced).zip(parts) {
-            let found = part.recovery.last_group;
+            let found = part.recovery().last_group;
             if found < *forced {
                 return Err(Error::DirectoryBehind {
                     directory: number,
                     path: self.path(number),
-                    found,
-                    forced: *forced,
+                    reason: format!("its journal ends at group {found}, but went to {forced}"),
                 });
             }
         }
-        let readers = parts.iter().map(|part| &part.reader);
         let mut merge = Merge {
-            cursors: readers.map(|reader| reader.cursor(after)).collect(),
+            cursors: parts
+                .iter()
+                .map(|part| part.reader().cursor(after))
+                .collect(),
             voids,
             last: after,
         };
-        let gap = loop {
+        let Gap { lacking, more } = loop {
             match merge.next()? {
                 Next::Record(number, directories, record) => match record {
                     Some(record) => visit(record)?,
@@ -233,26 +227,31 @@ impl<'a> Known<'a> {
             }
         };
         let missing = voids.next(merge.last);
-        if missing <= self.stamp.durable {
-            let (number, where_) = match gap {
-                Some(number) => (number, "here".to_owned()),
-                None => (DirectoryNo::HOME, "in any directory".to_owned()),
-            };
-            let reason = format!(
-                "LSN {missing} is not {where_}, but everything was forced up to {}",
-                self.stamp.durable
-            );
-            return Err(self.corrupt(number, reason));
-        }
-        Ok(merge.last)
+        let durable = self.stamp.durable;
+        let why = match more {
+            _ if missing <= durable => format!("everything was forced up to {durable}"),
+            Some(behind) => format!("LSN {behind} is, behind it"),
+            None => return Ok(merge.last),
+        };
+        let where_ = lacking.map_or("in any directory", |_| "here");
+        let reason = format!("LSN {missing} is not {where_}, but {why}");
+        Err(self.corrupt(lacking.unwrap_or(DirectoryNo::HOME), reason))
     }
 }
 
 enum Next {
     /// A record that is whole, one of the directories that it is in, and these; none if its parts can't be put together.
     Record(DirectoryNo, DirectorySet, Option<Record>),
-    /// Nothing more is whole; the directory that lacks a part of what would be next, if it is known.
-    Gap(Option<DirectoryNo>),
+    /// Nothing more is whole.
+    Gap(Gap),
+}
+
+/// Where the next LSN is missing.
+struct Gap {
+    /// The directory that lacks a part of its record; none if nobody has any, and all do.
+    lacking: Option<DirectoryNo>,
+    /// What whoever lacks it has behind it, which no crash leaves.
+    more: Option<Lsn>,
 }
 
 /// Journals side by side.
@@ -270,7 +269,12 @@ impl Merge<'_> {
         }
         let expected = self.voids.next(self.last);
         let Some(number) = heads.iter().position(|head| *head == Some(expected)) else {
-            return Ok(Next::Gap(None));
+            // Any journal could have had it, and lost it with its end.
+            let more = heads.iter().copied().collect::<Option<Vec<_>>>();
+            return Ok(Next::Gap(Gap {
+                lacking: None,
+                more: more.and_then(|heads| heads.into_iter().min()),
+            }));
         };
         let found = DirectoryNo(u8::try_from(number).expect("64 at most"));
         let first = self.cursors[number].take().expect("it was shown");
@@ -278,7 +282,10 @@ impl Merge<'_> {
         for other in directories.iter().filter(|other| *other != found) {
             let place = usize::from(other.0);
             if heads[place] != Some(expected) {
-                return Ok(Next::Gap(Some(other)));
+                return Ok(Next::Gap(Gap {
+                    lacking: Some(other),
+                    more: heads[place],
+                }));
             }
             let part = self.cursors[place].take().expect("it was shown");
             let (listed, part) = parts_of(part, other);

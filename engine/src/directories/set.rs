@@ -62,9 +62,13 @@ impl DirectorySet {
 
     /// The directories, in order.
     pub fn iter(self) -> impl Iterator<Item = DirectoryNo> {
-        (0..64)
-            .filter(move |number| self.0 >> number & 1 == 1)
-            .map(DirectoryNo)
+        let mut left = self.0;
+        std::iter::from_fn(move || {
+            let number = left.trailing_zeros();
+            // Without the lowest; of nothing there is nothing to be taken.
+            left &= left.wrapping_sub(1);
+            (number < u64::BITS).then(|| DirectoryNo(u8::try_from(number).expect("below 64")))
+        })
     }
 }
 

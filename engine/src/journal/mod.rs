@@ -67,7 +67,7 @@ mod tests;
 mod writer;
 
 pub use reader::{JournalReader, RecordCursor};
-pub use recovery::{JournalReport, Recovery, inspect, verify, verify_records};
+pub use recovery::{JournalReport, Recovery, Scanned, verify, verify_records};
 pub use segment::FORMAT_VERSION;
 pub use spare::{Spare, SpareRequest};
 pub use writer::{Group, Journal, JournalOptions, JournalStats, Lsns};

@@ -255,8 +255,12 @@ impl Walk<'_> {
         let expected = match self.next {
             Some(expected) => expected,
             None => {
-                if let (Some(after), Lsns::All) = (self.after, self.lsns) {
-                    require_first_lsn(self.disk, segment, header.first_lsn, after)?;
+                match (self.after, self.lsns) {
+                    (Some(after), Lsns::All) => {
+                        require_first_lsn(self.disk, segment, header.first_lsn, after)?;
+                    }
+                    (Some(after), Lsns::Some) => require_no_forced_lsn(self.disk, segment, after)?,
+                    (None, _) => {}
                 }
                 Expected {
                     group: header.number,
@@ -359,6 +363,73 @@ impl Walk<'_> {
     }
 }
 
+/// Fails if records that come after `after` were forced before the oldest segment there is: what it knows of them is in its
+/// header. That it begins later says nothing where not all LSNs are here.
+fn require_no_forced_lsn(disk: &dyn Disk, oldest: &Segment, after: Lsn) -> Result<()> {
+    let header = &oldest.header;
+    if header.forced_through > GroupNo(0) && header.forced_lsn > after {
+        let reason = format!(
+            "the journal begins behind LSN {}, but all after {after} is needed",
+            header.forced_lsn
+        );
+        return Err(oldest.corrupt(disk, 0, reason));
+    }
+    Ok(())
+}
+
+/// A journal that was read and is as it was found. It can be read further, and becomes a [`Journal`] when it is repaired.
+pub struct Scanned {
+    disk: Arc<dyn Disk>,
+    lsns: Lsns,
+    scan: Scan,
+}
+
+impl Scanned {
+    /// Reads a journal and calls `visit` with every record whose LSN is greater than `after`, or with all of them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Journal::open`](super::Journal::open), but for those of writing.
+    pub fn read(
+        disk: Arc<dyn Disk>,
+        lsns: Lsns,
+        after: Option<Lsn>,
+        visit: &mut dyn FnMut(Record) -> Result<()>,
+    ) -> Result<Self> {
+        let scan = scan(&*disk, lsns, after, visit)?;
+        Ok(Self { disk, lsns, scan })
+    }
+
+    /// What was found.
+    #[must_use]
+    pub fn recovery(&self) -> Recovery {
+        self.scan.recovery
+    }
+
+    /// The same, as the report of a check.
+    #[must_use]
+    pub fn report(&self) -> JournalReport {
+        report(&self.scan)
+    }
+
+    /// Reads it again. Not for longer than it stays as it is.
+    #[must_use]
+    pub fn reader(&self) -> JournalReader {
+        let live = LiveSegments::default();
+        live.lock().clone_from(&self.scan.segments);
+        JournalReader {
+            disk: Arc::clone(&self.disk),
+            live,
+            lsns: self.lsns,
+            voids: Arc::default(),
+        }
+    }
+
+    pub(super) fn into_parts(self) -> (Arc<dyn Disk>, Scan) {
+        (self.disk, self.scan)
+    }
+}
+
 /// Makes what `scan` has read durable, and seals the end.
 pub(super) fn repair(disk: &dyn Disk, scan: &Scan) -> Result<()> {
     let Some(last) = scan.last_holding() else {
@@ -407,28 +478,6 @@ pub fn verify_records(
     visit: &mut dyn FnMut(Record) -> Result<()>,
 ) -> Result<JournalReport> {
     Ok(report(&scan(disk, Lsns::All, None, visit)?))
-}
-
-/// Checks one of several journals as [`verify_records`] does, and gives a reader of it.
-///
-/// # Errors
-///
-/// As [`verify_records`].
-pub fn inspect(
-    disk: &Arc<dyn Disk>,
-    visit: &mut dyn FnMut(Record) -> Result<()>,
-) -> Result<(JournalReport, Recovery, JournalReader)> {
-    let scan = scan(&**disk, Lsns::Some, None, visit)?;
-    let (report, recovery) = (report(&scan), scan.recovery);
-    let live = LiveSegments::default();
-    *live.lock() = scan.segments;
-    let reader = JournalReader {
-        disk: Arc::clone(disk),
-        live,
-        lsns: Lsns::Some,
-        voids: Arc::default(),
-    };
-    Ok((report, recovery, reader))
 }
 
 fn report(scan: &Scan) -> JournalReport {

@@ -273,6 +273,7 @@ impl Manifest {
 
     fn take_directories(&mut self, reader: &mut Reader<'_>) -> Option<()> {
         let engine = reader.u64()?;
+        let known_opening = reader.varint()?;
         let listed = take_list(reader, |reader| {
             let is_made = reader.byte().filter(|made| *made <= 1)? == 1;
             let path = std::str::from_utf8(reader.bytes()?).ok()?.to_owned();
@@ -293,6 +294,7 @@ impl Manifest {
         let forced = take_list(reader, |reader| Some(GroupNo(reader.varint()?)))?;
         self.directories = Some(Directories {
             engine,
+            known_opening,
             listed,
             placement,
             voids: Voids::new(voids)?,
@@ -341,6 +343,7 @@ fn put_outcomes(out: &mut Vec<u8>, outcomes: &SavedOutcomes) {
 
 fn put_directories(out: &mut Vec<u8>, directories: &Directories) {
     out.extend_from_slice(&directories.engine.to_le_bytes());
+    put_varint(out, directories.known_opening);
     put_varint(out, directories.listed.len() as u64);
     for one in &directories.listed {
         out.push(one.is_made.into());

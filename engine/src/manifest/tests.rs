@@ -74,6 +74,7 @@ fn several() -> Manifest {
     let voids = vec![(Lsn(3), Lsn(5)), (Lsn(1 << 30), Lsn(1 << 31))];
     let directories = Directories {
         engine: 0x0123_4567_89ab_cdef,
+        known_opening: 300,
         listed: listed.into(),
         placement: vec![DirectoryNo(1), DirectoryNo(0)],
         voids: Voids::new(voids).expect("they are in order"),
@@ -423,6 +424,7 @@ fn each_section_has_these_bytes() {
     let directories = with_directories.iter().find(|(kind, _)| *kind == 9);
     let expected = [
         &[0xef, 0xcd, 0xab, 0x89, 0x67, 0x45, 0x23, 0x01][..],
+        &[0xac, 2],
         &[2, 1, 0, 0, 7],
         "/mnt/ü".as_bytes(),
         &[2, 1, 0],

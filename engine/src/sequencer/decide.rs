@@ -123,7 +123,7 @@ impl Sequencer {
         let directories = self.directories_of_parts(&decide);
         match self.make_room(directories, record_bytes(&decide), out) {
             Ok(true) => {
-                self.commit(decide, out);
+                self.commit(decide, directories, out);
                 None
             }
             Ok(false) => Some(decide),
@@ -136,6 +136,9 @@ impl Sequencer {
 
     /// Where its record will be. One that writes nothing is at home.
     pub(super) fn directories_of_parts(&self, decide: &Decide) -> DirectorySet {
+        if self.lines.is_one() {
+            return DirectorySet::of(DirectoryNo::HOME);
+        }
         let written = decide.parts.iter().filter(|part| !part.writes.is_empty());
         let directories = written.map(|part| self.directory_of(part.node));
         directories
@@ -179,9 +182,8 @@ impl Sequencer {
         Ok(())
     }
 
-    fn commit(&mut self, decide: Decide, out: &mut Vec<JournalEffect>) {
+    fn commit(&mut self, decide: Decide, directories: DirectorySet, out: &mut Vec<JournalEffect>) {
         let lsn = self.last_lsn.next();
-        let directories = self.directories_of_parts(&decide);
         self.append(directories, |payload, directory, placement| {
             let parts = decide.parts.iter();
             let here = parts.filter(|part| placement.of(part.node) == directory);

@@ -157,6 +157,11 @@ impl Lines {
         u64::MAX >> (64 - self.lines.len())
     }
 
+    /// Whether there is one directory.
+    pub(super) fn is_one(&self) -> bool {
+        self.lines.len() == 1
+    }
+
     /// How many have an open group.
     pub(super) fn open(&self) -> usize {
         let open = self.lines.iter().filter(|line| line.open.records > 0);
@@ -209,7 +214,7 @@ impl Lines {
         persisted: Lsn,
         encode: impl Fn(&mut Vec<u8>, DirectoryNo, &Placement),
     ) {
-        let is_striped = self.lines.len() > 1;
+        let is_striped = !self.is_one();
         for number in directories.iter() {
             let is_first = self.of(number).open.records == 0;
             let stamp = (is_striped && is_first && self.force).then(|| Stamp {

@@ -555,7 +555,8 @@ impl Sequencer {
         if open == 0 || self.failure.is_some() {
             return;
         }
-        let is_alone = open == 1 && self.lines.is_nothing_in_flight();
+        // Who forces in place keeps everything else waiting: of several directories that is no one's to do.
+        let is_alone = self.lines.is_one() && self.lines.is_nothing_in_flight();
         for directory in self.lines.numbers() {
             let line = self.lines.of(directory);
             if line.open.records == 0 {

@@ -199,6 +199,7 @@ fn directories() -> Directories {
     });
     let voids = vec![(Lsn(3), Lsn(5)), (Lsn(300), Lsn(1 << 30))];
     Directories {
+        known_opening: 2,
         engine: 77,
         listed: listed.into(),
         placement: vec![DirectoryNo(1), DirectoryNo(0)],

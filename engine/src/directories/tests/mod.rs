@@ -45,7 +45,10 @@ type Parts = BTreeMap<NodeId, Bytes>;
 #[derive(Debug, Clone, Default)]
 struct Written {
     groups: Vec<Arc<Group>>,
+    /// So many are persisted: forced, where the engine forces.
     forced: usize,
+    /// So many were there when the engine was opened, and forced then at the latest.
+    opened: usize,
 }
 
 /// An engine over some directories, with a node in each.
@@ -58,20 +61,24 @@ struct Run {
     /// What was given an LSN and did not turn out to be void.
     model: BTreeMap<Lsn, Parts>,
     visible: Lsn,
+    /// No crash takes anything up to here.
+    promised: Lsn,
     opening: u64,
     next: u64,
+    /// Whether groups are forced before they are persisted. Else the disk has any prefix of what was persisted, too.
+    force: bool,
 }
 
-fn options() -> SequencerOptions {
+fn options(force: bool) -> SequencerOptions {
     SequencerOptions {
-        force: true,
+        force,
         max_group_bytes: 1 << 22,
         segment_bytes: ROOM,
     }
 }
 
 /// A sequencer over these journals, a node in each directory.
-fn sequencer(last_lsn: Lsn, groups: &[GroupNo], opening: u64) -> Sequencer {
+fn sequencer(last_lsn: Lsn, groups: &[GroupNo], opening: u64, force: bool) -> Sequencer {
     let nodes = (0..).map(NodeId).take(groups.len());
     let members: Vec<_> = nodes.map(|node| (node, 1)).collect();
     let journal = |last_group: &GroupNo| JournalState {
@@ -79,7 +86,7 @@ fn sequencer(last_lsn: Lsn, groups: &[GroupNo], opening: u64) -> Sequencer {
         room: ROOM,
     };
     Sequencer::new(
-        options(),
+        options(force),
         SequencerState {
             last_lsn,
             journals: groups.iter().map(journal).collect(),
@@ -101,12 +108,16 @@ fn write(value: Bytes) -> Write {
 
 impl Run {
     fn new(count: usize) -> Self {
+        Self::with_force(count, true)
+    }
+
+    fn with_force(count: usize, force: bool) -> Self {
         let listed = ListedDirectory {
             path: String::new(),
             is_made: true,
         };
         Self {
-            sequencer: sequencer(Lsn(0), &vec![GroupNo(0); count], 1),
+            sequencer: sequencer(Lsn(0), &vec![GroupNo(0); count], 1, force),
             journals: vec![Written::default(); count],
             directories: Directories {
                 listed: vec![listed; count],
@@ -114,8 +125,10 @@ impl Run {
             },
             model: BTreeMap::new(),
             visible: Lsn(0),
+            promised: Lsn(0),
             opening: 1,
             next: 0,
+            force,
         }
     }
 
@@ -207,7 +220,12 @@ impl Run {
                     let directory = usize::from(group.directory.0);
                     self.journals[directory].groups.push(as_group(group).into());
                 }
-                JournalEffect::Visible(lsn, _) => self.visible = lsn,
+                JournalEffect::Visible(lsn, _) => {
+                    self.visible = lsn;
+                    if self.force {
+                        self.promised = lsn;
+                    }
+                }
                 _ => {}
             }
         }
@@ -218,7 +236,11 @@ impl Run {
         let mut all = vec![Vec::new()];
         for journal in &self.journals {
             let extended = all.iter().flat_map(|begun: &Vec<usize>| {
-                (journal.forced..=journal.groups.len()).map(|count| {
+                let least = match self.force {
+                    true => journal.forced,
+                    false => journal.opened,
+                };
+                (least..=journal.groups.len()).map(|count| {
                     let mut begun = begun.clone();
                     begun.push(count);
                     begun
@@ -252,13 +274,15 @@ impl Run {
         for (journal, groups) in self.journals.iter_mut().zip(groups) {
             journal.groups.truncate(*groups);
             journal.forced = *groups;
+            journal.opened = *groups;
         }
         self.model.retain(|lsn, _| *lsn <= last);
         self.opening += 1;
         let groups: Vec<_> = opened.journals.iter().map(Journal::last_group).collect();
-        self.sequencer = sequencer(opened.last_lsn, &groups, self.opening);
+        self.sequencer = sequencer(opened.last_lsn, &groups, self.opening, self.force);
         self.directories = directories;
         self.visible = opened.last_lsn;
+        self.promised = opened.last_lsn;
     }
 }
 

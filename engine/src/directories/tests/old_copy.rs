@@ -56,8 +56,7 @@ fn every_older_copy_of_a_directory_that_another_one_knows_of_is_named() {
                 let behind = Error::DirectoryBehind {
                     directory: DirectoryNo(u8::try_from(directory).expect("few")),
                     path: format!("directory-{directory}").into(),
-                    found: GroupNo(count as u64),
-                    forced: demanded,
+                    reason: format!("its journal ends at group {count}, but went to {demanded}"),
                 };
                 assert_eq!(outcome, Err(behind), "{groups:?}");
             } else {
@@ -173,7 +172,35 @@ fn records_that_contradict_each_other_are_corruption() {
             places([&[(1, &[0, 1], None), (5, &[0], told(4, [1, 0]))], &[]]),
             "directory-1: LSN 1 is not here, but everything was forced up to 4",
         ),
+        // No crash takes anything but the end of a journal.
+        (
+            places([&[(2, &[], None)], &[(3, &[], None)]]),
+            "directory-0: LSN 1 is not in any directory, but LSN 2 is, behind it",
+        ),
+        (
+            places([&[(1, &[0, 1], None)], &[(2, &[], None)]]),
+            "directory-1: LSN 1 is not here, but LSN 2 is, behind it",
+        ),
     ] {
         assert_eq!(refusal(&places), expected);
     }
+}
+
+#[test]
+fn an_older_copy_is_told_by_the_openings_also_where_nothing_is_forced() {
+    let directories = Directories {
+        known_opening: 4,
+        ..Directories::default()
+    };
+    let one = DirectoryNo(1);
+    let older = |found, openings| {
+        let checked = directories.check_opening(one, found, openings);
+        checked.map_err(|(directory, _)| directory)
+    };
+    assert_eq!(older(4, 4), Ok(()));
+    assert_eq!(older(3, 4), Err(one));
+    assert_eq!(older(5, 4), Err(DirectoryNo::HOME));
+    // Crashes between what the manifest counts and what the directories are told.
+    assert_eq!(older(4, 6), Ok(()));
+    assert_eq!(older(6, 6), Ok(()));
 }

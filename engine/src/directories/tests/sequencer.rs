@@ -117,7 +117,7 @@ fn visible(out: &[JournalEffect]) -> Option<Lsn> {
 
 #[test]
 fn a_record_goes_where_its_parts_live_and_the_first_of_a_group_tells_what_is_forced() {
-    let mut machine = sequencer(Lsn(0), &[GroupNo(3), GroupNo(8)], 1);
+    let mut machine = sequencer(Lsn(0), &[GroupNo(3), GroupNo(8)], 1, true);
     tell(&mut machine, append(0, 1));
     let both = decide(&machine, 1, &[(0, 1), (1, 1)]);
     tell(&mut machine, both);
@@ -178,7 +178,7 @@ fn a_record_goes_where_its_parts_live_and_the_first_of_a_group_tells_what_is_for
 
 #[test]
 fn a_part_that_only_reads_is_written_nowhere_and_a_commit_without_writes_at_home() {
-    let mut machine = sequencer(Lsn(0), &[GroupNo(0), GroupNo(0)], 1);
+    let mut machine = sequencer(Lsn(0), &[GroupNo(0), GroupNo(0)], 1, true);
     let reads_at_home = decide(&machine, 1, &[(0, 0), (1, 1)]);
     tell(&mut machine, reads_at_home);
     let reads = decide(&machine, 2, &[(0, 0), (1, 0)]);
@@ -199,11 +199,11 @@ fn a_part_that_only_reads_is_written_nowhere_and_a_commit_without_writes_at_home
 
 #[test]
 fn a_directory_that_has_nothing_on_its_way_holds_nobody_up() {
-    let mut machine = sequencer(Lsn(7), &[GroupNo(0), GroupNo(0)], 1);
+    let mut machine = sequencer(Lsn(7), &[GroupNo(0), GroupNo(0)], 1, true);
     for lsn in 8..12 {
         tell(&mut machine, append(0, 1));
         let written = groups(tell(&mut machine, JournalMessage::Cut));
-        assert!(matches!(written[..], [(0, _, true, _)]), "forced in place");
+        assert!(matches!(written[..], [(0, _, false, _)]), "by its thread");
         installed(&mut machine, &[0]);
         let out = tell(&mut machine, persisted(HOME, lsn));
         assert_eq!(visible(&out), Some(Lsn(lsn)));
@@ -212,7 +212,7 @@ fn a_directory_that_has_nothing_on_its_way_holds_nobody_up() {
 
 #[test]
 fn what_finds_no_room_holds_up_only_what_concerns_its_directory() {
-    let mut machine = sequencer(Lsn(0), &[GroupNo(0), GroupNo(0)], 1);
+    let mut machine = sequencer(Lsn(0), &[GroupNo(0), GroupNo(0)], 1, true);
     tell(&mut machine, JournalMessage::Spare(HOME, Ok(ROOM)));
     let large = usize::try_from(ROOM).expect("small");
     let out = tell(&mut machine, append(1, large));
@@ -230,7 +230,7 @@ fn what_finds_no_room_holds_up_only_what_concerns_its_directory() {
     let both = decide(&machine, 1, &[(0, 1), (1, 1)]);
     assert!(waits(tell(&mut machine, both)), "behind it");
     assert!(waits(tell(&mut machine, append(0, 1))), "behind both");
-    let mut free = sequencer(Lsn(0), &[GroupNo(0), GroupNo(0)], 1);
+    let mut free = sequencer(Lsn(0), &[GroupNo(0), GroupNo(0)], 1, true);
     tell(&mut free, append(1, large));
     let out = tell(&mut free, append(0, 1));
     assert!(
@@ -254,7 +254,7 @@ fn a_full_disk_refuses_what_concerns_it_and_the_other_goes_on() {
     let full = || Error::DiskFull {
         context: "a segment".into(),
     };
-    let mut machine = sequencer(Lsn(0), &[GroupNo(0), GroupNo(0)], 1);
+    let mut machine = sequencer(Lsn(0), &[GroupNo(0), GroupNo(0)], 1, true);
     let large = usize::try_from(ROOM).expect("small");
     tell(&mut machine, append(1, large));
     let both = decide(&machine, 1, &[(0, 1), (1, 1)]);
@@ -271,7 +271,7 @@ fn a_full_disk_refuses_what_concerns_it_and_the_other_goes_on() {
 
 #[test]
 fn a_failure_of_one_disk_makes_all_read_only() {
-    let mut machine = sequencer(Lsn(0), &[GroupNo(0), GroupNo(0)], 1);
+    let mut machine = sequencer(Lsn(0), &[GroupNo(0), GroupNo(0)], 1, true);
     tell(&mut machine, append(0, 1));
     tell(&mut machine, append(1, 1));
     tell(&mut machine, JournalMessage::Cut);
@@ -286,4 +286,20 @@ fn a_failure_of_one_disk_makes_all_read_only() {
     };
     let reason = lost.to_string();
     assert_eq!(resolve.outcome, Err(Error::ReadOnly { reason }));
+}
+
+/// Who forces in place keeps the sequencer, and so all directories, waiting for one of them.
+#[test]
+fn a_lone_record_of_one_directory_is_not_forced_in_place() {
+    for (count, lone) in [(1, true), (2, false)] {
+        let mut run = Run::new(count);
+        run.append(u16::try_from(count - 1).expect("few"));
+        let mut out = Vec::new();
+        run.sequencer.handle(Time(1), JournalMessage::Cut, &mut out);
+        let written = out.iter().filter_map(|effect| match effect {
+            JournalEffect::Write(group) => Some((usize::from(group.directory.0), group.lone)),
+            _ => None,
+        });
+        assert_eq!(written.collect::<Vec<_>>(), [(count - 1, lone)]);
+    }
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     directories::{DirectorySet, Voids},
     ids::DirectoryNo,
-    journal::{inspect, record::Spread},
+    journal::{Scanned, record::Spread},
 };
 
 const SOME: JournalOptions = JournalOptions {
@@ -71,11 +71,11 @@ fn lsns_may_have_gaps_within_groups_and_between_them_and_openings() {
     let (journal, found) = read(&disk, 5).expect("opens");
     assert_eq!(found, [9, 20, 22]);
     assert_eq!(replayed(&journal, Voids::default(), 5, 21), Ok(vec![9, 20]));
-    let disk: Arc<dyn Disk> = disk;
-    let (report, recovery, reader) = inspect(&disk, &mut |_| Ok(())).expect("is right");
+    let scanned = Scanned::read(disk, Lsns::Some, None, &mut |_| Ok(())).expect("is right");
+    let report = scanned.report();
     assert_eq!((report.records, report.last_lsn), (5, Lsn(22)));
-    assert_eq!(recovery.last_group, GroupNo(3));
-    let mut cursor = reader.cursor(Lsn(2));
+    assert_eq!(scanned.recovery().last_group, GroupNo(3));
+    let mut cursor = scanned.reader().cursor(Lsn(2));
     let mut found = Vec::new();
     while let Some(next) = cursor.peek().expect("reads").cloned() {
         assert_eq!(cursor.take(), Some(next.clone()));

@@ -11,7 +11,7 @@ use crate::{
     journal::{
         reader::{Live, LiveSegments},
         record::Record,
-        recovery::{Recovery, repair, scan},
+        recovery::{Recovery, Scanned, repair, scan},
         segment::{HEADER_BYTES, id_of, id_of_spare, io_error},
         spare::SpareRequest,
     },
@@ -57,7 +57,18 @@ impl Journal {
         after: Lsn,
         visit: &mut dyn FnMut(Record) -> Result<()>,
     ) -> Result<(Self, Recovery)> {
-        let scan = scan(&*disk, options.lsns, Some(after), visit)?;
+        let scanned = Scanned::read(disk, options.lsns, Some(after), visit)?;
+        let recovery = scanned.recovery();
+        Ok((Self::repair(scanned, options)?, recovery))
+    }
+
+    /// Opens a journal that was read. What was read is made durable before it returns.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DiskFull`]; [`Error::Io`].
+    pub fn repair(scanned: Scanned, options: JournalOptions) -> Result<Self> {
+        let (disk, scan) = scanned.into_parts();
         repair(&*disk, &scan)?;
         let names = list(&*disk)?;
         let origin = Mark {
@@ -65,8 +76,7 @@ impl Journal {
             lsn: scan.recovery.last_lsn,
         };
         let (holding, empty) = scan.segments.into_iter().partition(|live| !live.is_empty());
-        let journal = Self::start(disk, options, origin, &names, holding, empty)?;
-        Ok((journal, scan.recovery))
+        Self::start(disk, options, origin, &names, holding, empty)
     }
 
     /// A journal that goes on behind `origin` in a new segment.
