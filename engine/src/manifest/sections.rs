@@ -280,7 +280,9 @@ impl Manifest {
             Some(ListedDirectory { path, is_made })
         })?;
         let count = listed.len();
-        if !(1..=MAX_DIRECTORIES).contains(&count) || !listed[0].is_made {
+        // They are made in order.
+        let is_in_order = listed.is_sorted_by_key(|one| !one.is_made);
+        if !(1..=MAX_DIRECTORIES).contains(&count) || !listed[0].is_made || !is_in_order {
             return None;
         }
         let placement = take_list(reader, |reader| {

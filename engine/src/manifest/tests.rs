@@ -67,7 +67,7 @@ fn sample() -> Manifest {
 
 /// An engine with two directories, one of which is being made.
 fn several() -> Manifest {
-    let listed = [("", true), ("/mnt/ü", false)].map(|(path, is_made)| ListedDirectory {
+    let listed = [("/mnt/a", true), ("/mnt/ü", false)].map(|(path, is_made)| ListedDirectory {
         path: path.to_owned(),
         is_made,
     });
@@ -290,10 +290,12 @@ fn a_counter_that_could_not_be_counted_on_is_corrupt() {
 
 #[test]
 fn directories_that_can_not_be_are_corrupt() {
-    let broken: [fn(&mut Directories); 5] = [
+    let broken: [fn(&mut Directories); 6] = [
         |it| it.stamp.durable = Lsn(1 << 29),
         |it| it.listed.clear(),
         |it| it.listed[0].is_made = false,
+        // Behind one that is not made.
+        |it| it.listed.push(it.listed[0].clone()),
         |it| it.placement.push(DirectoryNo(2)),
         |it| it.stamp.forced.push(GroupNo(1)),
     ];
@@ -425,7 +427,9 @@ fn each_section_has_these_bytes() {
     let expected = [
         &[0xef, 0xcd, 0xab, 0x89, 0x67, 0x45, 0x23, 0x01][..],
         &[0xac, 2],
-        &[2, 1, 0, 0, 7],
+        &[2, 1, 6],
+        b"/mnt/a",
+        &[0, 7],
         "/mnt/ü".as_bytes(),
         &[2, 1, 0],
         &[2, 3, 5],
