@@ -9,7 +9,11 @@ use mailring_engine::{
     ring::recommended_arc_bits,
     store::Store,
 };
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 const MIB: usize = 1 << 20;
 /// A crash would keep all locks shut for as long.
@@ -42,6 +46,20 @@ pub type StoreHook = Arc<dyn Fn(Arc<dyn Store>) -> Arc<dyn Store> + Send + Sync>
 pub(crate) enum Place {
     Directory(PathBuf),
     Memory,
+}
+
+impl Place {
+    /// The directory; an engine in memory has none that somebody could work with who has not opened it.
+    pub(crate) fn directory(&self) -> Result<&Path> {
+        match self {
+            Self::Directory(path) => Ok(path),
+            Self::Memory => Err(Error::InvalidOption {
+                option: "directory",
+                value: String::new(),
+                reason: "an engine in memory has none",
+            }),
+        }
+    }
 }
 
 /// Settings of an engine; see [`Mailring::builder`] and [`Mailring::memory`].
@@ -125,10 +143,13 @@ impl Builder {
     /// builder began with is 0. Nodes live in one directory each and write into its journal, so that the disks work side by
     /// side; a transaction over several is one commit all the same, and takes no longer than the slowest of them.
     ///
-    /// The engine remembers where they are: to open it again only a directory that has moved needs to be named. One that is
-    /// not there is `DirectoryMissing`, and nothing is opened. A directory that is named and not known yet is added, also to
-    /// an engine that had one only: its nodes stay where they are, and those that are added later are placed in all
-    /// directories in turn. At most 64.
+    /// The engine remembers where they are: to open it again only a directory that has moved needs to be named. What is named
+    /// comes first: of a directory that is in two places the one that is named here is used. Where the first one is a copy, or
+    /// has moved, all have to be named, unless they were copied or moved with it and lie beside it as they did. One that is
+    /// not there is `DirectoryMissing`, and nothing is opened.
+    ///
+    /// A directory that is named and not known yet is added, also to an engine that had one only: its nodes stay where they
+    /// are, and those that are added later are placed in all directories in turn. At most 64.
     pub fn directory(mut self, path: impl Into<PathBuf>) -> Self {
         self.directories.push(path.into());
         self

@@ -166,19 +166,20 @@ impl Mailring {
 
     /// Checks a directory that no engine has open, trees and journal. Nothing of what it holds is changed; leftovers of
     /// writes that were cut short may go. Blocks. Of an engine that has several directories the first one is named, and all
-    /// are checked, where they were last.
+    /// are checked, where they were last; where some have moved, or this is a copy, [`Builder::verify`] says where they are.
     ///
     /// # Errors
     ///
     /// The first thing found wrong: `CorruptTree`, `CorruptJournal`, `CorruptManifest`, `NewerFormat`, `Io`; or
     /// `DirectoryInUse`, `DirectoryMissing`, `DirectoryBehind`.
     pub fn verify_directory(directory: impl AsRef<Path>) -> Result<Verification> {
-        crate::verify::verify_offline(directory.as_ref())
+        Self::builder(directory.as_ref()).verify()
     }
 
     /// Puts the tree of one node from a backup in the place of the one that can't be read, in a directory that no engine has open.
     /// What the node has committed since the backup comes from the journal when the directory is opened. The damaged tree is kept
-    /// beside, under the name that is answered. Blocks.
+    /// beside, under the name that is answered. Blocks. Where some of several directories have moved, or this is a copy,
+    /// [`Builder::restore_node`] says where they are.
     ///
     /// # Errors
     ///
@@ -191,7 +192,7 @@ impl Mailring {
         backup: impl AsRef<Path>,
         loss: RestoreLoss,
     ) -> Result<Restored> {
-        crate::restore::restore_node(directory.as_ref(), node, backup.as_ref(), loss)
+        Self::builder(directory.as_ref()).restore_node(node, backup, loss)
     }
 
     /// Figures as of now.

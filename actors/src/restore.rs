@@ -28,7 +28,7 @@
 use crate::{
     Builder, builder,
     directory::{has_manifest, lock, tree_folder},
-    open::Places,
+    open::{Places, absolute},
     verify::read_journals,
 };
 use mailring_engine::{
@@ -89,7 +89,8 @@ struct Place {
 }
 
 impl Place {
-    fn open(path: &Path) -> Result<Self> {
+    fn open(builder: &Builder) -> Result<Self> {
+        let path = builder.place.directory()?;
         let missing = || Error::NoEngine {
             path: path.to_owned(),
         };
@@ -103,10 +104,9 @@ impl Place {
         let manifest = Manifest::load(&*disk)?.ok_or_else(missing)?;
         let home = recovery::Place {
             disk: Arc::clone(&disk),
-            path: path.to_owned(),
+            path: absolute(path)?,
         };
-        let builder = Builder::new(builder::Place::Directory(path.to_owned()));
-        let places = Places::find(&builder, home, &manifest)?;
+        let places = Places::find_made(builder, home, &manifest)?;
         let mut ring = manifest.ring(&*disk)?;
         let mut visit = |record: Record| match record.body {
             RecordBody::Ring(change) if record.lsn > manifest.last_lsn => {
@@ -139,14 +139,33 @@ impl Place {
     }
 }
 
+impl Builder {
+    /// [`Mailring::restore_node`](crate::Mailring::restore_node), for an engine of several directories of which some are not
+    /// where they were last, or for a copy of one: they are named with [`Builder::directory`]. No other setting matters. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// As there; `InvalidOption` if something is named that is no directory of the engine, or if this is an engine in memory.
+    pub fn restore_node(
+        self,
+        node: NodeId,
+        backup: impl AsRef<Path>,
+        loss: RestoreLoss,
+    ) -> Result<Restored> {
+        restore_node(&self, node, backup.as_ref(), loss)
+    }
+}
+
 /// Puts the tree of `node` in a backup in the place of the one that the directory has.
-pub(crate) fn restore_node(
-    directory: &Path,
+fn restore_node(
+    builder: &Builder,
     node: NodeId,
     backup: &Path,
     loss: RestoreLoss,
 ) -> Result<Restored> {
-    let (mut place, copy) = (Place::open(directory)?, Place::open(backup)?);
+    let place_of_backup = builder::Place::Directory(backup.to_owned());
+    let mut place = Place::open(builder)?;
+    let copy = Place::open(&Builder::new(place_of_backup))?;
     check(&place, &copy, node)?;
     let refuse = |reason| Err(unfit(backup, reason));
     let backup_lsn = copy.manifest.last_lsn;

@@ -2,11 +2,10 @@
 
 use crate::{
     Builder,
-    builder::Place,
     directory::{has_manifest, lock, tree_folder},
     engine::Engine,
     offload::offload,
-    open::Places,
+    open::{Places, absolute},
     scan::merge_node,
 };
 use mailring_engine::{
@@ -80,7 +79,21 @@ fn online(engine: &Engine, catalogue: &Catalogue) -> Result<Verification> {
     })
 }
 
-pub(crate) fn verify_offline(directory: &Path) -> Result<Verification> {
+impl Builder {
+    /// [`Mailring::verify_directory`](crate::Mailring::verify_directory), for an engine of several directories of which some are
+    /// not where they were last, or for a copy of one: they are named with [`Builder::directory`]. No other setting matters.
+    /// Blocks.
+    ///
+    /// # Errors
+    ///
+    /// As there; `InvalidOption` if something is named that is no directory of the engine, or if this is an engine in memory.
+    pub fn verify(self) -> Result<Verification> {
+        let directory = self.place.directory()?;
+        verify_offline(&self, directory)
+    }
+}
+
+fn verify_offline(builder: &Builder, directory: &Path) -> Result<Verification> {
     let missing = || Error::CorruptManifest {
         file: directory.join(MANIFEST_FILE),
         reason: "it is missing".into(),
@@ -98,10 +111,9 @@ pub(crate) fn verify_offline(directory: &Path) -> Result<Verification> {
     };
     let home = recovery::Place {
         disk: Arc::clone(&disk),
-        path: directory.to_owned(),
+        path: absolute(directory)?,
     };
-    let builder = Builder::new(Place::Directory(directory.to_owned()));
-    let places = Places::find(&builder, home, &manifest)?;
+    let places = Places::find_made(builder, home, &manifest)?;
     let mut ring = manifest.ring(&*disk)?;
     let mut visit = |record: Record| match record.body {
         RecordBody::Ring(change) if record.lsn > manifest.last_lsn => {

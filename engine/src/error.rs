@@ -198,7 +198,7 @@ pub enum Error {
     },
     /// A directory of the engine is not where it was, or something else is there.
     #[error(
-        "directory {directory} of the engine is not in {path}: {reason}; mount or restore it there, or say with `directory()` where it is now. Nothing was changed"
+        "directory {directory} of the engine can't be taken from {path}: {reason}; mount or restore it there, or say with `directory()` where it is now. Nothing was changed"
     )]
     DirectoryMissing {
         /// The directory's number.

@@ -5,6 +5,7 @@
 //!       ─▶ threads (I/O, segments, runs, compaction) ─▶ actix System with its arbiters ─▶ actors ─▶ clock
 //! ```
 
+mod joining;
 mod nodes;
 mod places;
 mod recover;
@@ -13,7 +14,7 @@ mod start;
 mod threads;
 
 pub(crate) use nodes::{Life, NodeActors, Readers, Stores};
-pub(crate) use places::Places;
+pub(crate) use places::{Places, absolute};
 pub(crate) use threads::Threads;
 
 use crate::{
@@ -55,8 +56,7 @@ pub(crate) fn open(builder: Builder) -> Result<Mailring> {
                     Error::io(format!("opening {}", directory.display()), &error)
                 })?),
             };
-            let path = directory.canonicalize();
-            let path = path.unwrap_or_else(|_| directory.to_owned());
+            let path = absolute(directory)?;
             let home = recovery::Place { disk, path };
             let recovered = recover(&builder, home, &now_ms, &held_indexes, &gauge)?;
             (Some(lock), recovered)

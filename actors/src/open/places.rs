@@ -1,32 +1,35 @@
-//! The directories of an engine beside the first: found and checked before anything is changed, or made.
+//! The directories of an engine beside the first: found and checked before anything is written.
 //!
 //! ```text
 //!  listed and made:  where the builder says, by the file DIRECTORY that is there, else where it was last. Not there: an error
-//!  new:              listed as not made, forced ─▶ folder, journal, DIRECTORY, forced ─▶ listed as made, forced
+//!  new:              folder, locked ─▶ listed as not made, forced ─▶ journal, DIRECTORY, forced ─▶ listed as made, forced
 //! ```
 //!
 //! Nothing is given to a directory before it is listed as made, and nothing is made where one should be that was made: a disk
 //! that is not mounted leaves an empty folder behind, and that must not pass for the disk.
+//!
+//! # Copies
+//!
+//! A copy of an engine has the paths of the original in its manifest, and files that say that they are the same engine's. So
+//! what the builder names comes first, and what was noted counts only as long as home is where it was noted itself. If it is
+//! not, a directory that nobody names must lie beside home as it did before, and must not be the one that was noted: if that
+//! one were the original's, the copy would write into it.
+//!
+//! # What is left out
+//!
+//! A copy that is brought to the very paths of the original, on another machine or by another mount, is taken for it.
 
-use crate::{
-    Builder,
-    directory::{check_room_for_directory, create_folder, lock},
-};
+use super::joining;
+use crate::{Builder, directory::lock};
 use mailring_engine::{
     Error, Result,
-    directories::{
-        Directories, IDENTITY_FILE, Identity, ListedDirectory, MAX_DIRECTORIES, Stamp,
-        recovery::Place,
-    },
+    directories::{Directories, Identity, ListedDirectory, recovery::Place},
     disk::{DirectoryDisk, Disk},
-    ids::{DirectoryNo, Lsn, NodeId},
-    journal::{Journal, JournalOptions, Lsns},
+    ids::DirectoryNo,
     manifest::Manifest,
 };
 use std::{
-    collections::hash_map::RandomState,
-    fs::File,
-    hash::BuildHasher,
+    fs::{self, File},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -35,87 +38,41 @@ use std::{
 pub(crate) struct Places {
     pub(crate) found: Vec<Place>,
     pub(super) locks: Vec<File>,
-    /// Where the builder wants more of them.
-    new: Vec<PathBuf>,
+    /// Where there are to be more of them.
+    pub(super) new: Vec<PathBuf>,
 }
 
 impl Places {
     /// Finds the directories that the manifest knows. Their locks are taken, and nothing is changed.
     pub(crate) fn find(builder: &Builder, home: Place, manifest: &Manifest) -> Result<Self> {
-        let new = builder.directories.iter().map(|path| absolute(path));
+        let mut search = Search::new(builder, home.path.clone(), manifest)?;
         let mut places = Self {
             found: vec![home],
             locks: Vec::new(),
-            new: new.collect::<Result<_>>()?,
+            new: Vec::new(),
         };
-        let Some(directories) = &manifest.directories else {
-            return Ok(places);
-        };
-        let made = directories.listed.iter().take_while(|one| one.is_made);
-        for (number, listed) in (0..).map(DirectoryNo).zip(made).skip(1) {
-            let (path, disk) = places.take(builder, directories, number, listed)?;
-            places.locks.push(lock(&path)?);
-            places.found.push(Place { disk, path });
+        if let Some(directories) = &manifest.directories {
+            let made = directories.listed.iter().take_while(|one| one.is_made);
+            for (number, listed) in (0..).map(DirectoryNo).zip(made).skip(1) {
+                let (path, disk) = search.take(directories, number, listed)?;
+                places.locks.push(lock(&path)?);
+                places.found.push(Place { disk, path });
+            }
+            places.check_opening(directories, manifest.openings)?;
         }
-        places.check_opening(directories, manifest.openings)?;
-        // Those that were not made yet come before others that are new, where the builder wants them now.
-        let unmade = directories.listed.iter().skip(places.found.len());
-        let unmade: Vec<_> = unmade.map(|listed| PathBuf::from(&listed.path)).collect();
-        let (named, mut others): (Vec<_>, Vec<_>) = places
-            .new
-            .into_iter()
-            .partition(|path| unmade.contains(path));
-        let mut next = others.drain(..);
-        let unmade = unmade.into_iter().map(|path| match named.contains(&path) {
-            true => path,
-            false => next.next().unwrap_or(path),
-        });
-        places.new = unmade.collect();
-        places.new.extend(next);
+        places.new = search.wanted(manifest, places.found.len())?;
         Ok(places)
     }
 
-    /// Where this directory is.
-    fn take(
-        &mut self,
-        builder: &Builder,
-        directories: &Directories,
-        number: DirectoryNo,
-        listed: &ListedDirectory,
-    ) -> Result<(PathBuf, Arc<dyn Disk>)> {
-        let wanted = Identity {
-            engine: directories.engine,
-            number,
-        };
-        let known = PathBuf::from(&listed.path);
-        let missing = |reason: &str| Error::DirectoryMissing {
-            directory: number,
-            path: known.clone(),
-            reason: reason.to_owned(),
-        };
-        let disk = disk_at(builder, number, &known)?;
-        let found = disk.as_ref().map(|disk| Identity::load(&**disk));
-        if let (Some(disk), Some(Ok(Some(found)))) = (&disk, &found)
-            && *found == wanted
-        {
-            self.new.retain(|new| *new != known);
-            return Ok((known, Arc::clone(disk)));
-        }
-        for (at, path) in self.new.iter().enumerate() {
-            // Whatever is wrong there does not concern this directory.
-            if let Some(disk) = disk_at(builder, number, path)?
-                && Identity::load(&*disk) == Ok(Some(wanted))
-            {
-                return Ok((self.new.remove(at), disk));
-            }
-        }
-        match found.ok_or_else(|| missing("there is no such folder"))?? {
-            Some(found) if found.engine == wanted.engine => Err(missing(&format!(
-                "directory {} of the engine is there",
-                found.number
-            ))),
-            Some(_) => Err(missing("a directory of another engine is there")),
-            None => Err(missing("the folder there is not that of an engine")),
+    /// As [`Places::find`], for those who only look: whatever is named must be there.
+    pub(crate) fn find_made(builder: &Builder, home: Place, manifest: &Manifest) -> Result<Self> {
+        let places = Self::find(builder, home, manifest)?;
+        let listed = manifest.directories.iter().flat_map(|it| &it.listed);
+        let listed: Vec<_> = listed.map(|one| Path::new(&one.path)).collect();
+        let unknown = |path: &&PathBuf| !listed.contains(&path.as_path());
+        match places.new.iter().find(unknown) {
+            Some(path) => Err(refused(path, "it is no directory of the engine")),
+            None => Ok(places),
         }
     }
 
@@ -145,170 +102,209 @@ impl Places {
         manifest.save(&*self.found[0].disk)
     }
 
-    /// Whether there are some to be made.
-    pub(super) fn are_some_new(&self) -> bool {
-        !self.new.is_empty()
-    }
-
-    /// Lists those that are to be made. All nodes that there ever were, `nodes` of them, stay where they are; the first ones
-    /// of all are where the builder wants them.
-    pub(super) fn list_new(
-        &self,
-        builder: &Builder,
-        manifest: &mut Manifest,
-        nodes: Option<usize>,
-        stamp: Stamp,
-    ) -> Result<()> {
-        for (at, path) in self.new.iter().enumerate() {
-            let is_home = self.found.iter().any(|place| place.path == *path);
-            let is_twice = is_home || self.new[..at].contains(path);
-            let names = path.to_str().ok_or("its name must be UTF-8");
-            let reason = names.err().or(is_twice.then_some("it is named twice"));
-            if let Some(reason) = reason {
-                return Err(Error::InvalidOption {
-                    option: "directory",
-                    value: path.display().to_string(),
-                    reason,
-                });
-            }
-            check_room_for_directory(path)?;
-        }
-        let count = self.found.len() + self.new.len();
-        if count > MAX_DIRECTORIES {
-            return Err(Error::InvalidOption {
-                option: "directory",
-                value: count.to_string(),
-                reason: "an engine has 64 directories at most",
-            });
-        }
-        let directories = manifest.directories.get_or_insert_with(|| Directories {
-            engine: RandomState::new().hash_one(std::process::id()),
-            listed: vec![ListedDirectory {
-                path: String::new(),
-                is_made: true,
-            }],
-            stamp,
-            ..Directories::default()
-        });
-        // Whatever their numbers would say from now on.
-        let known = nodes.map(|nodes| directories.placement().list(nodes));
-        directories.listed.truncate(self.found.len());
-        let new = self.new.iter().map(|path| ListedDirectory {
-            path: path.display().to_string(),
-            is_made: false,
-        });
-        directories.listed.extend(new);
-        directories.placement = match known {
-            Some(known) => known,
-            None => placed(builder, count)?,
-        };
-        Ok(())
-    }
-
-    /// Makes those that are listed and not made, which the manifest on the disk must say already.
-    pub(super) fn make(
-        &mut self,
-        builder: &Builder,
-        manifest: &mut Manifest,
-        last_lsn: Lsn,
-    ) -> Result<Vec<Journal>> {
-        let directories = manifest.directories.as_mut().expect("they are listed");
-        let mut journals = Vec::new();
-        for path in std::mem::take(&mut self.new) {
-            let number = DirectoryNo(u8::try_from(self.found.len()).expect("64 at most"));
-            create_folder(&path)?;
-            let path = absolute(&path)?;
-            self.locks.push(lock(&path)?);
-            let disk = disk_at(builder, number, &path)?;
-            let disk = disk.ok_or_else(|| Error::NoEngine { path: path.clone() })?;
-            let identity = Identity {
-                engine: directories.engine,
-                number,
-            };
-            if Identity::load(&*disk)?.is_some_and(|found| found != identity) {
-                return Err(Error::ForeignDirectory {
-                    path,
-                    entry: IDENTITY_FILE.to_owned(),
-                });
-            }
-            let options = options(builder, manifest.openings, number);
-            journals.push(Journal::create(Arc::clone(&disk), options, last_lsn)?);
-            identity.save(&*disk, manifest.openings)?;
-            self.found.push(Place { disk, path });
-        }
-        for listed in &mut directories.listed {
-            listed.is_made = true;
-        }
-        self.note(directories);
-        manifest.save(&*self.found[0].disk)?;
-        Ok(journals)
-    }
-
-    /// Notes where the directories are now.
+    /// Notes where the directories are now. Those that are not made, and that nobody wants any more, are forgotten.
     pub(super) fn note(&self, directories: &mut Directories) {
-        let listed = directories.listed.iter_mut().zip(&self.found).skip(1);
-        for (listed, place) in listed {
-            listed.path = place.path.display().to_string();
+        directories.listed.truncate(self.found.len());
+        for (listed, place) in directories.listed.iter_mut().zip(&self.found) {
+            listed.path = joining::noted(&place.path);
         }
     }
 }
 
-/// How the journal of a directory is laid out. Its salts must not be those of another, whose files could be mistaken for its
-/// own.
-pub(super) fn options(builder: &Builder, opening: u64, number: DirectoryNo) -> JournalOptions {
-    JournalOptions {
-        segment_bytes: builder.segment_bytes,
-        salt: opening ^ u64::from(number.0) << 56,
-        lsns: Lsns::Some,
+/// The directories that were not found yet.
+struct Search<'a> {
+    builder: &'a Builder,
+    home: PathBuf,
+    /// Where home was, if it is elsewhere now.
+    moved_from: Option<PathBuf>,
+    /// What the builder names, as far as it is not found to be one of those that are known.
+    named: Vec<PathBuf>,
+}
+
+impl<'a> Search<'a> {
+    fn new(builder: &'a Builder, home: PathBuf, manifest: &Manifest) -> Result<Self> {
+        let named = builder.directories.iter().map(|path| absolute(path));
+        let named: Vec<_> = named.collect::<Result<_>>()?;
+        for (at, path) in named.iter().enumerate() {
+            if path.to_str().is_none() {
+                return Err(refused(path, "its name must be UTF-8"));
+            }
+            if *path == home || named[..at].contains(path) {
+                return Err(refused(path, "it is named twice"));
+            }
+        }
+        let noted = manifest.directories.as_ref().map(|it| &it.listed[0].path);
+        let noted = noted.filter(|noted| !noted.is_empty()).map(PathBuf::from);
+        Ok(Self {
+            builder,
+            moved_from: noted.filter(|noted| *noted != home),
+            home,
+            named,
+        })
+    }
+
+    /// Where this directory is.
+    fn take(
+        &mut self,
+        directories: &Directories,
+        number: DirectoryNo,
+        listed: &ListedDirectory,
+    ) -> Result<(PathBuf, Arc<dyn Disk>)> {
+        let wanted = Identity {
+            engine: directories.engine,
+            number,
+        };
+        let noted = PathBuf::from(&listed.path);
+        let mut found = Vec::new();
+        for path in &self.named {
+            // Whatever is wrong there does not concern this directory.
+            if let Some(disk) = disk_at(self.builder, number, path)?
+                && Identity::load(&*disk) == Ok(Some(wanted))
+            {
+                found.push((path.clone(), disk));
+            }
+        }
+        if let Some((path, _)) = found.get(1) {
+            return Err(refused(path, "it is a copy of another one that is named"));
+        }
+        if let Some((path, disk)) = found.pop() {
+            self.named.retain(|one| *one != path);
+            let is_at = |disk: &Arc<dyn Disk>| Identity::load(&**disk) == Ok(Some(wanted));
+            let left = disk_at(self.builder, number, &noted);
+            if path != noted && left.ok().flatten().is_some_and(|disk| is_at(&disk)) {
+                let (used, left) = (path.display(), noted.display());
+                tracing::warn!(%number, %used, %left, "a directory is in two places, and is used where it is named");
+            }
+            return Ok((path, disk));
+        }
+        let missing = |reason: &str| missing(number, &noted, reason);
+        let expected = match &self.moved_from {
+            None => Some(noted.clone()),
+            Some(before) => beside(before, &noted, &self.home),
+        };
+        let disk = match &expected {
+            Some(path) => disk_at(self.builder, number, path)?,
+            None => None,
+        };
+        let found = disk.as_ref().map(|disk| Identity::load(&**disk));
+        if let (Some(path), Some(disk), Some(Ok(Some(found)))) = (expected, disk, &found)
+            && *found == wanted
+        {
+            return Ok((path, disk));
+        }
+        self.check_home(number, &noted)?;
+        match found.ok_or_else(|| missing("there is no such folder"))?? {
+            Some(found) if found.engine == wanted.engine => Err(missing(&format!(
+                "directory {} of the engine is there",
+                found.number
+            ))),
+            Some(_) => Err(missing("a directory of another engine is there")),
+            None => Err(missing("the folder there is not that of an engine")),
+        }
+    }
+
+    /// Where there are to be more directories: those that are listed already, where the builder wants them now, and others.
+    fn wanted(self, manifest: &Manifest, made: usize) -> Result<Vec<PathBuf>> {
+        let Some(directories) = &manifest.directories else {
+            return Ok(self.named);
+        };
+        let homes = directories.placement().list(manifest.nodes.len());
+        if homes.iter().all(|one| usize::from(one.0) < made) {
+            // Whoever is there needs none of those that are listed, and it may be that they can't be made.
+            return Ok(self.named);
+        }
+        let unmade = directories.listed.iter().skip(made);
+        let unmade: Vec<_> = unmade.map(|listed| PathBuf::from(&listed.path)).collect();
+        let is_unmade = |path: &PathBuf| unmade.contains(path);
+        let (named, others): (Vec<_>, Vec<_>) = self.named.iter().cloned().partition(is_unmade);
+        let mut others = others.into_iter();
+        let mut new = Vec::new();
+        for (number, path) in (made..).zip(&unmade) {
+            if !named.contains(path)
+                && let Some(other) = others.next()
+            {
+                new.push(other);
+                continue;
+            }
+            if !named.contains(path) {
+                self.check_home(DirectoryNo(u8::try_from(number).unwrap_or(u8::MAX)), path)?;
+            }
+            new.push(path.clone());
+        }
+        new.extend(others);
+        Ok(new)
+    }
+
+    /// Refuses to go by what was noted if home is elsewhere.
+    fn check_home(&self, number: DirectoryNo, noted: &Path) -> Result<()> {
+        let Some(before) = &self.moved_from else {
+            return Ok(());
+        };
+        let before = before.display();
+        let reason = format!(
+            "the engine was copied or moved from {before}, and what is there may be the original's: name where directory \
+             {number} is"
+        );
+        Err(missing(number, noted, &reason))
     }
 }
 
-/// Where the first nodes shall live.
-fn placed(builder: &Builder, directories: usize) -> Result<Vec<DirectoryNo>> {
-    let Some(placed) = &builder.node_directories else {
-        return Ok(Vec::new());
-    };
-    let nodes = builder.weights.as_ref().map_or(4, Vec::len);
-    let reason = if placed.len() != nodes {
-        "it must name a directory for each node"
-    } else if placed.iter().any(|one| usize::from(*one) >= directories) {
-        "there are not so many directories; they are numbered from 0"
-    } else {
-        return Ok(placed.iter().map(|one| DirectoryNo(*one)).collect());
-    };
-    Err(Error::InvalidOption {
-        option: "node_directories",
-        value: format!("{placed:?}"),
+fn missing(number: DirectoryNo, path: &Path, reason: &str) -> Error {
+    Error::DirectoryMissing {
+        directory: number,
+        path: path.to_owned(),
+        reason: reason.to_owned(),
+    }
+}
+
+pub(super) fn refused(path: &Path, reason: &'static str) -> Error {
+    Error::InvalidOption {
+        option: "directory",
+        value: path.display().to_string(),
         reason,
-    })
-}
-
-/// Whether the builder wants nodes elsewhere than they are.
-pub(super) fn check_placement(builder: &Builder, manifest: &Manifest, nodes: usize) -> Result<()> {
-    let Some(requested) = &builder.node_directories else {
-        return Ok(());
-    };
-    let known = manifest.directories.as_ref();
-    let placement = known.map(Directories::placement).unwrap_or_default();
-    let first = (0..).map(NodeId).take(nodes.min(requested.len()));
-    let found: Vec<u8> = first.map(|node| placement.of(node).0).collect();
-    if found == *requested {
-        return Ok(());
     }
-    Err(Error::SettingsMismatch {
-        setting: "node_directories",
-        directory: format!("{found:?}"),
-        requested: format!("{requested:?}"),
-    })
 }
 
-fn absolute(path: &Path) -> Result<PathBuf> {
-    let found = std::fs::canonicalize(path).or_else(|_| std::path::absolute(path));
-    found.map_err(|error| Error::io(format!("finding {}", path.display()), &error))
+/// What lies beside `now` as `noted` did beside `before`; `None` if there is nothing, or nothing else than `noted`.
+fn beside(before: &Path, noted: &Path, now: &Path) -> Option<PathBuf> {
+    let pairs = before.components().zip(noted.components());
+    let common = pairs.take_while(|(one, other)| one == other).count();
+    let mut path = now.to_owned();
+    for _ in before.components().skip(common) {
+        if !path.pop() {
+            return None;
+        }
+    }
+    path.extend(noted.components().skip(common));
+    let path = fs::canonicalize(path).ok()?;
+    let is_noted = fs::canonicalize(noted).is_ok_and(|noted| noted == path);
+    (!is_noted).then_some(path)
+}
+
+/// The path by which a folder is known, whichever way it was named; also if it is still to be created.
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
+    let whole = std::path::absolute(path);
+    let whole = whole.map_err(|error| Error::io(format!("finding {}", path.display()), &error))?;
+    Ok(resolved(&whole))
+}
+
+/// Follows the links of as much of a path as there is.
+fn resolved(path: &Path) -> PathBuf {
+    if let Ok(found) = fs::canonicalize(path) {
+        return found;
+    }
+    match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) => resolved(parent).join(name),
+        _ => path.to_owned(),
+    }
 }
 
 /// The files at a path; `None` if there is no folder.
-fn disk_at(builder: &Builder, number: DirectoryNo, path: &Path) -> Result<Option<Arc<dyn Disk>>> {
+pub(super) fn disk_at(
+    builder: &Builder,
+    number: DirectoryNo,
+    path: &Path,
+) -> Result<Option<Arc<dyn Disk>>> {
     if !path.is_dir() {
         return Ok(None);
     }

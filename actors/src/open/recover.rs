@@ -5,8 +5,9 @@
 //! has not written yet. Where no node can be read there is nothing to serve, and the directory does not open.
 
 use super::{
+    joining::{self, check_placement},
     nodes::Stores,
-    places::{self, Places, check_placement},
+    places::Places,
     settings::{check_arcs, check_nodes, new_manifest},
 };
 use crate::{Builder, member::Member, placement::Placements};
@@ -75,11 +76,13 @@ pub(super) fn recover(
         None => new_manifest(builder)?,
     };
     let mut places = Places::find(builder, home, &manifest)?;
+    // From here on all directories are ours, and nothing is written anywhere before.
+    places.reserve(builder, &manifest, is_new)?;
     let was_clean = manifest.clean_shutdown;
     let old_leases = manifest.begin_opening(builder.max_lease);
     let options = JournalOptions {
         lsns: Lsns::All,
-        ..places::options(builder, manifest.openings, DirectoryNo::HOME)
+        ..joining::options(builder, manifest.openings, DirectoryNo::HOME)
     };
     // The journal of a new directory comes before its manifest: where the manifest is missing and commits are there,
     // nothing may be written that looks like a directory. A creation cut short in between begins again. That of several
@@ -202,7 +205,7 @@ fn read(
     replay: &mut Replay,
 ) -> Result<(Vec<Journal>, Lsn, u64)> {
     let (after, durable, opening) = (replay.after(), manifest.last_lsn, manifest.openings);
-    let options = |number| places::options(builder, opening, number);
+    let options = |number| joining::options(builder, opening, number);
     let mut visit = |record: Record| replay.visit(record);
     if let Some(directories) = &mut manifest.directories {
         let found = &places.found;

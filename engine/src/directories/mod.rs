@@ -103,7 +103,7 @@ impl Directories {
 /// A directory as the manifest knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ListedDirectory {
-    /// Where it was last; of the first nothing.
+    /// Where it was last; nothing if that is not known.
     pub path: String,
     /// Whether it was made. Nothing is written to it before.
     pub is_made: bool,

@@ -1,0 +1,361 @@
+//! Several directories: where they are looked for, whose they are, and how more of them come.
+
+mod common;
+
+use common::{copy_directory, keys_of, tuned};
+use mailring::{
+    Builder, DirectoryNo, Error, Keyspace, Mailring, NodeId, RestoreLoss, Result, Transaction,
+};
+use mailring_engine::disk::SimulatedDisk;
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use tempfile::TempDir;
+
+/// A place for directories.
+struct Disks {
+    root: TempDir,
+}
+
+impl Disks {
+    fn new() -> Self {
+        Self {
+            root: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        fs::canonicalize(self.root.path()).unwrap().join(name)
+    }
+
+    fn open_at(&self, home: &str) -> Builder {
+        tuned(Mailring::builder(self.at(home)))
+    }
+
+    fn known(&self) -> Builder {
+        self.open_at("home")
+    }
+
+    /// Two nodes, one in each.
+    fn create(&self) -> Builder {
+        self.known().directory(self.at("second")).nodes(2)
+    }
+
+    fn copy(&self, from: &str, to: &str) {
+        copy_directory(&self.at(from), &self.at(to));
+    }
+
+    /// All files of a directory, but the lock's.
+    fn files(&self, name: &str) -> BTreeMap<PathBuf, Vec<u8>> {
+        let mut files = BTreeMap::new();
+        collect(&self.at(name), &mut files);
+        files
+    }
+}
+
+fn collect(folder: &Path, files: &mut BTreeMap<PathBuf, Vec<u8>>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(&path, files);
+        } else if path.file_name().is_some_and(|name| name != "LOCK") {
+            files.insert(path.clone(), fs::read(&path).unwrap());
+        }
+    }
+}
+
+/// Writes to both nodes in one transaction.
+async fn write(db: &Mailring, name: &str) -> Result<()> {
+    let ks = db.keyspace("ks").await?;
+    let keys = [
+        keys_of(db, &ks, 0, 1).await.remove(0),
+        keys_of(db, &ks, 1, 1).await.remove(0),
+    ];
+    db.transact(async |txn: Transaction| {
+        for key in &keys {
+            txn.put(&ks, format!("{{{key}}}-{name}"), "v").await?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// How many of the keys of [`write`] there are.
+async fn written(db: &Mailring, name: &str) -> Result<usize> {
+    let ks: Keyspace = db.keyspace("ks").await?;
+    let mut scan = ks.scan(..);
+    let mut found = 0;
+    while let Some((key, _)) = scan.next().await? {
+        found += usize::from(key.ends_with(format!("-{name}").as_bytes()));
+    }
+    Ok(found)
+}
+
+fn missing<T: std::fmt::Debug>(outcome: Result<T>) -> (PathBuf, String) {
+    match outcome {
+        Err(Error::DirectoryMissing {
+            directory: DirectoryNo(1),
+            path,
+            reason,
+        }) => (path, reason),
+        outcome => panic!("{outcome:?}"),
+    }
+}
+
+async fn opened(builder: Builder) -> Result<()> {
+    builder.open().await.map(drop)
+}
+
+/// The copy of home says where the original's directories are. Opening it by that took them, and committed there.
+#[tokio::test]
+async fn a_copy_never_takes_the_directories_of_the_original() -> Result<()> {
+    let disks = Disks::new();
+    let db = disks.create().open().await?;
+    write(&db, "both").await?;
+    drop(db);
+    disks.copy("home", "copy-home");
+    disks.copy("second", "copy-second");
+    let before = [disks.files("copy-home"), disks.files("second")];
+    let verify = || Mailring::verify_directory(disks.at("copy-home")).map(drop);
+    for outcome in [opened(disks.open_at("copy-home")).await, verify()] {
+        let (path, reason) = missing(outcome);
+        assert_eq!(path, disks.at("second"));
+        let home = disks.at("home");
+        let moved = format!("the engine was copied or moved from {}", home.display());
+        assert!(reason.starts_with(&moved), "{reason}");
+    }
+    assert_eq!(before, [disks.files("copy-home"), disks.files("second")]);
+    // The original is in use meanwhile, which nobody notices who has the copy.
+    let original = disks.known().open().await?;
+    let named = || {
+        disks
+            .open_at("copy-home")
+            .directory(disks.at("copy-second"))
+    };
+    assert!(named().verify()?.journal_records > 0);
+    let copy = named().open().await?;
+    write(&copy, "copy").await?;
+    write(&original, "original").await?;
+    assert_eq!(written(&copy, "original").await?, 0);
+    assert_eq!(written(&original, "copy").await?, 0);
+    drop(copy);
+    // From now on it is known where they are.
+    let copy = disks.open_at("copy-home").open().await?;
+    assert_eq!(written(&copy, "copy").await?, 2);
+    drop(original);
+    let original = disks.known().open().await?;
+    assert_eq!(written(&original, "original").await?, 2);
+    assert_eq!(written(&original, "both").await?, 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_was_copied_or_moved_as_a_whole_finds_its_own() -> Result<()> {
+    let disks = Disks::new();
+    fs::create_dir_all(disks.at("a/home")).unwrap();
+    let create = disks.open_at("a/home").directory(disks.at("a/second"));
+    let db = create.nodes(2).open().await?;
+    write(&db, "both").await?;
+    drop(db);
+    copy_directory(&disks.at("a/home"), &disks.at("home"));
+    copy_directory(&disks.at("a/second"), &disks.at("second"));
+    let original = disks.open_at("a/home").open().await?;
+    Mailring::verify_directory(disks.at("home"))?;
+    let copy = disks.known().open().await?;
+    write(&copy, "copy").await?;
+    assert_eq!(written(&original, "copy").await?, 0);
+    drop((copy, original));
+    fs::rename(disks.at("a"), disks.at("b")).unwrap();
+    let moved = disks.open_at("b/home").open().await?;
+    assert_eq!(written(&moved, "both").await?, 2);
+    assert_eq!(written(&moved, "copy").await?, 0);
+    Ok(())
+}
+
+/// As the runbook says of a disk that is about to go: its folder is copied, and still there.
+#[tokio::test]
+async fn the_copy_that_is_named_is_used_while_the_original_is_there() -> Result<()> {
+    let disks = Disks::new();
+    drop(disks.create().open().await?);
+    disks.copy("second", "moved");
+    let left = disks.files("second");
+    let verified = disks.known().directory(disks.at("moved")).verify();
+    assert!(verified.is_ok(), "{verified:?}");
+    let db = disks.known().directory(disks.at("moved")).open().await?;
+    write(&db, "moved").await?;
+    drop(db);
+    let db = disks.known().open().await?;
+    assert_eq!(written(&db, "moved").await?, 2);
+    assert_eq!(disks.files("second"), left);
+    drop(db);
+    // Nobody can tell which one is meant of two that are named.
+    let both = disks.create().directory(disks.at("moved"));
+    let error = opened(both).await.unwrap_err();
+    assert!(
+        matches!(&error, Error::InvalidOption { option: "directory", reason, .. }
+            if reason.starts_with("it is a copy")),
+        "{error:?}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_node_is_restored_in_a_directory_that_has_moved() -> Result<()> {
+    let disks = Disks::new();
+    let db = disks.create().open().await?;
+    write(&db, "kept").await?;
+    db.checkpoint().await?;
+    db.backup(disks.at("backup")).await?;
+    drop(db);
+    disks.copy("second", "moved");
+    fs::remove_dir_all(disks.at("moved/node-001")).unwrap();
+    let left = disks.files("second");
+    let builder = || disks.known().directory(disks.at("moved"));
+    let restored = builder().restore_node(NodeId(1), disks.at("backup"), RestoreLoss::Refuse)?;
+    assert!(restored.damaged.starts_with(disks.at("moved")));
+    assert_eq!(disks.files("second"), left);
+    let db = builder().open().await?;
+    assert_eq!(written(&db, "kept").await?, 2);
+    drop(db);
+    // What is no directory of the engine is not looked at.
+    let error = builder().directory(disks.at("backup")).verify();
+    let reason = "it is no directory of the engine";
+    assert!(
+        matches!(&error, Err(Error::InvalidOption { reason: found, .. }) if *found == reason),
+        "{error:?}"
+    );
+    let memory = Mailring::memory().verify();
+    assert!(matches!(memory, Err(Error::InvalidOption { .. })));
+    Ok(())
+}
+
+/// It was listed before anybody had looked, and was to be made before the engine could be opened again.
+#[tokio::test]
+async fn a_directory_that_can_not_be_made_does_not_keep_the_engine_closed() -> Result<()> {
+    let disks = Disks::new();
+    let db = disks.known().nodes(2).open().await?;
+    write(&db, "before").await?;
+    drop(db);
+    let before = disks.files("home");
+    // A path below a file.
+    fs::write(disks.at("file"), "x").unwrap();
+    let below = disks.known().directory(disks.at("file").join("below"));
+    let error = opened(below).await.unwrap_err();
+    assert!(matches!(error, Error::Io { .. }), "{error:?}");
+    // That of another engine, behind one that could be made.
+    let other = Disks::new();
+    drop(other.create().open().await?);
+    let third = disks.known().directory(disks.at("third"));
+    let error = opened(third.directory(other.at("second"))).await;
+    assert!(matches!(error, Err(Error::ForeignDirectory { .. })));
+    assert!(!disks.at("third").exists());
+    // One that somebody has open.
+    let lock = fs::File::create_new({
+        fs::create_dir(disks.at("third")).unwrap();
+        disks.at("third/LOCK")
+    });
+    let lock = lock.unwrap();
+    lock.lock().unwrap();
+    let error = opened(disks.known().directory(disks.at("third"))).await;
+    assert!(matches!(error, Err(Error::DirectoryInUse { .. })));
+    drop(lock);
+    assert_eq!(disks.files("home"), before, "nothing was written");
+    let db = disks.known().open().await?;
+    assert_eq!(written(&db, "before").await?, 2);
+    Ok(())
+}
+
+/// Here it fails behind the list.
+#[tokio::test]
+async fn a_directory_on_a_full_disk_is_forgotten_or_made_later() -> Result<()> {
+    for wanted in [None, Some("third"), Some("second")] {
+        let disks = Disks::new();
+        let db = disks.known().nodes(2).open().await?;
+        write(&db, "before").await?;
+        drop(db);
+        let full = SimulatedDisk::new();
+        full.set_capacity(Some(0));
+        let second = disks.known().directory(disks.at("second"));
+        let error = opened(second.disk_of(1, Arc::new(full))).await;
+        assert!(matches!(error, Err(Error::DiskFull { .. })), "{error:?}");
+        Mailring::verify_directory(disks.at("home"))?;
+        for round in 0..2 {
+            let builder = match wanted {
+                Some(name) if round == 0 => disks.known().directory(disks.at(name)),
+                _ => disks.known(),
+            };
+            let db = builder.open().await?;
+            assert_eq!(written(&db, "before").await?, 2);
+            write(&db, &format!("round-{round}")).await?;
+            assert_eq!(written(&db, "round-0").await?, 2);
+            let placed = db.nodes().add_in(DirectoryNo(1), 1).await;
+            match wanted {
+                Some(_) => drop(placed?.wait().await?),
+                None => assert!(matches!(placed, Err(Error::InvalidOption { .. }))),
+            }
+            if let Some(name) = wanted {
+                let node = disks.at(name).join(format!("node-{:03}", 2 + round));
+                assert!(node.exists(), "{}", node.display());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The disk of home is not mounted, and the other one is that of the engine which was meant.
+#[tokio::test]
+async fn a_new_engine_is_not_begun_beside_the_directory_of_another() -> Result<()> {
+    let disks = Disks::new();
+    drop(disks.create().open().await?);
+    let elsewhere = disks.open_at("unmounted").directory(disks.at("second"));
+    let error = opened(elsewhere).await;
+    assert!(matches!(error, Err(Error::ForeignDirectory { .. })));
+    assert_eq!(disks.files("unmounted"), BTreeMap::new());
+    drop(disks.known().open().await?);
+    Ok(())
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_folder_that_is_named_twice_by_a_link_is_named_twice() -> Result<()> {
+    let disks = Disks::new();
+    drop(disks.known().nodes(2).open().await?);
+    fs::create_dir(disks.at("real")).unwrap();
+    std::os::unix::fs::symlink(disks.at("real"), disks.at("link")).unwrap();
+    let before = disks.files("home");
+    let twice = disks.known().directory(disks.at("real/a/b"));
+    let error = opened(twice.directory(disks.at("link/a/b"))).await;
+    let reason = "it is named twice";
+    assert!(
+        matches!(&error, Err(Error::InvalidOption { reason: found, .. }) if *found == reason),
+        "{error:?}"
+    );
+    assert!(!disks.at("real/a").exists());
+    assert_eq!(disks.files("home"), before);
+    // By the other name it is the same one.
+    drop(disks.known().directory(disks.at("link/a/b")).open().await?);
+    drop(disks.known().directory(disks.at("real/a/b")).open().await?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn nothing_is_written_before_all_directories_are_found() -> Result<()> {
+    let disks = Disks::new();
+    let three = disks.create().directory(disks.at("third")).nodes(3);
+    let db = three.open().await?;
+    write(&db, "before").await?;
+    drop(db);
+    let before = || [disks.files("home"), disks.files("second")];
+    let files = before();
+    fs::rename(disks.at("third"), disks.at("away")).unwrap();
+    let error = opened(disks.known()).await;
+    assert!(matches!(
+        error,
+        Err(Error::DirectoryMissing { directory, .. }) if directory == DirectoryNo(2)
+    ));
+    assert_eq!(before(), files);
+    Ok(())
+}
