@@ -57,23 +57,18 @@ pub(crate) enum Job {
         through: Lsn,
         catalogue: Catalogue,
     },
-    /// From a handle: the next node that is added lives there.
-    Place(PlaceNode),
+    /// From the mover: a node that joins shall live there.
+    Place {
+        node: NodeId,
+        directory: DirectoryNo,
+        reply: Sender<Result<()>>,
+    },
     /// From the mover: a run of what moves.
     Ingest {
         node: NodeId,
         run: Vec<RunEntry>,
         reply: Sender<Result<()>>,
     },
-}
-
-/// A node that is to be added shall live in this directory.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub(crate) struct PlaceNode {
-    pub(crate) node: NodeId,
-    pub(crate) directory: DirectoryNo,
-    pub(crate) reply: oneshot::Sender<Result<()>>,
 }
 
 /// The compacting thread is asked to compact.
@@ -279,14 +274,6 @@ impl Handler<HoldJournal> for Checkpointer {
     }
 }
 
-impl Handler<PlaceNode> for Checkpointer {
-    type Result = ();
-
-    fn handle(&mut self, place: PlaceNode, _: &mut Self::Context) {
-        self.to_worker(Job::Place(place));
-    }
-}
-
 impl Handler<ReadOnly> for Checkpointer {
     type Result = ();
 
@@ -372,11 +359,11 @@ pub(crate) fn run_worker(
                 written_views.clear();
                 CheckpointMessage::Saved(saved.map(|saved| manifest = saved))
             }
-            Job::Place(PlaceNode {
+            Job::Place {
                 node,
                 directory,
                 reply,
-            }) => {
+            } => {
                 let placed = guarded(|| {
                     switchboard.between_faults("runs", kind, || {
                         switchboard.placements.place(node, directory, |placement| {
@@ -391,10 +378,8 @@ pub(crate) fn run_worker(
                         })
                     })
                 });
-                tell(
-                    reply,
-                    placed.unwrap_or_else(|reason| Err(panicked(WORKER, reason))),
-                );
+                // The mover may have stopped.
+                let _ = reply.send(placed.unwrap_or_else(|reason| Err(panicked(WORKER, reason))));
                 continue;
             }
             Job::Ingest { node, run, reply } => {

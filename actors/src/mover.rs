@@ -33,7 +33,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use mailring_engine::{
     Error, Result,
     generation::Generation,
-    ids::{Lsn, NodeId, RequestId},
+    ids::{DirectoryNo, Lsn, NodeId, RequestId},
     keyspaces::Keyspaces,
     motion::{CHUNK_BYTES, Carry, Job, MotionMessage, Moved, Work},
     replay::ReplayedNode,
@@ -65,8 +65,12 @@ const BUDGET_PARTS: usize = 32;
 /// What the mover's thread is asked to do.
 #[derive(Debug)]
 pub(crate) enum MoverRequest {
-    /// Open stores and start actors for nodes that join.
-    Open { task: RequestId, nodes: Vec<NodeId> },
+    /// Open stores and start actors for nodes that join, in this directory, or in their turn.
+    Open {
+        task: RequestId,
+        nodes: Vec<NodeId>,
+        directory: Option<DirectoryNo>,
+    },
     /// Work on what moves.
     Work { task: RequestId, job: Job },
 }
@@ -110,11 +114,16 @@ pub(crate) fn run_mover(
     for request in requests {
         let board = switchboard;
         match request {
-            MoverRequest::Open { task, nodes } => {
+            MoverRequest::Open {
+                task,
+                nodes,
+                directory,
+            } => {
                 let opened = guarded(|| {
                     board.between_faults("mover", "Open", || {
                         let nodes = nodes.iter().filter(|node| board.member(**node).is_none());
-                        nodes.map(|node| mover.open(board, *node)).collect()
+                        let opened = nodes.map(|node| mover.open(board, *node, directory));
+                        opened.collect()
                     })
                 });
                 let members = opened.unwrap_or_else(|reason| Err(panicked(WHO, reason)));
@@ -138,7 +147,15 @@ const WHO: &str = "the mover's thread";
 
 impl Mover {
     /// Opens a node that never was: its folder, if there is one, is left over from a beginning that was cut short.
-    fn open(&self, board: &Arc<Switchboard>, node: NodeId) -> Result<Arc<Member>> {
+    fn open(
+        &self,
+        board: &Arc<Switchboard>,
+        node: NodeId,
+        directory: Option<DirectoryNo>,
+    ) -> Result<Arc<Member>> {
+        if let Some(directory) = board.placements.wanted(node, directory) {
+            self.place(node, directory)?;
+        }
         let store = self.stores.create(node)?;
         let generation = Generation::with_gauge(Arc::clone(&board.budget.generations));
         // Nothing of it is in the journal before its change begins, which is still to come.
@@ -154,6 +171,18 @@ impl Mover {
         };
         self.actors.start(board, &member, life);
         Ok(member)
+    }
+
+    /// Has it in the manifest in which directory a node lives. The thread that writes the manifest does.
+    fn place(&self, node: NodeId, directory: DirectoryNo) -> Result<()> {
+        let (reply, answer) = bounded(1);
+        let job = checkpointer::Job::Place {
+            node,
+            directory,
+            reply,
+        };
+        self.runs.send(job).map_err(|_| Error::Closed)?;
+        answer.recv().map_err(|_| Error::Closed)?
     }
 
     fn work(&self, board: &Arc<Switchboard>, task: RequestId, job: &Job) -> Result<Work> {

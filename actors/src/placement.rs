@@ -1,29 +1,25 @@
 //! In which directory each node lives: what everybody shares of it.
 //!
-//! A node that is to be added can be given a directory of its own choice, until somebody has opened its store. From then on it
-//! stays, whatever becomes of its change. What was chosen is in the manifest before anybody acts on it, and with the journal
-//! before the record that brings the node.
+//! A node that joins is placed right before its store is made, by the mover, who adds one node at a time: where whoever adds it
+//! wants it, or in its turn. So what an addition has chosen that came to nothing concerns none that comes later, with the same
+//! number. The choice is in the manifest before there is a store, and with the journal before the record that brings the node.
 
 use arc_swap::ArcSwap;
 use mailring_engine::{
-    Error, Result,
+    Result,
     directories::Placement,
     ids::{DirectoryNo, NodeId},
 };
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 pub(crate) struct Placements {
     now: ArcSwap<Placement>,
-    /// The nodes below this number stay where they are.
-    settled: Mutex<u16>,
 }
 
 impl Placements {
-    /// The nodes that there ever were are settled.
-    pub(crate) fn new(placement: Placement, nodes: usize) -> Self {
+    pub(crate) fn new(placement: Placement) -> Self {
         Self {
             now: ArcSwap::from_pointee(placement),
-            settled: Mutex::new(u16::try_from(nodes).unwrap_or(u16::MAX)),
         }
     }
 
@@ -35,28 +31,24 @@ impl Placements {
         self.now.load().of(node)
     }
 
-    /// Where a node lives whose store is about to be made.
-    pub(crate) fn settle(&self, node: NodeId) -> DirectoryNo {
-        let mut settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
-        *settled = (*settled).max(node.0.saturating_add(1));
-        self.of(node)
+    /// Where a node that joins is not yet, but has to live: in `directory`, or in its turn.
+    pub(crate) fn wanted(
+        &self,
+        node: NodeId,
+        directory: Option<DirectoryNo>,
+    ) -> Option<DirectoryNo> {
+        let now = self.now.load();
+        let wanted = directory.unwrap_or_else(|| now.in_turn(node));
+        (now.of(node) != wanted).then_some(wanted)
     }
 
-    /// Has a node that is to come live in a directory, once `save` has forced that and told the journal.
+    /// Has a node that joins live in a directory, once `save` has forced that and told the journal.
     pub(crate) fn place(
         &self,
         node: NodeId,
         directory: DirectoryNo,
         save: impl FnOnce(&Placement) -> Result<()>,
     ) -> Result<()> {
-        let settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.of(node) == directory {
-            return Ok(());
-        }
-        if node.0 < *settled {
-            let reason = "the node that comes next is about to live elsewhere already";
-            return Err(Error::RingChangeRefused { reason });
-        }
         let now = self.now();
         let mut listed = now.list(usize::from(node.0));
         listed.truncate(usize::from(node.0));
@@ -71,35 +63,29 @@ impl Placements {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mailring_engine::Error;
 
+    const HOME: DirectoryNo = DirectoryNo::HOME;
     const SECOND: DirectoryNo = DirectoryNo(1);
+    const NODE: NodeId = NodeId(2);
 
     fn placements() -> Placements {
-        Placements::new(Placement::new(2, Vec::new()), 2)
-    }
-
-    fn saved(placements: &Placements, node: u16, directory: DirectoryNo) -> (Result<()>, bool) {
-        let mut is_saved = false;
-        let placed = placements.place(NodeId(node), directory, |next| {
-            is_saved = true;
-            assert_eq!(next.of(NodeId(node)), directory);
-            Ok(())
-        });
-        (placed, is_saved)
+        Placements::new(Placement::new(2, Vec::new()))
     }
 
     #[test]
-    fn a_node_can_be_placed_until_its_store_is_made() {
+    fn a_node_can_be_placed_again_and_the_others_stay() {
         let placements = placements();
-        assert_eq!(saved(&placements, 2, SECOND), (Ok(()), true));
-        assert_eq!(saved(&placements, 2, DirectoryNo::HOME), (Ok(()), true));
-        assert_eq!(saved(&placements, 2, SECOND), (Ok(()), true));
-        assert_eq!(placements.settle(NodeId(2)), SECOND);
-        let reason = "the node that comes next is about to live elsewhere already";
-        let refused = || Err(Error::RingChangeRefused { reason });
-        assert_eq!(saved(&placements, 2, DirectoryNo::HOME), (refused(), false));
-        assert_eq!(saved(&placements, 2, SECOND), (Ok(()), false), "it is so");
-        assert_eq!(saved(&placements, 0, SECOND), (refused(), false));
+        for directory in [SECOND, HOME, SECOND] {
+            assert_eq!(placements.wanted(NODE, Some(directory)), Some(directory));
+            let placed = placements.place(NODE, directory, |next| {
+                assert_eq!(next.of(NODE), directory);
+                Ok(())
+            });
+            assert_eq!(placed, Ok(()));
+            assert_eq!(placements.wanted(NODE, Some(directory)), None, "it is so");
+        }
+        assert_eq!(placements.wanted(NODE, None), Some(HOME), "its turn");
         let others: Vec<_> = [0, 1, 3].map(|node| placements.of(NodeId(node)).0).into();
         assert_eq!(others, [0, 1, 1], "as their numbers say");
     }
@@ -107,8 +93,8 @@ mod tests {
     #[test]
     fn what_could_not_be_saved_is_not_so() {
         let placements = placements();
-        let failed = placements.place(NodeId(2), SECOND, |_| Err(Error::Closed));
+        let failed = placements.place(NODE, SECOND, |_| Err(Error::Closed));
         assert_eq!(failed, Err(Error::Closed));
-        assert_eq!(placements.of(NodeId(2)), DirectoryNo::HOME);
+        assert_eq!(placements.of(NODE), HOME);
     }
 }

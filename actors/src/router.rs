@@ -29,7 +29,7 @@ use crossbeam_channel::Sender;
 use mailring_engine::{
     Error, Result,
     checkpoint::CheckpointMessage,
-    ids::{Lsn, NodeId, RequestId},
+    ids::{DirectoryNo, Lsn, NodeId, RequestId},
     motion::{Intent, Motion, MotionEffect, MotionMessage},
     participant::NodeMessage,
     ring_state::RingState,
@@ -69,7 +69,11 @@ pub(crate) struct Opened {
 
 /// A handle wants the ring changed. Answered when it has begun, or was refused.
 #[derive(Debug)]
-pub(crate) struct ChangeRing(pub(crate) Intent);
+pub(crate) struct ChangeRing {
+    pub(crate) intent: Intent,
+    /// Where a node that is added shall live; if nobody cares, in its turn.
+    pub(crate) directory: Option<DirectoryNo>,
+}
 
 /// A handle wants the change undone that it follows. Answered at once; how it ends is shown.
 #[derive(Debug)]
@@ -93,6 +97,8 @@ pub(crate) struct Router {
     stop: StopSign,
     /// Handles that wait to hear whether their change begins.
     starting: BTreeMap<RequestId, oneshot::Sender<Result<Follower>>>,
+    /// Where the node shall live that the change under way adds.
+    directory: Option<DirectoryNo>,
     last_request: u64,
     /// Set by one panic too many: the machine is not asked again.
     dead: Option<Error>,
@@ -111,6 +117,7 @@ impl Router {
             mover,
             stop,
             starting: BTreeMap::new(),
+            directory: None,
             last_request: 0,
             dead: None,
         }
@@ -188,7 +195,12 @@ impl Router {
         let board = &self.switchboard;
         match effect {
             MotionEffect::OpenNodes { task, nodes } => {
-                self.to_mover(MoverRequest::Open { task, nodes });
+                let directory = self.directory;
+                self.to_mover(MoverRequest::Open {
+                    task,
+                    nodes,
+                    directory,
+                });
             }
             MotionEffect::RetireNodes(nodes) => self.retire(&nodes),
             MotionEffect::Journal(request) => board.to_journal(JournalMessage::Ring(request)),
@@ -412,12 +424,14 @@ impl Handler<Ask<ChangeRing, oneshot::Sender<Result<Follower>>>> for Router {
         self.last_request += 1;
         let request = RequestId(self.last_request);
         let is_first = !self.motion.is_moving() && self.motion.ring().running().is_none();
+        let ChangeRing { intent, directory } = ask.message;
         if is_first {
+            // One that is refused leaves that of the one under way as it is.
+            self.directory = directory;
             self.switchboard.showing.begin();
         }
         self.starting.insert(request, ask.reply);
         let held = held(&self.switchboard);
-        let ChangeRing(intent) = ask.message;
         self.deliver(
             MotionMessage::Start {
                 request,

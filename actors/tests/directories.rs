@@ -314,7 +314,7 @@ async fn a_node_is_added_where_it_is_wanted() -> Result<()> {
     // A panic on the way is an error, and the next attempt goes on.
     for handled in [false, true] {
         trap.set("runs", None, "Place", handled, 0, 1);
-        let failed = db.nodes().add_in(second, 1).await;
+        let failed = patiently(db.nodes().add_in(second, 1).await?.wait()).await;
         assert!(matches!(failed, Err(Error::Io { .. })), "{failed:?}");
         assert_eq!(trap.sprung(), 1 + usize::from(handled));
     }

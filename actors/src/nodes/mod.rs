@@ -32,7 +32,6 @@ pub(crate) use showing::{Follower, Showing};
 
 use crate::{
     Mailring,
-    checkpointer::PlaceNode,
     engine::Engine,
     message::Ask,
     router::{ChangeRing, held},
@@ -117,35 +116,25 @@ impl Nodes {
     ///
     /// As [`Nodes::plan_add`]; `ReadOnly`, `NodeDown` if a node that would give or take arcs is down.
     pub async fn add(&self, weight: u32) -> Result<Change> {
-        self.change_ring(Intent::Add { weight }).await
+        self.change_ring(Intent::Add { weight }, None).await
     }
 
     /// Adds a node as [`Nodes::add`] does, which lives in this directory ([`Builder::directory`](crate::Builder::directory)).
     ///
     /// # Errors
     ///
-    /// As [`Nodes::add`]; `InvalidOption` if there is no such directory; `DiskFull` or `Io` if the manifest can't be written.
+    /// As [`Nodes::add`]; `InvalidOption` if there is no such directory.
     pub async fn add_in(&self, directory: DirectoryNo, weight: u32) -> Result<Change> {
-        self.engine.check_writable()?;
-        // What would be refused shall not be noted.
-        self.plan_add(weight)?;
-        let board = &self.engine.switchboard;
-        if usize::from(directory.0) >= board.placements.now().directories() {
+        let directories = self.engine.switchboard.placements.now().directories();
+        if usize::from(directory.0) >= directories {
             return Err(Error::InvalidOption {
                 option: "directory",
                 value: directory.to_string(),
                 reason: "there are not so many directories; they are numbered from 0",
             });
         }
-        let nodes = board.routes.load().state().slots().len();
-        let (reply, answer) = oneshot::channel();
-        board.checkpointer().do_send(PlaceNode {
-            node: NodeId(u16::try_from(nodes).unwrap_or(u16::MAX)),
-            directory,
-            reply,
-        });
-        answer.await.unwrap_or(Err(Error::Closed))?;
-        self.add(weight).await
+        self.change_ring(Intent::Add { weight }, Some(directory))
+            .await
     }
 
     /// Removes a node: its arcs go to the others, then it stops, and its folder goes when the directory is opened again.
@@ -155,7 +144,7 @@ impl Nodes {
     ///
     /// As [`Nodes::plan_remove`] and [`Nodes::add`].
     pub async fn remove(&self, node: NodeId) -> Result<Change> {
-        self.change_ring(Intent::Remove { node }).await
+        self.change_ring(Intent::Remove { node }, None).await
     }
 
     /// Gives a node another share. Dropping the future: as for [`Nodes::add`].
@@ -164,16 +153,17 @@ impl Nodes {
     ///
     /// As [`Nodes::plan_set_weight`] and [`Nodes::add`].
     pub async fn set_weight(&self, node: NodeId, weight: u32) -> Result<Change> {
-        self.change_ring(Intent::SetWeight { node, weight }).await
+        self.change_ring(Intent::SetWeight { node, weight }, None)
+            .await
     }
 
     #[tracing::instrument(level = "info", skip(self))]
-    async fn change_ring(&self, intent: Intent) -> Result<Change> {
+    async fn change_ring(&self, intent: Intent, directory: Option<DirectoryNo>) -> Result<Change> {
         let engine = &self.engine;
         engine.check_writable()?;
         let (reply, answer) = oneshot::channel();
         engine.switchboard.router().do_send(Ask {
-            message: ChangeRing(intent),
+            message: ChangeRing { intent, directory },
             reply,
         });
         let follower = answer.await.unwrap_or(Err(Error::Closed))?;

@@ -89,7 +89,6 @@ impl Stores {
     /// Makes the store of a node that never was. A folder of its is left over from a beginning that was cut short, in whichever
     /// directory it was to live then.
     pub(crate) fn create(&self, node: NodeId) -> Result<Arc<dyn Store>> {
-        self.placements.settle(node);
         for directory in &self.directories {
             remove_folder(&tree_folder(directory, node))?;
         }

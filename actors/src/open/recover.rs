@@ -139,7 +139,7 @@ pub(super) fn recover(
         ..
     } = replay;
     let placement = manifest.directories.as_ref().map(Directories::placement);
-    let placements = Arc::new(Placements::new(placement.unwrap_or_default(), slots));
+    let placements = Arc::new(Placements::new(placement.unwrap_or_default()));
     let opener = Stores::new(builder, &places, &placements, now_ms, held_indexes);
     let lives = replayed.iter().map(|node| node.incarnation).collect();
     let complete = replayed.iter().map(|node| node.complete).collect();

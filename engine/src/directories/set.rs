@@ -110,10 +110,14 @@ impl Placement {
         self.listed
             .get(usize::from(node.0))
             .copied()
-            .unwrap_or_else(|| {
-                let number = node.0 % u16::from(self.directories);
-                DirectoryNo(u8::try_from(number).expect("64 at most"))
-            })
+            .unwrap_or_else(|| self.in_turn(node))
+    }
+
+    /// Where a node lives of which nobody says where: one after the other in each directory.
+    #[must_use]
+    pub fn in_turn(&self, node: NodeId) -> DirectoryNo {
+        let number = node.0 % u16::from(self.directories);
+        DirectoryNo(u8::try_from(number).expect("64 at most"))
     }
 
     /// Where the first so many nodes live.
