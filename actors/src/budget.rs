@@ -9,6 +9,9 @@
 //!
 //! Open transactions have a share of their own, and what would exceed it is refused at once: who waited would keep what he
 //! has, which is what the others wait for. One alone may take whatever a transaction may.
+//!
+//! Watches that have not read all yet have a share of their own too, which [`crate::watchers`] keeps; only its newest group may
+//! be beyond it, and that much less is left to writers.
 
 use crate::clock::{Clock, TICK};
 use mailring_engine::{Error, Result, ids::Time};
@@ -33,6 +36,9 @@ pub(crate) struct Budget {
     /// What open transactions have read and written.
     open: AtomicUsize,
     open_limit: usize,
+    /// Changes that are kept for watches.
+    watch: AtomicUsize,
+    watch_limit: usize,
     soft_limit: usize,
     hard_limit: usize,
     in_flight_limit: usize,
@@ -115,6 +121,7 @@ impl Budget {
         generations_limit: usize,
         in_flight_limit: usize,
         open_limit: usize,
+        watch_limit: usize,
     ) -> Self {
         Self {
             clock,
@@ -122,6 +129,8 @@ impl Budget {
             in_flight: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
             open_limit,
+            watch: AtomicUsize::new(0),
+            watch_limit,
             soft_limit: generations_limit / 4 * 3,
             hard_limit: generations_limit,
             in_flight_limit,
@@ -144,6 +153,27 @@ impl Budget {
 
     pub(crate) fn generation_bytes(&self) -> usize {
         self.generations.load(Relaxed)
+    }
+
+    pub(crate) fn watch_bytes(&self) -> usize {
+        self.watch.load(Relaxed)
+    }
+
+    pub(crate) fn is_over_watch_share(&self) -> bool {
+        self.beyond_watch_share() > 0
+    }
+
+    /// What a large group takes of what others may have.
+    fn beyond_watch_share(&self) -> usize {
+        self.watch_bytes().saturating_sub(self.watch_limit)
+    }
+
+    pub(crate) fn keep_for_watches(&self, bytes: usize) {
+        self.watch.fetch_add(bytes, Relaxed);
+    }
+
+    pub(crate) fn give_up_for_watches(&self, bytes: usize) {
+        self.watch.fetch_sub(bytes, Relaxed);
     }
 
     /// Waits until a request of so many bytes may go on, its deadline has come, or the engine has stopped. Dropping the
@@ -176,6 +206,7 @@ impl Budget {
 
     fn try_admit(self: &Arc<Self>, bytes: usize) -> Option<Permit> {
         let generations = self.generations.load(Relaxed);
+        let beyond = self.beyond_watch_share();
         let in_flight = self.in_flight.fetch_add(bytes, Relaxed);
         let permit = Permit {
             budget: Arc::clone(self),
@@ -185,10 +216,10 @@ impl Budget {
         if in_flight > 0 && in_flight + bytes > self.in_flight_limit {
             return None;
         }
-        if generations + in_flight + bytes <= self.soft_limit {
+        if generations + beyond + in_flight + bytes <= self.soft_limit {
             return Some(permit);
         }
-        if is_over(generations, in_flight + bytes, self.hard_limit) {
+        if is_over(generations, beyond + in_flight + bytes, self.hard_limit) {
             self.starved.store(true, Relaxed);
             return None;
         }
@@ -202,7 +233,8 @@ impl Budget {
 
     fn is_full_for(&self, bytes: usize) -> bool {
         let in_flight = self.in_flight.load(Relaxed);
-        is_over(self.generation_bytes(), in_flight + bytes, self.hard_limit)
+        let others = self.beyond_watch_share() + in_flight + bytes;
+        is_over(self.generation_bytes(), others, self.hard_limit)
     }
 
     /// Why checkpoints free no memory now, if they don't.
@@ -261,7 +293,7 @@ mod tests {
 
     fn budget(generations: usize) -> Arc<Budget> {
         let gauge = Arc::new(AtomicUsize::new(generations));
-        Arc::new(Budget::new(Clock::start(), gauge, 100, 50, 30))
+        Arc::new(Budget::new(Clock::start(), gauge, 100, 50, 30, 20))
     }
 
     #[test]
@@ -277,6 +309,18 @@ mod tests {
         let refused = late.as_mut().poll(&mut context);
         assert!(matches!(refused, Poll::Ready(Err(Error::Closed))));
         assert_eq!(budget.in_flight_bytes(), 0);
+    }
+
+    #[test]
+    fn what_watches_have_beyond_their_share_is_not_left_to_writers() {
+        let budget = budget(60);
+        budget.keep_for_watches(20);
+        assert!(budget.try_admit(10).is_some(), "their share is their own");
+        budget.keep_for_watches(31);
+        assert!(budget.try_admit(10).is_none());
+        assert!(budget.take_starved(), "a checkpoint would help");
+        budget.generations.store(0, Relaxed);
+        assert!(budget.try_admit(10).is_some(), "nothing can be freed");
     }
 
     #[test]

@@ -189,8 +189,8 @@ impl Builder {
         self
     }
 
-    /// Bytes that generations, caches and requests under way may take together; at least 32 MiB, default 512 MiB.
-    /// Writers are slowed, and in the end wait, before it is exceeded.
+    /// Bytes that generations, caches, requests under way, open transactions, and changes kept for watches may take together;
+    /// at least 32 MiB, default 512 MiB. Writers are slowed, and in the end wait, before it is exceeded.
     pub fn memory_budget(mut self, bytes: usize) -> Self {
         self.memory_budget = bytes;
         self
@@ -249,7 +249,11 @@ impl Builder {
     }
 
     /// Groups of changes that a watch may lie behind before it misses some, up to 1,048,576; default 1,024. Each takes
-    /// some 50 bytes from the opening on.
+    /// some 50 bytes from the opening on, and 100 more while a watch has not passed it.
+    ///
+    /// What is kept for slow watches has a share of the memory budget besides, of 20 MiB by default (an eighth of what caches,
+    /// requests and open transactions leave): beyond that the oldest groups are given up, and whoever had not read them yet
+    /// misses them. The newest group is kept whatever its size, so who keeps up misses nothing.
     pub fn watch_capacity(mut self, groups: usize) -> Self {
         self.watch_capacity = groups;
         self
@@ -445,9 +449,18 @@ impl Builder {
         self.memory_budget / 16
     }
 
-    pub(crate) fn generations_share(&self) -> usize {
+    /// What the others leave is for generations, but for an eighth, which is for what watches have not read yet.
+    fn rest(&self) -> usize {
         let others = self.cache_share() + self.in_flight_share() + self.open_transactions_share();
         self.memory_budget - others
+    }
+
+    pub(crate) fn watch_share(&self) -> usize {
+        self.rest() / 8
+    }
+
+    pub(crate) fn generations_share(&self) -> usize {
+        self.rest() - self.watch_share()
     }
 
     pub(crate) fn checkpoint_share(&self) -> usize {

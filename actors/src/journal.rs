@@ -11,6 +11,7 @@ use crate::{
     message::{Ask, Deliver, Tick},
     router::Publish,
     switchboard::{FaultSite, Switchboard},
+    watchers::{Told, Watchers},
 };
 use actix::{Actor, AsyncContext, Context, Handler};
 use bytes::Bytes;
@@ -24,7 +25,7 @@ use mailring_engine::{
     motion::MotionMessage,
     open_keyspaces::OpenKeyspace,
     participant::NodeMessage,
-    sequencer::{Change, JournalEffect, JournalMessage, Sequencer},
+    sequencer::{JournalEffect, JournalMessage, Sequencer},
     transaction::{self, Asker, TxnOutcome},
 };
 use slab::Slab;
@@ -63,7 +64,7 @@ pub(crate) struct Subscribe;
 pub(crate) struct Describe;
 
 /// Where a watch begins, and its stream.
-pub(crate) type Subscription = (Lsn, broadcast::Receiver<Arc<Vec<Change>>>);
+pub(crate) type Subscription = (Lsn, broadcast::Receiver<Arc<Told>>);
 
 /// The journal's files in a directory, and the threads that work on them.
 pub(crate) struct JournalLine {
@@ -85,7 +86,7 @@ pub(crate) struct JournalActor {
     lines: Vec<JournalLine>,
     replies: Slab<KeyspaceReply>,
     askers: Slab<oneshot::Sender<Result<TxnOutcome>>>,
-    watchers: broadcast::Sender<Arc<Vec<Change>>>,
+    watchers: Watchers,
     cut_scheduled: bool,
     dead: bool,
 }
@@ -99,11 +100,11 @@ impl JournalActor {
     ) -> Self {
         Self {
             machine,
+            watchers: Watchers::new(watch_capacity, Arc::clone(&switchboard.budget)),
             switchboard,
             lines,
             replies: Slab::new(),
             askers: Slab::new(),
-            watchers: broadcast::Sender::new(watch_capacity),
             cut_scheduled: false,
             dead: false,
         }
@@ -251,7 +252,7 @@ impl JournalActor {
                 }
             }
             JournalEffect::Changes(changes) => {
-                if self.watchers.send(Arc::new(changes)).is_err() {
+                if !self.watchers.tell(changes) {
                     return Some(JournalMessage::Watch(false));
                 }
             }

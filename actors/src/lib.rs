@@ -71,6 +71,7 @@ mod telemetry;
 mod transaction;
 mod verify;
 mod watch;
+mod watchers;
 mod write;
 
 pub use backup::Backup;

@@ -229,6 +229,7 @@ impl Mailring {
             generation_bytes: switchboard.budget.generation_bytes(),
             in_flight_bytes: switchboard.budget.in_flight_bytes(),
             transaction_bytes: switchboard.budget.open_bytes(),
+            watch_bytes: switchboard.budget.watch_bytes(),
             cache_bytes: switchboard.cache.bytes(),
             index_bytes: switchboard.cache_share.held(),
             coordinator_down: switchboard.coordinator_down.get().cloned(),

@@ -87,6 +87,8 @@ pub struct Stats {
     pub in_flight_bytes: usize,
     /// Bytes that open transactions have read and written, and that are not committed yet.
     pub transaction_bytes: usize,
+    /// Bytes of changes that are kept for watches that have not read them yet.
+    pub watch_bytes: usize,
     /// Bytes of the row cache.
     pub cache_bytes: usize,
     /// Bytes of the trees' indexes and filters that are held in memory.

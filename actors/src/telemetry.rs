@@ -30,6 +30,7 @@ const CHECKPOINT_BYTES: &str = "mailring_checkpoint_bytes_total";
 const CHECKPOINT_SECONDS: &str = "mailring_checkpoint_seconds";
 const CHECKPOINT_LAG_BYTES: &str = "mailring_checkpoint_lag_bytes";
 const CACHE_BYTES: &str = "mailring_cache_bytes";
+const WATCH_BYTES: &str = "mailring_watch_bytes";
 const MEMORY_BYTES: &str = "mailring_memory_bytes";
 const LOCK_GRANTS: &str = "mailring_lock_grants_total";
 const LOCK_WAIT_SECONDS: &str = "mailring_lock_wait_seconds";
@@ -112,6 +113,11 @@ fn describe() {
         "Weight of all generations in memory: not written by a checkpoint yet, or held by snapshots"
     );
     describe_gauge!(CACHE_BYTES, Unit::Bytes, "Bytes of the row cache");
+    describe_gauge!(
+        WATCH_BYTES,
+        Unit::Bytes,
+        "Bytes of changes kept for watches that have not read them yet"
+    );
     describe_gauge!(
         MEMORY_BYTES,
         Unit::Bytes,
@@ -385,6 +391,7 @@ pub(crate) struct Telemetry {
     checkpoint_seconds: Histogram,
     checkpoint_lag: Gauge,
     cache_bytes: Gauge,
+    watch_bytes: Gauge,
     memory_bytes: Gauge,
     visible: Gauge,
     commits: Counter,
@@ -413,6 +420,7 @@ impl Telemetry {
             checkpoint_seconds: metrics::histogram!(CHECKPOINT_SECONDS),
             checkpoint_lag: metrics::gauge!(CHECKPOINT_LAG_BYTES),
             cache_bytes: metrics::gauge!(CACHE_BYTES),
+            watch_bytes: metrics::gauge!(WATCH_BYTES),
             memory_bytes: metrics::gauge!(MEMORY_BYTES),
             visible: metrics::gauge!(VISIBLE_LSN),
             commits: metrics::counter!(COMMITS),
@@ -514,8 +522,10 @@ impl Telemetry {
         self.checkpoint_lag.set(budget.generation_bytes() as f64);
         self.cache_bytes.set(cached as f64);
         let held = switchboard.cache_share.held();
+        let watched = budget.watch_bytes();
+        self.watch_bytes.set(watched as f64);
         let requests = budget.in_flight_bytes() + budget.open_bytes();
-        let memory = budget.generation_bytes() + requests + cached + held;
+        let memory = budget.generation_bytes() + requests + watched + cached + held;
         self.memory_bytes.set(memory as f64);
         self.visible.set(switchboard.visible.load().0 as f64);
         self.prepared.set(switchboard.prepared() as f64);

@@ -2,8 +2,10 @@
 
 mod common;
 
-use common::{Gate, OpensAtTheEnd, builder, disk::HookedDisk, patiently, until, until_idle};
-use mailring::{Error, Mailring, Result};
+use common::{
+    Gate, OpensAtTheEnd, builder, disk::HookedDisk, memory_used, patiently, until, until_idle,
+};
+use mailring::{Error, Mailring, Result, WatchEvent};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use std::{
     future::Future,
@@ -20,11 +22,12 @@ const BUDGET: usize = 32 << 20;
 
 fn assert_within_budget(db: &Mailring) {
     let stats = db.stats();
-    let used = stats.generation_bytes + stats.in_flight_bytes + stats.cache_bytes;
+    let used = memory_used(&stats);
     assert!(used <= BUDGET, "{used} bytes are used, {stats:?}");
 }
 
-/// Writes three times the budget while every checkpoint is held up until the figures have been looked at many times.
+/// Writes three times the budget while every checkpoint is held up until the figures have been looked at many times, and
+/// nobody reads a watch of it all.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_budget_is_kept_when_the_disk_is_slower_than_the_writers() -> Result<()> {
     let directory = tempfile::tempdir().unwrap();
@@ -39,6 +42,7 @@ async fn the_budget_is_kept_when_the_disk_is_slower_than_the_writers() -> Result
         .open()
         .await?;
     let ks = db.keyspace("ks").await?;
+    let mut unread = ks.watch("").await?;
     let (left, running) = (
         Arc::new(AtomicUsize::new(3 * BUDGET / (32 << 10))),
         Arc::new(AtomicUsize::new(8)),
@@ -82,6 +86,14 @@ async fn the_budget_is_kept_when_the_disk_is_slower_than_the_writers() -> Result
     patiently(db.checkpoint()).await?;
     assert_eq!(ks.scan(..).count().await?, (3 * BUDGET / (32 << 10)) as u64);
     assert_within_budget(&db);
+    assert!(db.stats().watch_bytes > 0);
+    let first = patiently(unread.next()).await;
+    assert!(
+        matches!(first, Some(WatchEvent::Missed { .. })),
+        "{first:?}"
+    );
+    drop(unread);
+    assert_eq!(db.stats().watch_bytes, 0);
     until_idle(&db).await;
     Ok(())
 }

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{builder, patiently};
+use common::{builder, memory_used, patiently};
 use mailring::{Durability, Keyspace, Mailring, Result};
 use std::fs;
 
@@ -65,7 +65,7 @@ async fn scan_slowly(db: &Mailring, ks: &Keyspace, reverse: bool, round: u8) -> 
     }
     assert_eq!(seen, KEYS);
     let stats = db.stats();
-    let used = stats.generation_bytes + stats.in_flight_bytes + stats.cache_bytes;
+    let used = memory_used(&stats);
     assert!(used <= BUDGET, "{stats:?}");
     Ok(resident("VmHWM"))
 }

@@ -246,7 +246,7 @@ async fn who_waits_for_memory_is_told_when_the_engine_is_shut_down() -> Result<(
             tokio::spawn(async move { ks.put(number.to_string(), vec![7; 1 << 20]).await })
         })
         .collect();
-    until(|| db.stats().generation_bytes > 9 << 20).await;
+    until(|| db.stats().generation_bytes > 8 << 20).await;
     patiently(db.shutdown()).await?;
     let mut closed = 0;
     for put in puts {

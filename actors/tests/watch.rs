@@ -134,6 +134,54 @@ async fn a_slow_watcher_is_told_that_it_missed_changes_and_gets_the_later_ones()
     Ok(())
 }
 
+/// The value's first byte, or how many groups were missed.
+fn seen(event: Option<WatchEvent>) -> std::result::Result<u8, u64> {
+    match event {
+        Some(WatchEvent::Changed { value, .. }) => Ok(value.expect("a value")[0]),
+        Some(WatchEvent::Missed { groups }) => Err(groups),
+        None => panic!("the engine is open"),
+    }
+}
+
+/// With a budget of 32 MiB the caches have 16, requests 4, open transactions 2; an eighth of the rest is for watches.
+#[tokio::test]
+async fn a_watcher_that_never_reads_has_a_share_of_the_memory_and_one_that_keeps_up_misses_nothing()
+-> Result<()> {
+    const SHARE: usize = (10 << 20) / 8;
+    let db = mailring::Mailring::memory()
+        .memory_budget(32 << 20)
+        .open()
+        .await?;
+    let (ks, other) = (db.keyspace("ks").await?, db.keyspace("other").await?);
+    let (mut slow, mut fast) = (ks.watch("").await?, ks.watch("").await?);
+    let elsewhere = other.watch("").await?;
+    for number in 0..100 {
+        ks.put("key", vec![number; 64 << 10]).await?;
+        assert_eq!(seen(patiently(fast.next()).await), Ok(number));
+        let kept = db.stats().watch_bytes;
+        assert!(kept <= SHARE, "{kept} bytes after {number}");
+    }
+    let kept = db.stats().watch_bytes;
+    assert!(
+        kept > SHARE / 2,
+        "{kept}: no more is given up than is needed"
+    );
+    // One that is larger than the share is kept until the next one comes.
+    ks.put("key", vec![100; 3 << 20]).await?;
+    assert!(db.stats().watch_bytes > 3 << 20);
+    assert_eq!(seen(patiently(fast.next()).await), Ok(100));
+    ks.put("key", vec![101; 1]).await?;
+    assert!(db.stats().watch_bytes < 1 << 10);
+    assert_eq!(seen(patiently(fast.next()).await), Ok(101));
+    assert_eq!(seen(patiently(slow.next()).await), Err(101));
+    assert_eq!(seen(patiently(slow.next()).await), Ok(101));
+    ks.put("key", vec![102; 1]).await?;
+    assert_eq!(seen(patiently(slow.next()).await), Ok(102));
+    drop((slow, fast, elsewhere));
+    assert_eq!(db.stats().watch_bytes, 0);
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_watch_begins_where_it_was_asked_for() -> Result<()> {
     let db = mailring::Mailring::memory().open().await?;

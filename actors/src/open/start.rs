@@ -110,6 +110,7 @@ pub(super) fn start(
         builder.generations_share(),
         builder.in_flight_share(),
         builder.open_transactions_share(),
+        builder.watch_share(),
     );
     let switchboard = Arc::new(Switchboard {
         clock,

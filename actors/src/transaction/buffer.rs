@@ -300,7 +300,7 @@ mod tests {
     /// One for an engine of so many nodes.
     fn buffer_of(nodes: u16) -> Buffer {
         let pinned = Pinned::of_empty_nodes(nodes);
-        let budget = Arc::new(Budget::new(Clock::start(), Arc::default(), 1, 1, 1));
+        let budget = Arc::new(Budget::new(Clock::start(), Arc::default(), 1, 1, 1, 1));
         Buffer::new(Arc::new(pinned), Vec::new(), &budget)
     }
 

@@ -1,6 +1,6 @@
 //! Writing until it is refused, and what must be so then.
 
-use super::{builder, is_harmless, patiently, until, until_idle};
+use super::{builder, is_harmless, memory_used, patiently, until, until_idle};
 use mailring::{Builder, Error, Keyspace, Mailring, Result};
 use std::path::Path;
 
@@ -13,7 +13,7 @@ pub fn small(directory: &Path) -> Builder {
 
 pub fn assert_within_budget(db: &Mailring) {
     let stats = db.stats();
-    let used = stats.generation_bytes + stats.in_flight_bytes + stats.cache_bytes;
+    let used = memory_used(&stats);
     assert!(used <= BUDGET, "{used} bytes are used, {stats:?}");
 }
 

@@ -18,7 +18,9 @@ pub mod shim;
 pub mod stage;
 pub mod store;
 
-use mailring::{Builder, FaultHook, FaultSite, Keyspace, Mailring, NodeId, RestartPolicy, Result};
+use mailring::{
+    Builder, FaultHook, FaultSite, Keyspace, Mailring, NodeId, RestartPolicy, Result, Stats,
+};
 use rand::{SeedableRng as _, rngs::StdRng};
 use std::{
     collections::BTreeMap,
@@ -77,6 +79,16 @@ pub fn quick_restarts(intensity: u32) -> RestartPolicy {
         first_back_off: Duration::from_millis(1),
         longest_back_off: Duration::from_millis(1),
     }
+}
+
+/// Everything that counts against the memory budget.
+pub fn memory_used(stats: &Stats) -> usize {
+    stats.generation_bytes
+        + stats.in_flight_bytes
+        + stats.transaction_bytes
+        + stats.watch_bytes
+        + stats.cache_bytes
+        + stats.index_bytes
 }
 
 /// An engine of two nodes in memory, and a key of each.
