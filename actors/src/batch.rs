@@ -129,22 +129,27 @@ impl Batch {
         value: Option<(&[u8], u64)>,
     ) -> Result<()> {
         keyspace.check(key)?;
-        let bytes = value.map_or(&[][..], |(bytes, _)| bytes);
-        check_value(bytes)?;
-        self.bytes += key.len() + bytes.len();
-        let too_large = |len, limit, unit| Err(Error::BatchTooLarge { len, limit, unit });
-        if self.bytes > MAX_BATCH_BYTES {
-            return too_large(self.bytes, MAX_BATCH_BYTES, "bytes");
-        }
-        if self.writes.len() >= MAX_BATCH_KEYS {
-            return too_large(self.writes.len() + 1, MAX_BATCH_KEYS, "keys");
-        }
+        check_value(value.map_or(&[][..], |(bytes, _)| bytes))?;
         let write = Write::new(keyspace.state.id(), key, value);
-        let place = self.places.entry(write.key.clone());
-        let next = self.writes.len();
-        match *place.or_insert(next) {
-            place if place == next => self.writes.push(write),
-            place => self.writes[place] = write,
+        let place = self.places.get(&write.key).copied();
+        // What is written again takes the place of what was there, also in the count.
+        let freed = place.map_or(0, |place| size(&self.writes[place]));
+        let bytes = self.bytes - freed + size(&write);
+        let keys = self.writes.len() + usize::from(place.is_none());
+        let too_large = |len, limit, unit| Err(Error::BatchTooLarge { len, limit, unit });
+        if bytes > MAX_BATCH_BYTES {
+            return too_large(bytes, MAX_BATCH_BYTES, "bytes");
+        }
+        if keys > MAX_BATCH_KEYS {
+            return too_large(keys, MAX_BATCH_KEYS, "keys");
+        }
+        self.bytes = bytes;
+        match place {
+            Some(place) => self.writes[place] = write,
+            None => {
+                self.places.insert(write.key.clone(), self.writes.len());
+                self.writes.push(write);
+            }
         }
         Ok(())
     }
@@ -192,6 +197,12 @@ impl Batch {
             }
         }
     }
+}
+
+/// Bytes of the caller's key and value.
+fn size(write: &Write) -> usize {
+    let value = write.value.as_ref().map_or(0, |value| value.bytes.len());
+    split_qualified(&write.key).1.len() + value
 }
 
 /// The writes by node, in the order of the nodes.

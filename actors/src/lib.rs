@@ -94,7 +94,7 @@ pub use mailring_engine::{
     restart::RestartPolicy,
     ring::ArcMove,
     store::StoreStats,
-    transaction::TxnOutcome,
+    transaction::{MAX_TRANSACTION_BYTES, MAX_TRANSACTION_KEYS, TxnOutcome},
     value::{MAX_KEY_BYTES, MAX_VALUE_BYTES},
 };
 pub use nodes::{

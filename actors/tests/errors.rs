@@ -110,6 +110,42 @@ async fn a_batch_beyond_the_limits_is_refused_as_a_whole() -> Result<()> {
     assert_kept(&ks).await
 }
 
+/// At its limits a batch is written as a whole, over all nodes; and what is written again counts once.
+#[tokio::test]
+async fn a_batch_at_its_very_limits_is_written() -> Result<()> {
+    let (directory, db, ks) = fresh().await?;
+    let mut keys = db.batch();
+    for number in 0..MAX_BATCH_KEYS {
+        keys.put(&ks, format!("key-{number:05}"), "");
+    }
+    keys.put(&ks, "key-00000", "again");
+    keys.delete(&ks, format!("key-{:05}", MAX_BATCH_KEYS - 1));
+    assert_eq!(keys.len(), MAX_BATCH_KEYS);
+    patiently(keys.commit()).await?;
+    let mut bytes = db.batch();
+    bytes.put(&ks, "large-0", vec![9; MAX_BATCH_BYTES / 2 - 7]);
+    bytes.put(&ks, "large-1", vec![1; MAX_BATCH_BYTES / 2 - 7]);
+    bytes.put(&ks, "large-0", vec![0; MAX_BATCH_BYTES / 2 - 7]);
+    patiently(bytes.commit()).await?;
+    for checkpointed in [false, true] {
+        let written = ks.prefix("key-").collect().await?;
+        assert_eq!(written.len(), MAX_BATCH_KEYS - 1, "{checkpointed}");
+        assert_eq!(written[0].1, "again");
+        for (key, value) in [("large-0", 0), ("large-1", 1)] {
+            let found = ks.get(key).await?;
+            assert!(found.is_some_and(|found| found == vec![value; MAX_BATCH_BYTES / 2 - 7]));
+        }
+        if !checkpointed {
+            patiently(db.checkpoint()).await?;
+        }
+    }
+    drop((ks, db));
+    let db = builder(directory.path()).open().await?;
+    let ks = db.keyspace("ks").await?;
+    assert_eq!(ks.prefix("key-").count().await?, 99_999);
+    assert_kept(&ks).await
+}
+
 #[tokio::test]
 async fn bad_and_dropped_names_of_keyspaces_are_refused() -> Result<()> {
     let (_directory, db, ks) = fresh().await?;

@@ -4,7 +4,8 @@ mod common;
 
 use common::{Gate, OpensAtTheEnd, builder, patiently, text, two_nodes, until, until_idle};
 use mailring::{
-    Error, FaultSite, Keyspace, Mailring, Once, Result, Transaction, TxnOutcome, WatchEvent,
+    Error, FaultSite, Keyspace, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_KEYS, Mailring, Once,
+    Result, Transaction, TxnOutcome, WatchEvent,
 };
 use std::{
     collections::BTreeSet,
@@ -314,25 +315,27 @@ async fn an_outcome_is_definite_also_after_reopening() -> Result<()> {
 #[tokio::test]
 async fn what_is_beyond_the_limits_is_refused_and_the_transaction_goes_on() -> Result<()> {
     let (db, ks, [a, _]) = two_nodes().await?;
+    let refusal = |len, limit, unit| Err(Error::TransactionTooLarge { len, limit, unit });
     let txn = db.begin()?;
-    txn.put(&ks, &a, vec![0; 9 << 20]).await?;
-    let refused = txn.put(&ks, "more", vec![0; 2 << 20]).await.unwrap_err();
-    assert!(
-        matches!(refused, Error::TransactionTooLarge { unit: "bytes", .. }),
-        "{refused}"
-    );
-    txn.commit().await?;
-    let txn = db.begin()?;
-    for number in 0..100_000u32 {
-        txn.put(&ks, number.to_be_bytes(), "").await?;
-    }
-    let refused = txn.get(&ks, &a).await.unwrap_err();
-    assert!(
-        matches!(refused, Error::TransactionTooLarge { unit: "keys", .. }),
-        "{refused}"
-    );
+    let rest = MAX_TRANSACTION_BYTES - a.len() - "more".len();
+    txn.put(&ks, &a, vec![0; rest]).await?;
+    txn.put(&ks, "more", "").await?;
+    let (len, limit) = (MAX_TRANSACTION_BYTES + 1, MAX_TRANSACTION_BYTES);
+    let refused = refusal(len, limit, "bytes");
+    assert_eq!(txn.put(&ks, "more", "1").await, refused);
+    assert_eq!(txn.get(&ks, "x").await.map(drop), refused);
     patiently(txn.commit()).await?;
-    assert_eq!(ks.scan(..).count().await?, 100_001);
+    assert_eq!(ks.get(&a).await?.map(|value| value.len()), Some(rest));
+    let txn = db.begin()?;
+    for number in 0..MAX_TRANSACTION_KEYS {
+        txn.put(&ks, (number as u32).to_be_bytes(), "").await?;
+    }
+    let (len, limit) = (MAX_TRANSACTION_KEYS + 1, MAX_TRANSACTION_KEYS);
+    let refused = refusal(len, limit, "keys");
+    assert_eq!(txn.get(&ks, &a).await.map(drop), refused);
+    assert_eq!(txn.put(&ks, &a, "").await, refused);
+    patiently(txn.commit()).await?;
+    assert_eq!(ks.scan(..).count().await?, 100_002);
     let long = db.transaction().deadline(Duration::from_secs(61)).begin();
     assert!(matches!(long, Err(Error::InvalidOption { .. })));
     for key in ["", &"k".repeat(257)] {

@@ -83,8 +83,9 @@ pub(super) struct Buffer {
     pub(super) memory: OpenBytes,
 }
 
+/// Bytes of the caller's key and of a value.
 fn weight_of(key: &Bytes, value: Option<&Value>) -> usize {
-    key.len() + value.map_or(0, |value| value.bytes.len())
+    split_qualified(key).1.len() + value.map_or(0, |value| value.bytes.len())
 }
 
 fn check(len: usize, limit: usize, unit: &'static str) -> Result<()> {
@@ -149,7 +150,7 @@ impl Buffer {
         if self.reads.contains(key) {
             return Ok(());
         }
-        let bytes = self.bytes + key.len();
+        let bytes = self.bytes + weight_of(key, None);
         self.check_size(1, bytes, self.kept)?;
         self.charge(1, bytes, self.kept)?;
         self.bytes = bytes;
@@ -318,7 +319,7 @@ mod tests {
             (text(&key[4..]), text(&value.bytes))
         });
         let written: Vec<_> = written.collect();
-        let bytes: usize = written.iter().map(|(k, v)| 4 + k.len() + v.len()).sum();
+        let bytes: usize = written.iter().map(|(k, v)| k.len() + v.len()).sum();
         assert_eq!(buffer.bytes, bytes, "what is there is counted");
         written
     }
