@@ -1,20 +1,23 @@
 //! The anomalies by name: each is a script over two nodes, a coordinator and a journal, and shows that the histories which
 //! the anomaly needs are refused, or look as they must.
 //!
-//! Isolation is strict serializability: none of these can happen. Each script says which check stands in its way; the
-//! simulator (`mailring-simulator`) takes those checks out one by one and finds the anomalies.
+//! Isolation is strict serializability: none of these can happen. Each script says which check stands in its way, and
+//! `each_anomaly_is_seen_where_its_check_is_taken_out` runs it without that check: there it fails, and for that reason. The
+//! simulator (`mailring-simulator`) takes the checks out too, and finds the anomalies in runs at random.
 
 #[path = "anomalies/bank.rs"]
 mod bank;
+#[path = "anomalies/spoilt.rs"]
+mod spoilt;
 
-use bank::{Bank, Script, a, b, is_install, is_prepare_to};
+use bank::{Bank, Script, a, b, is_install, is_prepare_to, is_resolve_to};
 use mailring_engine::{Error, Rival, ids::Lsn, participant::Answer};
+use spoilt::Spoilt;
+use std::panic::catch_unwind;
 
 /// Two transactions write the same two keys in opposite orders; a mixture must not remain. Kept by: one LSN for all
 /// parts, and installation in the order of LSNs.
-#[test]
-fn anomaly_dirty_write() {
-    let mut bank = Bank::new();
+fn dirty_write(mut bank: Bank) {
     bank.hold(|mail| is_prepare_to(mail, 1, 1) || is_prepare_to(mail, 0, 2));
     bank.commit(1, Script::at(0).write(a("x"), "one").write(b("y"), "one"));
     bank.commit(2, Script::at(0).write(a("x"), "two").write(b("y"), "two"));
@@ -22,14 +25,14 @@ fn anomaly_dirty_write() {
     bank.release();
     assert!(bank.outcome(1).is_ok() && bank.outcome(2).is_ok(), "blind");
     let last = bank.visible();
-    assert_eq!(bank.read(a("x"), last), bank.read(b("y"), last));
+    let [x, y] = [bank.read(a("x"), last), bank.read(b("y"), last)];
+    assert!(x.is_some(), "both have written");
+    assert_eq!(x, y, "dirty write: each has won on one node");
 }
 
 /// What is prepared, or committed and not durable, must not be read; nor be a base for others. Kept by: reads at the
 /// visible LSN, and staged writes that conflict.
-#[test]
-fn anomaly_dirty_read() {
-    let mut bank = Bank::new();
+fn dirty_read(mut bank: Bank) {
     bank.put(a("x"), "old");
     let before = bank.visible();
     bank.hold(|mail| is_prepare_to(mail, 1, 1));
@@ -38,26 +41,31 @@ fn anomaly_dirty_read() {
     assert_eq!(bank.read(a("x"), bank.visible()), Some("old".into()));
     bank.commit(2, Script::at(1).read(a("x")).write(b("z"), "seen"));
     bank.run();
-    assert!(matches!(
-        bank.outcome(2),
-        Err(Error::Conflict {
-            with: Rival::Transaction(_),
-            ..
-        })
-    ));
+    assert!(
+        matches!(
+            bank.outcome(2),
+            Err(Error::Conflict {
+                with: Rival::Transaction(_),
+                ..
+            })
+        ),
+        "dirty read: a base that is being overwritten"
+    );
     bank.hold(|mail| is_install(mail, 1));
     bank.release_but_held();
     assert_eq!(bank.visible(), before, "not installed everywhere");
-    assert_eq!(bank.read(a("x"), bank.visible()), Some("old".into()));
+    assert_eq!(
+        bank.read(a("x"), bank.visible()),
+        Some("old".into()),
+        "dirty read: of what is not visible"
+    );
     bank.release();
     assert_eq!(bank.read(a("x"), bank.visible()), Some("new".into()));
 }
 
 /// Two transactions read a counter and write it back raised; one of the two must be refused. Kept by: a staged write
 /// conflicts with a read.
-#[test]
-fn anomaly_lost_update() {
-    let mut bank = Bank::new();
+fn lost_update(mut bank: Bank) {
     let raise = |text| {
         Script::at(0)
             .read(a("x"))
@@ -68,7 +76,10 @@ fn anomaly_lost_update() {
     bank.commit(2, raise("two"));
     bank.run();
     assert!(bank.outcome(1).is_ok());
-    assert!(matches!(bank.outcome(2), Err(Error::Conflict { .. })));
+    assert!(
+        matches!(bank.outcome(2), Err(Error::Conflict { .. })),
+        "lost update: nobody has seen the first one"
+    );
     // An add meets a transaction that is about to commit, and chains on what it writes.
     bank.hold(|mail| is_prepare_to(mail, 1, 3));
     let snapshot = bank.visible().0;
@@ -87,15 +98,18 @@ fn anomaly_lost_update() {
 
 /// A transaction sees one key before and one after another's commit. Kept by: one snapshot for all reads, and the
 /// validation of what it based its writes on.
-#[test]
-fn anomaly_read_skew() {
-    let mut bank = Bank::new();
+fn read_skew(mut bank: Bank) {
     bank.put(a("x"), "old");
     bank.put(b("y"), "old");
     let snapshot = bank.visible();
+    let seen_before = bank.read(a("x"), snapshot);
     bank.commit(1, Script::at(2).write(a("x"), "new").write(b("y"), "new"));
     bank.run();
-    assert_eq!(bank.read(a("x"), snapshot), bank.read(b("y"), snapshot));
+    assert_eq!(
+        seen_before,
+        bank.read(b("y"), snapshot),
+        "read skew: half before and half after"
+    );
     let now = bank.visible();
     assert_eq!(bank.read(a("x"), now), bank.read(b("y"), now));
     bank.commit(
@@ -104,33 +118,43 @@ fn anomaly_read_skew() {
     );
     bank.run();
     let version = Rival::Version(Lsn(3));
-    assert!(matches!(bank.outcome(2), Err(Error::Conflict { with, .. }) if *with == version));
+    assert!(
+        matches!(bank.outcome(2), Err(Error::Conflict { with, .. }) if *with == version),
+        "read skew: written on the ground of what had changed"
+    );
 }
 
-/// Each of two transactions reads what the other one writes. Kept by: a write conflicts with a held read.
-#[test]
-fn anomaly_write_skew() {
-    let mut bank = Bank::new();
-    let both = || Script::at(0).read(a("x")).read(b("y"));
-    bank.commit(1, both().write(a("x"), "off duty"));
-    bank.commit(2, both().write(b("y"), "off duty"));
+/// Each of two transactions reads what the other one writes. Kept by: a read is validated, and a write conflicts with a
+/// held read.
+fn write_skew(mut bank: Bank) {
+    let both = |bank: &Bank| Script::at(bank.visible().0).read(a("x")).read(b("y"));
+    let refused = |bank: &Bank, of: [u64; 2]| {
+        let refused = of.map(|number| bank.outcome(number).is_err());
+        refused.into_iter().filter(|refused| *refused).count()
+    };
+    bank.commit(1, both(&bank).write(a("x"), "off duty"));
+    bank.commit(2, both(&bank).write(b("y"), "off duty"));
     bank.run();
-    let refused = [bank.outcome(1), bank.outcome(2)];
-    let refused = refused.iter().filter(|outcome| outcome.is_err()).count();
-    assert_eq!(refused, 1, "exactly one");
+    assert_eq!(refused(&bank, [1, 2]), 1, "write skew: one after the other");
+    // The first has read both when the second comes, and writes only then.
+    bank.hold(|mail| is_prepare_to(mail, 0, 3));
+    bank.commit(3, both(&bank).write(a("x"), "off duty"));
+    bank.run();
+    bank.commit(4, both(&bank).write(b("y"), "off duty"));
+    bank.run();
+    bank.release();
+    assert_eq!(refused(&bank, [3, 4]), 1, "write skew: crosswise");
 }
 
 /// A key appears in a range that was read. Kept by: ranges are validated and held like keys.
-#[test]
-fn anomaly_phantom() {
-    let mut bank = Bank::new();
+fn phantom(mut bank: Bank) {
     bank.hold(|mail| is_prepare_to(mail, 1, 1));
     bank.commit(1, Script::at(0).scan(a("m"), a("n")).write(b("sum"), "0"));
     bank.run();
     bank.commit(2, Script::at(0).read(b("sum")).write(a("m1"), "new"));
     bank.put_later(30, a("m2"), "new");
     bank.run();
-    assert_eq!(bank.answer(30), None, "a put into the range waits");
+    assert_eq!(bank.answer(30), None, "phantom: a put into the range waits");
     bank.release();
     let committed = [bank.outcome(1), bank.outcome(2)].map(|outcome| outcome.is_ok());
     assert_eq!(committed, [true, false]);
@@ -144,46 +168,50 @@ fn anomaly_phantom() {
     assert!(matches!(bank.outcome(3), Err(Error::Conflict { .. })));
 }
 
-/// Two readers see two independent commits in different orders. Kept by: what is visible is a prefix of the LSNs.
-#[test]
-fn anomaly_long_fork() {
-    let mut bank = Bank::new();
-    bank.hold(|mail| is_install(mail, 0));
+/// Two readers see two independent commits in different orders. Kept by: what is visible is a prefix of the LSNs, and
+/// installed.
+fn long_fork(mut bank: Bank) {
+    bank.hold(|mail| is_resolve_to(mail, 0));
     bank.put_later(10, a("x"), "first");
     bank.run();
     bank.put_later(11, b("y"), "second");
     bank.run();
+    let [first, second] = [Some("first".into()), Some("second".into())];
+    let seen = |bank: &Bank, at| [bank.read(a("x"), at), bank.read(b("y"), at)];
+    // Whoever reads at the first one's LSN, once that is there, sees it without the second.
+    let one = seen(&bank, bank.visible());
+    assert_ne!(one, [None, second.clone()], "long fork: the second alone");
     assert_eq!(bank.visible(), Lsn(0), "the first is not installed");
-    assert_eq!(bank.read(b("y"), bank.visible()), None);
     bank.release();
     assert_eq!(bank.visible(), Lsn(2));
-    let seen = |at| [bank.read(a("x"), Lsn(at)), bank.read(b("y"), Lsn(at))];
-    let [first, second] = [Some("first".into()), Some("second".into())];
-    assert_eq!(seen(1), [first.clone(), None]);
-    assert_eq!(seen(2), [first, second]);
+    assert_eq!(seen(&bank, Lsn(1)), [first.clone(), None]);
+    assert_eq!(seen(&bank, Lsn(2)), [first, second]);
 }
 
 /// Who has heard of a commit begins a transaction that does not see it. Kept by: the answer comes when the LSN is
 /// visible, and a snapshot is the visible LSN.
-#[test]
-fn anomaly_stale_read() {
-    let mut bank = Bank::new();
+fn stale_read(mut bank: Bank) {
     bank.hold(|mail| is_install(mail, 0));
     bank.commit(1, Script::at(0).write(a("x"), "new").write(b("y"), "new"));
     bank.run();
-    assert!(!bank.is_answered(1), "committed, but not visible");
+    assert!(
+        !bank.is_answered(1),
+        "stale read: committed, but not visible"
+    );
     assert_eq!(bank.visible(), Lsn(0));
     bank.release();
     let lsn = *bank.outcome(1).as_ref().expect("committed");
-    assert!(bank.visible() >= lsn);
+    assert!(
+        bank.visible() >= lsn,
+        "stale read: what was told is not there"
+    );
     assert_eq!(bank.read(a("x"), bank.visible()), Some("new".into()));
 }
 
 /// The usual "read-only participants leave at the vote" is unsound. T1 validates k on B; T2 writes k on B, reads x on A
-/// and commits; T1's late prepare writes x on A: each would have missed the other's write.
-#[test]
-fn a_node_where_a_transaction_only_read_holds_until_the_lsn_is_assigned() {
-    let mut bank = Bank::new();
+/// and commits; T1's late prepare writes x on A: each would have missed the other's write. Kept by: a node where a
+/// transaction only read holds it like any other.
+fn reader_that_leaves(mut bank: Bank) {
     bank.hold(|mail| is_prepare_to(mail, 0, 1));
     bank.commit(1, Script::at(0).read(b("k")).write(a("x"), "one"));
     bank.run();
@@ -198,20 +226,95 @@ fn a_node_where_a_transaction_only_read_holds_until_the_lsn_is_assigned() {
     bank.check_nothing_is_left();
 }
 
-/// Transactions of one node alone are validated by the same rules.
 #[test]
-fn transactions_of_one_node_are_as_isolated_as_those_of_several() {
-    let mut bank = Bank::new();
+fn anomaly_dirty_write() {
+    dirty_write(Bank::new());
+}
+
+#[test]
+fn anomaly_dirty_read() {
+    dirty_read(Bank::new());
+}
+
+#[test]
+fn anomaly_lost_update() {
+    lost_update(Bank::new());
+}
+
+#[test]
+fn anomaly_read_skew() {
+    read_skew(Bank::new());
+}
+
+#[test]
+fn anomaly_write_skew() {
+    write_skew(Bank::new());
+}
+
+#[test]
+fn anomaly_phantom() {
+    phantom(Bank::new());
+}
+
+#[test]
+fn anomaly_long_fork() {
+    long_fork(Bank::new());
+}
+
+#[test]
+fn anomaly_stale_read() {
+    stale_read(Bank::new());
+}
+
+#[test]
+fn a_node_where_a_transaction_only_read_holds_until_the_lsn_is_assigned() {
+    reader_that_leaves(Bank::new());
+}
+
+/// Each script, what is taken out, and the first words of how it then fails.
+#[test]
+fn each_anomaly_is_seen_where_its_check_is_taken_out() {
+    let cases: [(fn(Bank), Spoilt, &str); 14] = [
+        (dirty_write, Spoilt::OneLsn, "dirty write: each has won"),
+        (dirty_read, Spoilt::Validation, "dirty read: a base"),
+        (dirty_read, Spoilt::Snapshot, "dirty read: of what is not"),
+        (lost_update, Spoilt::Validation, "lost update"),
+        (read_skew, Spoilt::Snapshot, "read skew: half"),
+        (read_skew, Spoilt::Validation, "read skew: written"),
+        (write_skew, Spoilt::Validation, "write skew: one after"),
+        (write_skew, Spoilt::Holds, "write skew: crosswise"),
+        (phantom, Spoilt::Ranges, "phantom"),
+        (long_fork, Spoilt::Prefix, "long fork"),
+        (stale_read, Spoilt::AnswerWhenVisible, "stale read: comm"),
+        (stale_read, Spoilt::Newest, "stale read: what was told"),
+        (reader_that_leaves, Spoilt::Holds, "B has let go of k"),
+        (alone, Spoilt::ValidationAlone, "write skew on one node"),
+    ];
+    for (script, spoilt, anomaly) in cases {
+        let failed = catch_unwind(|| script(Bank::without(spoilt)));
+        let failed = failed.expect_err(&format!("nobody misses {spoilt:?}"));
+        let reason = failed.downcast_ref::<String>().map(String::as_str);
+        let reason = reason.or_else(|| failed.downcast_ref::<&str>().copied());
+        let reason = reason.expect("a panic has words");
+        assert!(
+            reason.contains(anomaly),
+            "without {spoilt:?} it fails for another reason: {reason}"
+        );
+    }
+}
+
+/// Transactions of one node alone are validated by the same rules.
+fn alone(mut bank: Bank) {
     bank.transact(1, Script::at(0).read(a("x")).write(a("y"), "one"));
     bank.transact(2, Script::at(0).read(a("y")).write(a("x"), "two"));
     bank.transact(3, Script::at(0).scan(a("x"), a("z")).write(a("q"), "three"));
     bank.run();
     assert!(matches!(bank.answer(1), Some(Ok(Answer::Written(Lsn(1))))));
     for skewed in [2, 3] {
-        assert!(matches!(
-            bank.answer(skewed),
-            Some(Err(Error::Conflict { .. }))
-        ));
+        assert!(
+            matches!(bank.answer(skewed), Some(Err(Error::Conflict { .. }))),
+            "write skew on one node"
+        );
     }
     // One of several nodes may not write what one of this node has read and is not in the journal with.
     bank.hold(bank::is_append);
@@ -229,6 +332,11 @@ fn transactions_of_one_node_are_as_isolated_as_those_of_several() {
     bank.release();
     assert!(matches!(bank.answer(4), Some(Ok(Answer::Written(_)))));
     bank.check_nothing_is_left();
+}
+
+#[test]
+fn transactions_of_one_node_are_as_isolated_as_those_of_several() {
+    alone(Bank::new());
 }
 
 /// The coordinator dies at each step: one outcome, and nothing stays prepared.

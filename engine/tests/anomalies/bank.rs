@@ -1,5 +1,6 @@
 //! Two nodes, a coordinator and a journal without a disk; mail is delivered in order, but for what a script holds back.
 
+use super::spoilt::Spoilt;
 use bytes::Bytes;
 use mailring_engine::{
     Error, Result,
@@ -124,20 +125,28 @@ pub(crate) fn is_install(mail: &Mail, from: u16) -> bool {
     matches!(mail, Mail::Journal(JournalMessage::Installed { node, .. }) if *node == NodeId(from))
 }
 
+/// The journal's word to a node which LSN its commits have.
+pub(crate) fn is_resolve_to(mail: &Mail, node: usize) -> bool {
+    matches!(mail, Mail::Node(to, NodeMessage::Resolve(_)) if *to == node)
+}
+
 pub(crate) fn is_append(mail: &Mail) -> bool {
     matches!(mail, Mail::Journal(JournalMessage::Append(_)))
 }
 
 pub(crate) struct Bank {
-    nodes: Vec<Participant>,
+    /// What is taken out of it, if anything.
+    pub(super) spoilt: Option<Spoilt>,
+    pub(super) nodes: Vec<Participant>,
     tables: Vec<Arc<NodeTable>>,
     cache: Arc<RowCache>,
     journal: Sequencer,
     coordinator: Coordinator,
     records: Vec<Record>,
     visible: Lsn,
-    now: Time,
-    mail: VecDeque<Mail>,
+    visible_before: Lsn,
+    pub(super) now: Time,
+    pub(super) mail: VecDeque<Mail>,
     holds: Box<dyn Fn(&Mail) -> bool>,
     held: VecDeque<Mail>,
     outcomes: BTreeMap<u64, Result<Lsn>>,
@@ -147,6 +156,15 @@ pub(crate) struct Bank {
 
 impl Bank {
     pub(crate) fn new() -> Self {
+        Self::made(None)
+    }
+
+    /// One without something that keeps anomalies out.
+    pub(crate) fn without(what: Spoilt) -> Self {
+        Self::made(Some(what))
+    }
+
+    fn made(spoilt: Option<Spoilt>) -> Self {
         let cache = Arc::new(RowCache::new(1 << 20, 1));
         let store = Arc::new(MemoryStore::default());
         let tables: Vec<_> = (0..2)
@@ -193,6 +211,7 @@ impl Bank {
             ring: RingState::new(ring),
         };
         Self {
+            spoilt,
             nodes: nodes.collect(),
             tables,
             cache,
@@ -200,6 +219,7 @@ impl Bank {
             coordinator: Coordinator::new(CoordinatorOptions::default()),
             records: Vec::new(),
             visible: Lsn(0),
+            visible_before: Lsn(0),
             now: Time(1),
             mail: VecDeque::new(),
             holds: Box::new(|_| false),
@@ -284,10 +304,21 @@ impl Bank {
     }
 
     pub(crate) fn visible(&self) -> Lsn {
-        self.visible
+        match self.is_a_step_behind() {
+            true => self.visible_before,
+            false => self.visible,
+        }
+    }
+
+    pub(super) fn now_visible(&mut self, lsn: Lsn) {
+        if lsn > self.visible {
+            self.visible_before = self.visible;
+            self.visible = lsn;
+        }
     }
 
     pub(crate) fn read(&self, (node, key): Place, at: Lsn) -> Option<Bytes> {
+        let at = self.read_at(at);
         let table = &self.tables[node];
         let found = table.get_in(&table.view(), &self.cache, &key, at);
         let found = found.expect("memory reads");
@@ -322,8 +353,7 @@ impl Bank {
         }
         match mail {
             Mail::Node(node, message) => {
-                let mut out = Vec::new();
-                self.nodes[node].handle(self.now, message, &mut out);
+                let out = self.handle_node(node, message);
                 self.carry_out_node(node, out);
             }
             Mail::Journal(message) => {
@@ -406,11 +436,13 @@ impl Bank {
                         spare: Some(ROOM),
                     };
                     self.mail.push_back(Mail::Journal(persisted));
+                    self.persisted(group.last);
                 }
                 JournalEffect::Resolve(node, resolve) => {
                     self.mail.push_back(to(node, NodeMessage::Resolve(resolve)));
                 }
-                JournalEffect::Settle(node, settles) => {
+                JournalEffect::Settle(node, mut settles) => {
+                    self.settled(node, &mut settles);
                     self.mail.push_back(to(node, NodeMessage::Settles(settles)));
                 }
                 JournalEffect::Decided(decided) => {
@@ -425,7 +457,7 @@ impl Bank {
                     self.mail.push_back(to(node, fenced));
                 }
                 JournalEffect::Visible(lsn, nodes) => {
-                    self.visible = lsn;
+                    self.now_visible(lsn);
                     for node in nodes {
                         self.mail.push_back(to(node, NodeMessage::Visible(lsn)));
                     }
