@@ -7,11 +7,13 @@
 
 #[path = "anomalies/bank.rs"]
 mod bank;
+#[path = "anomalies/process.rs"]
+mod process;
 #[path = "anomalies/spoilt.rs"]
 mod spoilt;
 
 use bank::{Bank, Script, a, b, is_install, is_prepare_to, is_resolve_to};
-use mailring_engine::{Error, Rival, ids::Lsn, participant::Answer};
+use mailring_engine::{Error, Rival, ids::Lsn, participant::Answer, transaction::TxnOutcome};
 use spoilt::Spoilt;
 use std::panic::catch_unwind;
 
@@ -274,7 +276,8 @@ fn a_node_where_a_transaction_only_read_holds_until_the_lsn_is_assigned() {
 /// Each script, what is taken out, and the first words of how it then fails.
 #[test]
 fn each_anomaly_is_seen_where_its_check_is_taken_out() {
-    let cases: [(fn(Bank), Spoilt, &str); 14] = [
+    type Case = (fn(Bank), Spoilt, &'static str);
+    let cases: [Case; 14] = [
         (dirty_write, Spoilt::OneLsn, "dirty write: each has won"),
         (dirty_read, Spoilt::Validation, "dirty read: a base"),
         (dirty_read, Spoilt::Snapshot, "dirty read: of what is not"),
@@ -390,4 +393,63 @@ fn a_node_that_dies_at_any_message_leaves_one_outcome_and_nothing_prepared() {
         bank.check_nothing_is_left();
     }
     assert!(outcomes.iter().all(|count| *count > 0), "{outcomes:?}");
+}
+
+/// The process dies at each step, and of the group that is being written any first bytes are there: one outcome, which is
+/// what the caller was told and what is told at every later opening; nothing is held, and nothing comes of it any more.
+#[test]
+fn a_process_that_dies_at_any_message_leaves_one_outcome_and_nothing_prepared() {
+    let (mut aborted, mut committed, mut on_its_way) = (0, 0, 0);
+    for step in 0.. {
+        let mut bank = Bank::new();
+        bank.put(a("x"), "old");
+        bank.put(b("k"), "old");
+        let snapshot = bank.visible();
+        let script = Script::at(snapshot.0).read(b("k")).write(a("x"), "one");
+        bank.commit(1, script.write(b("y"), "one"));
+        if !bank.run_for(step) {
+            break;
+        }
+        let answered = bank.answered(1).cloned();
+        let found = bank.killed();
+        on_its_way += usize::from(found.len() > 1);
+        let mut outcomes = Vec::new();
+        for mut bank in found {
+            let visible = bank.visible();
+            let there = bank.read(b("y"), visible).is_some();
+            let x = if there { "one" } else { "old" };
+            assert_eq!(bank.read(a("x"), visible), Some(x.into()), "step {step}");
+            assert_eq!(bank.read(b("k"), visible), Some("old".into()));
+            let outcome = bank.ask(1);
+            match outcome {
+                TxnOutcome::Committed(lsn) => assert!(there && lsn == visible, "step {step}"),
+                TxnOutcome::Aborted => assert!(!there && visible == snapshot, "step {step}"),
+                TxnOutcome::Forgotten => panic!("step {step}: it is young"),
+            }
+            if let Some(answer) = &answered {
+                assert_eq!(answer, &Ok(visible), "step {step}: it was told");
+                assert!(there, "step {step}");
+            }
+            // Whoever comes next finds nothing in his way, and the outcome stays what it is.
+            let next = Script::at(visible.0).read(b("k")).read(a("x"));
+            bank.commit(2, next.write(a("x"), "two").write(b("y"), "two"));
+            bank.run();
+            assert_eq!(bank.outcome(2), &Ok(visible.next()), "step {step}");
+            bank.check_nothing_is_left();
+            assert_eq!(bank.ask(1), outcome, "step {step}");
+            for mut again in bank.killed() {
+                assert_eq!(again.ask(1), outcome, "step {step}");
+                let two = again.read(b("y"), again.visible());
+                assert_eq!(two, Some("two".into()), "step {step}");
+            }
+            outcomes.push(there);
+        }
+        // More bytes never turn a commit into an abort.
+        assert!(outcomes.is_sorted(), "step {step}: {outcomes:?}");
+        aborted += outcomes.iter().filter(|there| !**there).count();
+        committed += outcomes.iter().filter(|there| **there).count();
+    }
+    assert!(aborted > 100, "at every step and byte: {aborted}");
+    assert!(committed > 5, "at every step behind the force: {committed}");
+    assert!(on_its_way > 0, "its record was being written");
 }

@@ -1,6 +1,6 @@
 //! Two nodes, a coordinator and a journal without a disk; mail is delivered in order, but for what a script holds back.
 
-use super::spoilt::Spoilt;
+use super::{process::Opened, spoilt::Spoilt};
 use bytes::Bytes;
 use mailring_engine::{
     Error, Result,
@@ -8,22 +8,21 @@ use mailring_engine::{
     coordinator::{Coordinator, CoordinatorEffect, CoordinatorMessage, CoordinatorOptions},
     directories::Placement,
     generation::Generation,
-    ids::{Epoch, GroupNo, Incarnation, KeyspaceId, Lsn, NodeId, RequestId, Time, TxnId},
-    journal::record::{Record, RecordBody, decode_all},
-    keyspaces::Keyspaces,
-    outcomes::Outcomes,
+    ids::{Epoch, KeyspaceId, Lsn, NodeId, RequestId, Time, TxnId},
+    journal::{
+        Group,
+        record::{Record, RecordBody, decode_all},
+    },
     participant::{
         Answer, NodeEffect, NodeMessage, Operation, Participant, ParticipantOptions, TreeSource,
     },
-    ring::Ring,
-    ring_state::RingState,
     sequencer::{
         JournalEffect, JournalMessage, JournalState, Sequencer, SequencerOptions, SequencerState,
     },
     store::{Store, memory::MemoryStore},
-    transaction::{Commit, KeyRange, ReadSet, TxnPart},
+    transaction::{Ask, Asker, Commit, KeyRange, ReadSet, TxnOutcome, TxnPart},
     value::{Value, Write, qualify},
-    view::{NodeTable, NodeView},
+    view::NodeTable,
 };
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -34,7 +33,7 @@ use std::{
 const ROOM: u64 = 1 << 30;
 const DEADLINE: Time = Time(1_000);
 /// The version of the ring, and everybody's ownership epoch.
-const EPOCH: Epoch = Epoch(1);
+pub(super) const EPOCH: Epoch = Epoch(1);
 
 /// A key and the node that owns it.
 pub(crate) type Place = (usize, Bytes);
@@ -142,7 +141,11 @@ pub(crate) struct Bank {
     cache: Arc<RowCache>,
     journal: Sequencer,
     coordinator: Coordinator,
+    pub(super) opening: u64,
     records: Vec<Record>,
+    /// What was written to the journal, and how many of these are forced and known to be.
+    pub(super) groups: Vec<Group>,
+    pub(super) forced: usize,
     visible: Lsn,
     visible_before: Lsn,
     pub(super) now: Time,
@@ -151,6 +154,7 @@ pub(crate) struct Bank {
     held: VecDeque<Mail>,
     outcomes: BTreeMap<u64, Result<Lsn>>,
     answers: BTreeMap<u64, Result<Answer>>,
+    told: BTreeMap<u64, TxnOutcome>,
     next_put: u64,
 }
 
@@ -165,67 +169,79 @@ impl Bank {
     }
 
     fn made(spoilt: Option<Spoilt>) -> Self {
+        let opened = Opened::of(1, &[]);
+        Self::of(spoilt, opened)
+    }
+
+    /// The machines over what was found in a directory.
+    pub(super) fn of(spoilt: Option<Spoilt>, opened: Opened) -> Self {
+        let Opened {
+            opening,
+            replay,
+            groups,
+            records,
+            last_lsn,
+            last_group,
+        } = opened;
         let cache = Arc::new(RowCache::new(1 << 20, 1));
         let store = Arc::new(MemoryStore::default());
-        let tables: Vec<_> = (0..2)
-            .map(|node| {
-                let view = NodeView {
-                    active: Arc::default(),
-                    frozen: Vec::new(),
-                    tree: store.view(),
-                    complete: Lsn(0),
-                    floor: Lsn(0),
-                    leaving: None,
-                };
-                Arc::new(NodeTable::new(NodeId(node), view))
-            })
-            .collect();
-        let nodes = tables.iter().map(|table| {
-            let store = Arc::clone(&store);
-            Participant::new(
-                Incarnation(1),
-                EPOCH,
-                Arc::clone(table),
-                Arc::clone(&cache),
-                TreeSource(Box::new(move || store.view())),
-                Lsn(0),
-                ParticipantOptions::default(),
-            )
-        });
         let options = SequencerOptions {
             force: true,
             max_group_bytes: 1 << 20,
             segment_bytes: ROOM,
         };
-        let ring = Ring::new(8, &[(NodeId(0), 1), (NodeId(1), 1)]).expect("it works");
+        let lives = replay.nodes.iter().map(|node| node.incarnation);
         let state = SequencerState {
-            last_lsn: Lsn(0),
+            last_lsn,
             journals: vec![JournalState {
-                last_group: GroupNo(0),
+                last_group,
                 room: ROOM,
             }],
             placement: Placement::default(),
-            incarnations: vec![Incarnation(1); 2],
-            keyspaces: Keyspaces::new(),
-            outcomes: Outcomes::default(),
-            ring: RingState::new(ring),
+            incarnations: lives.collect(),
+            keyspaces: replay.keyspaces,
+            outcomes: replay.outcomes,
+            ring: replay.ring,
         };
+        let (nodes, tables) = (0..)
+            .map(NodeId)
+            .zip(replay.nodes)
+            .map(|(number, node)| {
+                let life = node.incarnation;
+                let table = Arc::new(node.table(number, store.view(), last_lsn));
+                let tree = Arc::clone(&store);
+                let node = Participant::new(
+                    life,
+                    EPOCH,
+                    Arc::clone(&table),
+                    Arc::clone(&cache),
+                    TreeSource(Box::new(move || tree.view())),
+                    last_lsn,
+                    ParticipantOptions::default(),
+                );
+                (node, table)
+            })
+            .unzip();
         Self {
             spoilt,
-            nodes: nodes.collect(),
+            opening,
+            nodes,
             tables,
             cache,
             journal: Sequencer::new(options, state),
             coordinator: Coordinator::new(CoordinatorOptions::default()),
-            records: Vec::new(),
-            visible: Lsn(0),
-            visible_before: Lsn(0),
+            records,
+            forced: groups.len(),
+            groups,
+            visible: last_lsn,
+            visible_before: last_lsn,
             now: Time(1),
             mail: VecDeque::new(),
             holds: Box::new(|_| false),
             held: VecDeque::new(),
             outcomes: BTreeMap::new(),
             answers: BTreeMap::new(),
+            told: BTreeMap::new(),
             next_put: 1_000,
         }
     }
@@ -248,7 +264,7 @@ impl Bank {
 
     pub(crate) fn commit(&mut self, number: u64, script: Script) {
         let commit = Commit {
-            txn: txn(number),
+            txn: TxnId::new(self.opening, number).expect("not 0"),
             request: RequestId(number),
             deadline: DEADLINE,
             parts: script.parts().into(),
@@ -258,6 +274,19 @@ impl Bank {
         };
         let commit = CoordinatorMessage::Commit(commit);
         self.mail.push_back(Mail::Coordinator(commit));
+    }
+
+    /// What the journal tells of a transaction of the first opening.
+    pub(crate) fn ask(&mut self, number: u64) -> TxnOutcome {
+        let ask = Ask {
+            txn: txn(number),
+            deadline: DEADLINE,
+            asker: Asker::Handle(RequestId(number)),
+        };
+        self.mail
+            .push_back(Mail::Journal(JournalMessage::Asks(vec![ask])));
+        self.run();
+        self.told[&number]
     }
 
     /// A transaction of the first node alone.
@@ -326,11 +355,16 @@ impl Bank {
     }
 
     pub(crate) fn is_answered(&self, number: u64) -> bool {
-        self.outcomes.contains_key(&number)
+        self.answered(number).is_some()
+    }
+
+    /// What the caller of a transaction was told, if anything.
+    pub(crate) fn answered(&self, number: u64) -> Option<&Result<Lsn>> {
+        self.outcomes.get(&number)
     }
 
     pub(crate) fn outcome(&self, number: u64) -> &Result<Lsn> {
-        let outcome = self.outcomes.get(&number);
+        let outcome = self.answered(number);
         outcome.unwrap_or_else(|| panic!("transaction {number} is not answered"))
     }
 
@@ -358,6 +392,9 @@ impl Bank {
             }
             Mail::Journal(message) => {
                 let mut out = Vec::new();
+                if matches!(message, JournalMessage::Persisted { .. }) {
+                    self.forced = self.groups.len();
+                }
                 if message.needs_cut() {
                     self.mail.push_back(Mail::Journal(JournalMessage::Cut));
                 }
@@ -426,6 +463,12 @@ impl Bank {
             let to = |node: NodeId, message| Mail::Node(usize::from(node.0), message);
             match effect {
                 JournalEffect::Write(group) => {
+                    self.groups.push(Group {
+                        number: group.number,
+                        first_lsn: group.first,
+                        last_lsn: group.last,
+                        payload: group.payload.clone(),
+                    });
                     let records = decode_all(&group.payload.into());
                     self.records
                         .extend(records.map(|record| record.expect("a record")));
@@ -461,6 +504,10 @@ impl Bank {
                     for node in nodes {
                         self.mail.push_back(to(node, NodeMessage::Visible(lsn)));
                     }
+                }
+                JournalEffect::Outcome(request, outcome) => {
+                    let outcome = outcome.expect("the journal lives");
+                    self.told.insert(request.0, outcome);
                 }
                 JournalEffect::PrepareSpare { .. } => {}
                 effect => panic!("no script does {effect:?}"),
@@ -498,6 +545,11 @@ impl Bank {
                 }
             }
         }
+    }
+
+    /// Delivers so many messages; false if there are no more to come.
+    pub(crate) fn run_for(&mut self, count: usize) -> bool {
+        self.run_until(count, |_| true)
     }
 
     /// Runs until the coordinator has handled `count` messages; false if there are no more to come.
