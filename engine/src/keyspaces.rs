@@ -23,7 +23,7 @@ use crate::{
     store::Span,
 };
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Longest name, in bytes.
 pub const MAX_NAME_BYTES: usize = 255;
@@ -36,7 +36,9 @@ const FULL: &str =
 /// The keyspaces that exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Keyspaces {
-    by_name: BTreeMap<String, KeyspaceId>,
+    by_name: BTreeMap<Arc<str>, KeyspaceId>,
+    /// The same the other way round: whoever reads all keys of a tree asks it about each.
+    by_id: BTreeMap<KeyspaceId, Arc<str>>,
     next_id: KeyspaceId,
 }
 
@@ -46,6 +48,7 @@ impl Keyspaces {
     pub fn new() -> Self {
         Self {
             by_name: BTreeMap::new(),
+            by_id: BTreeMap::new(),
             next_id: KeyspaceId(1),
         }
     }
@@ -83,15 +86,17 @@ impl Keyspaces {
             return Err(invalid(name, "its number was given before"));
         }
         self.next_id = id.next();
-        self.by_name.insert(name.to_owned(), id);
+        let name = Arc::<str>::from(name);
+        self.by_name.insert(Arc::clone(&name), id);
+        self.by_id.insert(id, name);
         Ok(())
     }
 
     /// Takes a dropped keyspace out; its name, or `None` if it is not there (any more).
     pub fn install_drop(&mut self, id: KeyspaceId) -> Option<String> {
-        let name = self.name(id)?.to_owned();
+        let name = self.by_id.remove(&id)?;
         self.by_name.remove(&name);
-        Some(name)
+        Some(name.as_ref().to_owned())
     }
 
     /// Keeps numbers below `next_id` from being given: what a checkpoint says, since the last ones may be dropped.
@@ -119,31 +124,28 @@ impl Keyspaces {
             })
     }
 
-    /// The name of a keyspace. Walks the catalogue: for messages and drops, not for reads.
+    /// The name of a keyspace.
     #[must_use]
     pub fn name(&self, id: KeyspaceId) -> Option<&str> {
-        self.iter()
-            .find_map(|(name, other)| (other == id).then_some(name))
+        self.by_id.get(&id).map(|name| &**name)
     }
 
     /// Whether a keyspace has this number.
     #[must_use]
     pub fn contains(&self, id: KeyspaceId) -> bool {
-        self.name(id).is_some()
+        self.by_id.contains_key(&id)
     }
 
     /// All keyspaces by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, KeyspaceId)> {
-        self.by_name.iter().map(|(name, id)| (name.as_str(), *id))
+        self.by_name.iter().map(|(name, id)| (&**name, *id))
     }
 
     /// The keys of all keyspaces that were dropped, whenever that was: what lies between those that are there. So there are
     /// at most one more spans than those, and what they cost does not depend on the numbers.
     #[must_use]
     pub fn dropped_spans(&self) -> Vec<Span> {
-        let mut kept: Vec<u32> = self.by_name.values().map(|id| id.0).collect();
-        kept.sort_unstable();
-        kept.push(self.next_id.0);
+        let kept = self.by_id.keys().chain([&self.next_id]).map(|id| id.0);
         let mut spans = Vec::new();
         let mut from = 1;
         for id in kept {
