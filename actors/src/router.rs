@@ -332,7 +332,7 @@ impl Handler<NodeStatus> for Router {
         match next {
             Ok(health) => {
                 member.health.store(Arc::new(health));
-                board.events.of_status(&status);
+                board.events.of_status(&status, member.table.unreadable());
             }
             Err(reason) => {
                 tracing::error!(

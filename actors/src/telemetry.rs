@@ -47,6 +47,7 @@ const RETRIES: &str = "mailring_transaction_retries_total";
 const COMMIT_SECONDS: &str = "mailring_transaction_commit_seconds";
 const PREPARED: &str = "mailring_transactions_prepared";
 const NODES: &str = "mailring_nodes";
+const NODES_DOWN: &str = "mailring_nodes_down";
 const MOVED_KEYS: &str = "mailring_moved_keys_total";
 const MOVED_BYTES: &str = "mailring_moved_bytes_total";
 const ARCS_LEFT: &str = "mailring_change_arcs_left";
@@ -182,6 +183,11 @@ fn describe() {
         "Parts of transactions that the nodes have prepared now"
     );
     describe_gauge!(NODES, Unit::Count, "Nodes that are open");
+    describe_gauge!(
+        NODES_DOWN,
+        Unit::Count,
+        "Nodes of them that were given up, or whose trees can't be read"
+    );
     describe_counter!(
         MOVED_KEYS,
         Unit::Count,
@@ -400,6 +406,7 @@ pub(crate) struct Telemetry {
     commit_seconds: Histogram,
     prepared: Gauge,
     nodes: Gauge,
+    nodes_down: Gauge,
     moved_keys: Counter,
     moved_bytes: Counter,
     arcs_left: Gauge,
@@ -429,6 +436,7 @@ impl Telemetry {
             commit_seconds: metrics::histogram!(COMMIT_SECONDS),
             prepared: metrics::gauge!(PREPARED),
             nodes: metrics::gauge!(NODES),
+            nodes_down: metrics::gauge!(NODES_DOWN),
             moved_keys: metrics::counter!(MOVED_KEYS),
             moved_bytes: metrics::counter!(MOVED_BYTES),
             arcs_left: metrics::gauge!(ARCS_LEFT),
@@ -513,6 +521,8 @@ impl Telemetry {
             figures.generation_bytes.set(active as f64);
         }
         self.nodes.set(routes.nodes().len() as f64);
+        let down = routes.nodes().iter().filter(|it| it.table.is_down());
+        self.nodes_down.set(down.count() as f64);
         let change = switchboard.showing.progress();
         let left = change.map_or(0, |change| change.arcs_total - change.arcs_done);
         self.arcs_left.set(left as f64);

@@ -118,12 +118,19 @@ impl Engine {
         self.check_writable()?;
         let board = &self.switchboard;
         let deadline = request.deadline;
+        let mut down = Ok(());
         for part in request.parts.iter() {
             let routes = board.routes.load();
             // One that has left has no arcs any more.
             let moved = Error::Moved { node: part.node };
-            routes.member(part.node).ok_or(moved)?.table.check_up()?;
+            let table = &routes.member(part.node).ok_or(moved)?.table;
+            // Others may take over from a node that is down; a tree that can't be read somebody must mend: that is told
+            // first.
+            if down.is_ok() || table.unreadable().is_some() {
+                down = table.check_up();
+            }
         }
+        down?;
         let permit = board.budget.admit(weight, deadline).await?;
         // The wait may have been long, and who has stopped by now would answer nothing.
         self.check_writable()?;

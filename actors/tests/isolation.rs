@@ -2,8 +2,10 @@
 
 mod common;
 
-use common::{keys_of, patiently, tuned, until};
-use mailring::{Builder, Error, Keyspace, Mailring, NodeId, NodeState, RestoreLoss, Result};
+use common::{Trap, keys_of, patiently, quick_restarts, tuned, until};
+use mailring::{
+    Builder, Error, Heal, Keyspace, Mailring, NodeEvent, NodeId, NodeState, RestoreLoss, Result,
+};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -79,6 +81,15 @@ async fn a_flipped_bit_in_any_file_of_a_tree_isolates_its_node_or_is_told_by_who
                 names_the_node(&ks.get(key).await.unwrap_err(), &folder);
                 names_the_node(&patiently(ks.put(key, "never")).await.unwrap_err(), &folder);
             }
+            commits_name_the_node(&db, &ks, &keys, &folder).await?;
+            match patiently(db.nodes().events().next()).await {
+                Some(NodeEvent::Isolated { node, error }) => {
+                    assert_eq!(node, ISOLATED);
+                    names_the_node(&error, &folder);
+                }
+                other => panic!("{other:?}"),
+            }
+            assert_eq!(db.nodes().list()[down].state, NodeState::Isolated);
             names_the_node(&ks.scan(..).count().await.unwrap_err(), &folder);
             names_the_node(&db.snapshot().unwrap_err(), &folder);
             names_the_node(&db.verify().await.unwrap_err(), &folder);
@@ -105,6 +116,73 @@ async fn a_flipped_bit_in_any_file_of_a_tree_isolates_its_node_or_is_told_by_who
         db.verify().await?;
     }
     assert!(isolated > 0, "none was");
+    Ok(())
+}
+
+/// Whatever would write on the isolated node says which file it is, and writes nothing elsewhere.
+async fn commits_name_the_node(
+    db: &Mailring,
+    ks: &Keyspace,
+    keys: &[Vec<String>],
+    folder: &Path,
+) -> Result<()> {
+    let over = [&keys[0][3], &keys[1][3], &keys[2][3]];
+    let mut alone = db.batch();
+    alone.put(ks, over[1], "never");
+    names_the_node(&patiently(alone.commit()).await.unwrap_err(), folder);
+    let mut batch = db.batch();
+    for key in over {
+        batch.put(ks, key, "never");
+    }
+    names_the_node(&patiently(batch.commit()).await.unwrap_err(), folder);
+    let put_many = ks.put_many(over.map(|key| (key, "never")));
+    names_the_node(&patiently(put_many).await.unwrap_err(), folder);
+    let reader = db.begin()?;
+    names_the_node(&reader.get(ks, over[1]).await.unwrap_err(), folder);
+    let writer = db.begin()?;
+    for key in over {
+        writer.put(ks, key, "never").await?;
+    }
+    names_the_node(&patiently(writer.commit()).await.unwrap_err(), folder);
+    for key in [over[0], over[2]] {
+        assert_eq!(ks.get(key).await?.as_deref(), Some(&b"tree"[..]));
+    }
+    Ok(())
+}
+
+/// One node is down, another one's tree can't be read: what concerns both says what somebody must mend.
+#[tokio::test(flavor = "multi_thread")]
+async fn beside_a_node_that_is_down_the_one_that_can_not_be_read_is_told() -> Result<()> {
+    let directory = tempfile::tempdir().unwrap();
+    let keys = fill(directory.path()).await?;
+    let folder = directory.path().join("node-001");
+    let trap = Trap::new();
+    for file in files(&folder) {
+        let whole = fs::read(&file).unwrap();
+        fs::write(&file, &whole[..whole.len() / 2]).unwrap();
+    }
+    let db = builder(directory.path())
+        .heal(Heal::Wait)
+        .restart_policy(quick_restarts(1))
+        .fault_hook(trap.hook())
+        .open()
+        .await?;
+    let ks = db.keyspace("ks").await?;
+    trap.set("node", Some(0), "Request", false, 0, 10);
+    until(|| db.stats().nodes[1].state == NodeState::Isolated).await;
+    while db.stats().nodes[0].state != NodeState::Down {
+        let _ = patiently(ks.put(&keys[0][0], "never")).await;
+    }
+    let mut batch = db.batch();
+    for keys in &keys {
+        batch.put(&ks, &keys[3], "never");
+    }
+    names_the_node(&patiently(batch.commit()).await.unwrap_err(), &folder);
+    let mut batch = db.batch();
+    batch.put(&ks, &keys[0][3], "never");
+    batch.put(&ks, &keys[2][3], "never");
+    let refused = patiently(batch.commit()).await;
+    assert_eq!(refused, Err(Error::NodeDown { node: NodeId(0) }));
     Ok(())
 }
 

@@ -24,7 +24,15 @@ pub enum NodeEvent {
         /// What it panicked of.
         reason: String,
     },
-    /// It was given up, or its tree can't be read: its keys answer `NodeDown`, or `CorruptTree`, until the others have taken over, or the engine is opened again.
+    /// Its tree could not be read when the engine was opened: its keys answer `CorruptTree`, the others are served. It is
+    /// remembered for whoever subscribes behind the opening.
+    Isolated {
+        /// The node.
+        node: NodeId,
+        /// Which file it was, and what is wrong with it.
+        error: Error,
+    },
+    /// It was given up: its keys answer `NodeDown` until the others have taken over, or the engine is opened again.
     Down {
         /// The node.
         node: NodeId,
@@ -118,13 +126,17 @@ impl Events {
         let _ = self.sender.send(event);
     }
 
-    /// From the router: a node has another state.
-    pub(crate) fn of_status(&self, status: &NodeStatus) {
+    /// From the router: a node has another state, perhaps since its tree can't be read.
+    pub(crate) fn of_status(&self, status: &NodeStatus, unreadable: Option<&Error>) {
         let (node, reason) = (status.node, status.reason.clone().unwrap_or_default());
-        match status.state {
-            NodeState::Serving | NodeState::Isolated => {}
-            NodeState::Restarted => self.tell(NodeEvent::Restarted { node, reason }),
-            NodeState::Down => self.tell(NodeEvent::Down { node, reason }),
+        match (status.state, unreadable) {
+            (NodeState::Serving | NodeState::Isolated, _) => {}
+            (NodeState::Restarted, _) => self.tell(NodeEvent::Restarted { node, reason }),
+            (NodeState::Down, None) => self.tell(NodeEvent::Down { node, reason }),
+            (NodeState::Down, Some(error)) => {
+                let error = error.clone();
+                self.tell(NodeEvent::Isolated { node, error });
+            }
         }
     }
 
