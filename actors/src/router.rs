@@ -11,7 +11,8 @@
 //!
 //! A panic of a handler is taken back with everything that it has changed, and the message is handled once more; so is each
 //! effect. If that panics again the change stops where it is, of which its handle and `stats()` tell, and goes on when the engine is
-//! opened again. If it was the publication of a ring, the engine turns read-only: the journal waits for it.
+//! opened again; a source that was about to hand its arcs over keeps them until then. If it was the publication of a ring, the
+//! engine turns read-only: the journal waits for it.
 
 use crate::{
     checkpointer::{CheckpointNow, HoldJournal},
@@ -153,6 +154,9 @@ impl Router {
             }
             Err(reason) => self.die(&reason),
         }
+        if self.dead.is_some() {
+            self.give_up(ctx);
+        }
         let due = self.motion.next_timeout();
         board.motion_due.set(due.filter(|_| self.dead.is_none()));
     }
@@ -189,6 +193,20 @@ impl Router {
         }
         self.switchboard.showing.end(Err(error.clone()));
         self.dead = Some(error);
+    }
+
+    /// Behind all that the last step wanted.
+    fn give_up(&mut self, ctx: &mut Context<Self>) {
+        let given_up = guarded(|| {
+            let mut effects = Vec::new();
+            self.motion.give_up(&mut effects);
+            for effect in effects {
+                self.carry_out(effect, ctx);
+            }
+        });
+        if let Err(reason) = given_up {
+            tracing::error!(reason, "a node may go on refusing what it was to hand over");
+        }
     }
 
     fn carry_out(&mut self, effect: MotionEffect, ctx: &mut Context<Self>) {

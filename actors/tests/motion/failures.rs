@@ -94,6 +94,48 @@ async fn a_panic_at_any_message_of_a_change_stops_nobody() -> Result<()> {
     Ok(())
 }
 
+/// The source stayed frozen, and its writers waited, until the engine was opened again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_router_that_is_given_up_in_a_hand_over_leaves_all_keys_writable() -> Result<()> {
+    for (message, skip) in [
+        ("Held", 0),
+        ("Worked", 0),
+        ("HandedOver", 0),
+        ("RingAnswer", 1),
+        ("Checkpointed", 0),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let trap = Trap::new();
+        let open = || {
+            let builder = builder(directory.path()).nodes(2);
+            builder.fault_hook(trap.hook()).open()
+        };
+        let db = open().await?;
+        let ks = fill(&db).await?;
+        trap.set("router", None, message, false, skip, 2);
+        let change = patiently(db.nodes().add(1)).await?;
+        let refused = patiently(change.wait()).await.unwrap_err();
+        assert!(
+            matches!(refused, Error::RingChangeRefused { .. }),
+            "{message}: {refused}"
+        );
+        assert_eq!(trap.sprung(), 2, "{message}");
+        for number in 0..100 {
+            patiently(ks.put(format!("since-{number}"), message)).await?;
+        }
+        patiently(db.checkpoint()).await?;
+        drop((change, ks, db));
+        // It goes on where the journal knows of it.
+        let db = open().await?;
+        let ks = db.keyspace("ks").await?;
+        let change = db.nodes().change().expect("it goes on");
+        assert_eq!(patiently(change.wait()).await?, ChangeEnd::Completed);
+        assert_eq!(ks.prefix("since-").count().await?, 100, "{message}");
+        check_whole(&db, &ks).await?;
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_panics_again_and_again_under_load_hands_over_in_the_end() -> Result<()> {
     let directory = tempfile::tempdir().unwrap();

@@ -394,6 +394,22 @@ impl Course {
         }
     }
 
+    /// Nobody drives it any more.
+    pub(super) fn give_up(&mut self, ground: &mut Ground, out: &mut Vec<MotionEffect>) {
+        // What the source admitted behind a Cut that may be in the journal would not be at its new owner.
+        if !matches!(
+            self.waiting,
+            Waiting::Task {
+                what: What::Record(RingRecord::Cut { .. }),
+                ..
+            }
+        ) {
+            self.thaw(out);
+        }
+        self.interrupt(out);
+        self.release(ground, out);
+    }
+
     // The end.
 
     /// It can't begin.

@@ -261,6 +261,15 @@ impl Motion {
         self.advance(now, out);
     }
 
+    /// For a shell that can't go on: nothing is handled any more, and the change goes on when the engine is opened again.
+    /// Until then the source admits writes to what it was about to hand over, unless its Cut may be on its way, and the
+    /// journal is not held.
+    pub fn give_up(&mut self, out: &mut Vec<MotionEffect>) {
+        if let Some(course) = &mut self.course {
+            course.give_up(&mut self.ground, out);
+        }
+    }
+
     /// Does what has become due.
     pub fn handle_timeout(&mut self, now: Time, out: &mut Vec<MotionEffect>) {
         if let Some(course) = &mut self.course {

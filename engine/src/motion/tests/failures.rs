@@ -112,6 +112,40 @@ fn a_source_that_does_not_hand_over_in_time_is_thawed_and_asked_again_later() {
 }
 
 #[test]
+fn who_is_given_up_lets_the_source_go_on_unless_its_cut_may_be_written() {
+    let give_up = |bench: &mut Bench| {
+        let mut out = Vec::new();
+        bench.motion.give_up(&mut out);
+        bench.lines(&out)
+    };
+    let mut copying = bench(2);
+    copying.start(Intent::Add { weight: 1 });
+    copying.ready();
+    copying.recorded(10);
+    copying.held();
+    assert_eq!(give_up(&mut copying), ["stop", "hold none"]);
+
+    let mut asked = bench(2);
+    asked.hand_over_is_asked();
+    assert_eq!(give_up(&mut asked), ["keep arcs 0", "hold none"]);
+
+    let mut followed = bench(2);
+    followed.hand_over_is_asked();
+    followed.handed_over(A, 33);
+    assert_eq!(give_up(&mut followed), ["keep arcs 0", "stop", "hold none"]);
+
+    let mut cutting = bench(2);
+    cutting.hand_over_is_asked();
+    cutting.handed_over(A, 30);
+    assert_eq!(give_up(&mut cutting), ["hold none"]);
+
+    let mut cut = bench(2);
+    cut.the_first_is_cut();
+    assert_eq!(give_up(&mut cut), ["hold none"]);
+    assert_eq!(give_up(&mut bench(2)), [""; 0]);
+}
+
+#[test]
 fn a_refused_cut_is_handed_over_for_again() {
     let mut bench = bench(2);
     bench.hand_over_is_asked();
