@@ -377,7 +377,7 @@ fn require_no_forced_lsn(disk: &dyn Disk, oldest: &Segment, after: Lsn) -> Resul
     Ok(())
 }
 
-/// A journal that was read and is as it was found. It can be read further, and becomes a [`Journal`] when it is repaired.
+/// A journal that was read and is as it was found. It can be read further, and becomes a [`Journal`](super::Journal) when it is repaired.
 pub struct Scanned {
     disk: Arc<dyn Disk>,
     lsns: Lsns,
