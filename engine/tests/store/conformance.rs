@@ -1,6 +1,6 @@
-//! The contract of [`Store`], claim by claim, for every store that there is.
+//! The contract of [`Store`], claim by claim, for every store that there is, that of the simulator's crate included.
 
-use crate::{Reading, collect, entry, folder, ingest, open_lsm, open_memory, open_reading};
+use super::common::{collect, entry, folder, ingest};
 use bytes::Bytes;
 use mailring_engine::{
     error::Result,
@@ -14,46 +14,36 @@ use std::{
     sync::Arc,
 };
 
-type Open = fn(&Path) -> Result<Arc<dyn Store>>;
+/// Opens a store in a folder.
+pub(crate) type Open = fn(&Path) -> Result<Arc<dyn Store>>;
 
+/// The suite of a store: a test for each claim. Stands where `conformance` and what opens the store are in scope.
 macro_rules! suite {
-    ($($claim:ident)*) => {
-        mod memory { $(#[test] fn $claim() { super::run(super::open_memory, super::$claim); })* }
-        mod lsm { $(#[test] fn $claim() { super::run(super::open_lsm, super::$claim); })* }
-        mod lsm_with_shared_prefixes {
-            $(#[test] fn $claim() { super::run(super::open_with_shared_prefixes, super::$claim); })*
+    ($store:ident, $open:ident) => {
+        suite! { $store, $open =>
+            a_new_store_is_empty
+            what_was_ingested_is_read
+            the_newest_run_wins
+            a_tombstone_hides_older_versions_also_after_compaction
+            a_view_never_changes
+            ranges_keep_to_their_bounds_in_both_directions
+            a_range_read_from_both_ends_yields_each_pair_once
+            an_empty_run_changes_nothing
+            extreme_keys_and_values_are_kept
+            a_run_that_panics_leaves_nothing
+            a_run_out_of_order_is_refused_by_assertion
+            a_dropped_prefix_is_gone_and_stays_gone
+            maintenance_changes_nothing_that_can_be_read
         }
-        mod lsm_without_held_indexes {
-            $(#[test] fn $claim() { super::run(super::open_without_held_indexes, super::$claim); })*
+    };
+    ($store:ident, $open:ident => $($claim:ident)*) => {
+        mod $store {
+            $(#[test] fn $claim() { super::conformance::run(super::$open, super::conformance::$claim); })*
         }
     };
 }
 
-fn open_with_shared_prefixes(folder: &Path) -> Result<Arc<dyn Store>> {
-    open_reading(Reading::SharedPrefixes, folder)
-}
-
-fn open_without_held_indexes(folder: &Path) -> Result<Arc<dyn Store>> {
-    open_reading(Reading::NotHeld, folder)
-}
-
-suite! {
-    a_new_store_is_empty
-    what_was_ingested_is_read
-    the_newest_run_wins
-    a_tombstone_hides_older_versions_also_after_compaction
-    a_view_never_changes
-    ranges_keep_to_their_bounds_in_both_directions
-    a_range_read_from_both_ends_yields_each_pair_once
-    an_empty_run_changes_nothing
-    extreme_keys_and_values_are_kept
-    a_run_that_panics_leaves_nothing
-    a_run_out_of_order_is_refused_by_assertion
-    a_dropped_prefix_is_gone_and_stays_gone
-    maintenance_changes_nothing_that_can_be_read
-}
-
-fn run(open: Open, claim: fn(&dyn Store)) {
+pub(crate) fn run(open: Open, claim: fn(&dyn Store)) {
     let folder = folder();
     let store = open(folder.path()).unwrap();
     claim(store.as_ref());
@@ -76,7 +66,7 @@ fn get(view: &dyn StoreView, key: &[u8]) -> Option<Bytes> {
     view.get(key).unwrap()
 }
 
-fn a_new_store_is_empty(store: &dyn Store) {
+pub(crate) fn a_new_store_is_empty(store: &dyn Store) {
     assert_eq!(get(store.view().as_ref(), b"a"), None);
     assert_eq!(all(store), []);
     assert_eq!(store.verify().unwrap(), 0);
@@ -84,7 +74,7 @@ fn a_new_store_is_empty(store: &dyn Store) {
     store.maintain().unwrap();
 }
 
-fn what_was_ingested_is_read(store: &dyn Store) {
+pub(crate) fn what_was_ingested_is_read(store: &dyn Store) {
     ingest(
         store,
         &[(b"a", Some(b"1")), (b"b", Some(b"")), (b"c", None)],
@@ -101,7 +91,7 @@ fn what_was_ingested_is_read(store: &dyn Store) {
     assert!(store.stats().bytes > 0);
 }
 
-fn the_newest_run_wins(store: &dyn Store) {
+pub(crate) fn the_newest_run_wins(store: &dyn Store) {
     ingest(
         store,
         &[(b"a", Some(b"1")), (b"b", Some(b"1")), (b"c", Some(b"1"))],
@@ -115,7 +105,7 @@ fn the_newest_run_wins(store: &dyn Store) {
     }
 }
 
-fn a_tombstone_hides_older_versions_also_after_compaction(store: &dyn Store) {
+pub(crate) fn a_tombstone_hides_older_versions_also_after_compaction(store: &dyn Store) {
     ingest(store, &[(b"a", Some(b"1")), (b"b", Some(b"1"))]);
     store.maintain().unwrap();
     ingest(store, &[(b"a", None), (b"c", None)]);
@@ -129,7 +119,7 @@ fn a_tombstone_hides_older_versions_also_after_compaction(store: &dyn Store) {
     assert_eq!(all(store), pairs(&[(b"a", b"2"), (b"b", b"1")]));
 }
 
-fn a_view_never_changes(store: &dyn Store) {
+pub(crate) fn a_view_never_changes(store: &dyn Store) {
     let empty = store.view();
     ingest(store, &[(b"a", Some(b"1")), (b"b", Some(b"1"))]);
     let first = store.view();
@@ -157,7 +147,7 @@ fn a_view_never_changes(store: &dyn Store) {
     assert_eq!(all(store), pairs(&[(b"c", b"2")]));
 }
 
-fn ranges_keep_to_their_bounds_in_both_directions(store: &dyn Store) {
+pub(crate) fn ranges_keep_to_their_bounds_in_both_directions(store: &dyn Store) {
     // Every second key, in two runs that interleave, with tombstones in between.
     let key = |n: u8| [b'k', n];
     for part in 0..2 {
@@ -214,7 +204,7 @@ fn ranges_keep_to_their_bounds_in_both_directions(store: &dyn Store) {
     }
 }
 
-fn a_range_read_from_both_ends_yields_each_pair_once(store: &dyn Store) {
+pub(crate) fn a_range_read_from_both_ends_yields_each_pair_once(store: &dyn Store) {
     for part in 0..3 {
         let run = (0..30_u8).filter(|n| n % 3 != part);
         let run = run.map(|n| entry(&[n + 1], (n % 5 != part).then_some(&[n, part][..])));
@@ -246,7 +236,7 @@ fn a_range_read_from_both_ends_yields_each_pair_once(store: &dyn Store) {
     }
 }
 
-fn an_empty_run_changes_nothing(store: &dyn Store) {
+pub(crate) fn an_empty_run_changes_nothing(store: &dyn Store) {
     ingest(store, &[]);
     assert_eq!(store.stats().runs, 0);
     ingest(store, &[(b"a", Some(b"1"))]);
@@ -255,7 +245,7 @@ fn an_empty_run_changes_nothing(store: &dyn Store) {
     assert_eq!(store.stats().runs, 1);
 }
 
-fn extreme_keys_and_values_are_kept(store: &dyn Store) {
+pub(crate) fn extreme_keys_and_values_are_kept(store: &dyn Store) {
     let long = vec![0xff; MAX_STORED_KEY_BYTES];
     let middle = [vec![0xff; MAX_STORED_KEY_BYTES - 1], vec![0xfe]].concat();
     let large: Vec<u8> = (0..MAX_VALUE_BYTES).map(|n| (n / 7) as u8).collect();
@@ -285,7 +275,7 @@ fn extreme_keys_and_values_are_kept(store: &dyn Store) {
     }
 }
 
-fn a_run_that_panics_leaves_nothing(store: &dyn Store) {
+pub(crate) fn a_run_that_panics_leaves_nothing(store: &dyn Store) {
     ingest(store, &[(b"a", Some(b"1")), (b"m", Some(b"1"))]);
     let mut run = (0..1000_u32).map(|n| {
         assert!(n < 900, "the run breaks off");
@@ -299,7 +289,7 @@ fn a_run_that_panics_leaves_nothing(store: &dyn Store) {
     assert_eq!(all(store), pairs(&[(b"a", b"2"), (b"m", b"1")]));
 }
 
-fn a_run_out_of_order_is_refused_by_assertion(store: &dyn Store) {
+pub(crate) fn a_run_out_of_order_is_refused_by_assertion(store: &dyn Store) {
     let too_long = vec![b'z'; MAX_STORED_KEY_BYTES + 1];
     for keys in [
         [&b"b"[..], b"a"],
@@ -314,7 +304,7 @@ fn a_run_out_of_order_is_refused_by_assertion(store: &dyn Store) {
     assert_eq!(all(store), []);
 }
 
-fn a_dropped_prefix_is_gone_and_stays_gone(store: &dyn Store) {
+pub(crate) fn a_dropped_prefix_is_gone_and_stays_gone(store: &dyn Store) {
     let keys = |first: u8| (0..50_u8).map(move |n| entry(&[0, 0, 0, first, n], Some(&[n; 40])));
     let three = |store: &dyn Store| store.ingest(&mut (1..4).flat_map(keys)).unwrap();
     three(store);
@@ -353,7 +343,7 @@ fn a_dropped_prefix_is_gone_and_stays_gone(store: &dyn Store) {
     );
 }
 
-fn maintenance_changes_nothing_that_can_be_read(store: &dyn Store) {
+pub(crate) fn maintenance_changes_nothing_that_can_be_read(store: &dyn Store) {
     for round in 0..40_u8 {
         let keys = (0..100_u8).filter(|n| n % 7 != round % 7);
         let run = keys.map(|n| entry(&[n + 1], (n % 11 != round % 11).then_some(&[round, n][..])));

@@ -8,26 +8,19 @@
 //! MAILRING_STEPS=340000 MAILRING_SEED=4711 cargo test --locked -p mailring-engine --test store differential
 //! ```
 
-use crate::{
-    NODE, Reading,
+use super::{
+    common::folder,
     differential_model::{Checker, HalfRead, Kind, Model, Pinned, Tally, random_run},
-    folder, small_blocks,
 };
 use bytes::Bytes;
 use mailring_engine::{
-    error::Result,
-    store::{
-        PairIterator, RunEntry, Span, Store, StoreFactory, StoreStats, StoreView, lsm::LsmFactory,
-        memory::MemoryFactory,
-    },
+    store::{Store, StoreView},
     value::Value,
 };
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use std::{
     collections::BTreeSet,
     env,
-    ops::Bound,
-    panic::catch_unwind,
     path::Path,
     sync::{
         Arc,
@@ -37,7 +30,7 @@ use std::{
 use tempfile::TempDir;
 
 /// Opens a store in a folder, with the prefixes that were dropped from it.
-type Open<'a> = dyn Fn(&Path, Vec<Bytes>) -> Arc<dyn Store> + 'a;
+pub(crate) type Open<'a> = dyn Fn(&Path, Vec<Bytes>) -> Arc<dyn Store> + 'a;
 
 const STEPS_OF_A_RUN: u64 = 10_000;
 const DEFAULT_STEPS: u64 = 30_000;
@@ -137,26 +130,42 @@ fn prefix_of(key: &[u8]) -> u32 {
     u32::from_be_bytes(*key.first_chunk().expect("a key begins with its prefix"))
 }
 
+/// The test of one store.
+#[derive(Clone, Copy)]
+pub(crate) struct Subject {
+    pub(crate) test: &'static str,
+    /// What cargo is told to run it: the package, and what leads to the test's name.
+    pub(crate) run_by: &'static str,
+    /// Whether anything is left of the store when it was closed.
+    pub(crate) reopens: bool,
+}
+
 /// Says how a failed run is replayed.
 struct Replay {
     seed: u64,
-    test: &'static str,
+    subject: Subject,
 }
 
 impl Drop for Replay {
     fn drop(&mut self) {
         if std::thread::panicking() {
+            let Subject { test, run_by, .. } = self.subject;
             println!(
-                "replay: MAILRING_SEED={} MAILRING_STEPS={STEPS_OF_A_RUN} cargo test --locked -p mailring-engine \
-                 --test store differential::{}",
-                self.seed, self.test
+                "replay: MAILRING_SEED={} MAILRING_STEPS={STEPS_OF_A_RUN} cargo test --locked {run_by}::{test}",
+                self.seed
             );
         }
     }
 }
 
 /// One run.
-fn check(seed: u64, clock: &AtomicU64, reopens: bool, tally: &mut Tally, open: &Open<'_>) {
+pub(crate) fn check(
+    seed: u64,
+    clock: &AtomicU64,
+    reopens: bool,
+    tally: &mut Tally,
+    open: &Open<'_>,
+) {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut sides = [Side::new(open), Side::new(open)];
     for _ in 0..STEPS_OF_A_RUN {
@@ -239,12 +248,13 @@ fn setting(name: &str, default: u64) -> u64 {
 }
 
 /// As many runs as the environment asks for.
-fn check_runs(test: &'static str, reopens: bool, clock: &AtomicU64, open: &Open<'_>) {
+pub(crate) fn check_runs(subject: Subject, clock: &AtomicU64, open: &Open<'_>) {
     let first = setting("MAILRING_SEED", 1);
     let steps = setting("MAILRING_STEPS", DEFAULT_STEPS);
+    let Subject { test, reopens, .. } = subject;
     let mut tally = Tally::default();
     for seed in first..first + steps.div_ceil(STEPS_OF_A_RUN) {
-        let replay = Replay { seed, test };
+        let replay = Replay { seed, subject };
         // Each test draws other runs from the same seed.
         let own = seed ^ ((test.len() as u64) << 56);
         check(own, clock, reopens, &mut tally, open);
@@ -253,136 +263,5 @@ fn check_runs(test: &'static str, reopens: bool, clock: &AtomicU64, open: &Open<
     println!("{steps} steps from seed {first}: {tally:?}");
     if steps >= DEFAULT_STEPS {
         tally.demand(steps, reopens);
-    }
-}
-
-fn check_lsm(test: &'static str, reading: Reading) {
-    let clock = Arc::new(AtomicU64::new(0));
-    let options = small_blocks(reading).now_ms(Arc::clone(&clock));
-    check_runs(test, true, &clock, &|folder, dropped| {
-        let options = options.clone().dropped_prefixes(dropped).unwrap();
-        LsmFactory::new(options).open(NODE, folder).unwrap()
-    });
-}
-
-#[test]
-fn an_lsm_store_is_a_map_that_remembers_its_views() {
-    check_lsm(
-        "an_lsm_store_is_a_map_that_remembers_its_views",
-        Reading::Held,
-    );
-}
-
-#[test]
-fn an_lsm_store_with_shared_prefixes_is_a_map() {
-    check_lsm(
-        "an_lsm_store_with_shared_prefixes_is_a_map",
-        Reading::SharedPrefixes,
-    );
-}
-
-#[test]
-fn an_lsm_store_without_held_indexes_is_a_map() {
-    check_lsm(
-        "an_lsm_store_without_held_indexes_is_a_map",
-        Reading::NotHeld,
-    );
-}
-
-#[test]
-fn a_memory_store_is_a_map_that_remembers_its_views() {
-    let clock = Arc::new(AtomicU64::new(0));
-    let factory = MemoryFactory {
-        now_ms: Arc::clone(&clock),
-    };
-    let test = "a_memory_store_is_a_map_that_remembers_its_views";
-    check_runs(test, false, &clock, &|folder, _| {
-        factory.open(NODE, folder).unwrap()
-    });
-}
-
-/// What a store could do wrong.
-#[derive(Clone, Copy, Debug)]
-enum Fault {
-    LosesATombstone,
-    ShowsADroppedPrefix,
-    LosesTheEndOfARange,
-}
-
-struct Faulty {
-    store: Arc<dyn Store>,
-    fault: Fault,
-}
-
-struct FaultyView(Arc<dyn StoreView>);
-
-impl Store for Faulty {
-    fn ingest(&self, run: &mut dyn Iterator<Item = RunEntry>) -> Result<()> {
-        let loses = matches!(self.fault, Fault::LosesATombstone);
-        let mut tombstones = 0;
-        let mut run = run.filter(|(_, value)| {
-            tombstones += u64::from(value.is_none());
-            !(loses && value.is_none() && tombstones == 7)
-        });
-        self.store.ingest(&mut run)
-    }
-
-    fn view(&self) -> Arc<dyn StoreView> {
-        match self.fault {
-            Fault::LosesTheEndOfARange => Arc::new(FaultyView(self.store.view())),
-            _ => self.store.view(),
-        }
-    }
-
-    fn maintain(&self) -> Result<()> {
-        self.store.maintain()
-    }
-
-    fn drop_spans(&self, spans: &[Span]) -> Result<()> {
-        match self.fault {
-            Fault::ShowsADroppedPrefix => Ok(()),
-            _ => self.store.drop_spans(spans),
-        }
-    }
-
-    fn verify(&self) -> Result<u64> {
-        self.store.verify()
-    }
-
-    fn stats(&self) -> StoreStats {
-        self.store.stats()
-    }
-}
-
-impl StoreView for FaultyView {
-    fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
-        self.0.get(key)
-    }
-
-    fn range(&self, low: Bound<&[u8]>, high: Bound<&[u8]>) -> PairIterator {
-        let pairs: Vec<_> = self.0.range(low, high).collect();
-        let kept = pairs.len().min(100);
-        Box::new(pairs.into_iter().take(kept))
-    }
-}
-
-#[test]
-fn a_store_that_does_wrong_is_found_within_one_run() {
-    for fault in [
-        Fault::LosesATombstone,
-        Fault::ShowsADroppedPrefix,
-        Fault::LosesTheEndOfARange,
-    ] {
-        let found = catch_unwind(|| {
-            let clock = Arc::new(AtomicU64::new(0));
-            let factory = MemoryFactory {
-                now_ms: Arc::clone(&clock),
-            };
-            check(1, &clock, false, &mut Tally::default(), &|folder, _| {
-                let store = factory.open(NODE, folder).unwrap();
-                Arc::new(Faulty { store, fault })
-            });
-        });
-        assert!(found.is_err(), "{fault:?} was not found");
     }
 }

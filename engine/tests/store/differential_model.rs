@@ -2,7 +2,7 @@
 //!
 //! A value that has expired may be there or not, until nobody asks for it any more; what lies under it must not show.
 
-use crate::collect;
+use super::common::collect;
 use bytes::Bytes;
 use mailring_engine::{
     store::{PairIterator, StoreView, StoredPair},

@@ -1,35 +1,27 @@
 //! Every store against the contract of `Store`, against a naive model, and against damaged files.
 
+#[macro_use]
 mod conformance;
+mod common;
 mod corruption;
 mod differential;
 mod differential_model;
+mod differential_stores;
 mod lsm;
 
-use bytes::Bytes;
+use common::{collect, entry, folder, ingest};
 use mailring_engine::{
     error::Result,
     ids::NodeId,
     store::{
-        PairIterator, RunEntry, Store, StoreFactory, StoredPair,
+        Store, StoreFactory,
         lsm::{Layout, LsmFactory, LsmOptions},
         memory::MemoryFactory,
     },
 };
 use std::{path::Path, sync::Arc};
-use tempfile::TempDir;
 
 const NODE: NodeId = NodeId(3);
-
-/// A temporary folder, in memory where the system has one: nothing here tests what a crash of the machine leaves.
-fn folder() -> TempDir {
-    let in_memory = Path::new("/dev/shm");
-    if in_memory.is_dir() {
-        tempfile::tempdir_in(in_memory).unwrap()
-    } else {
-        tempfile::tempdir().unwrap()
-    }
-}
 
 /// The ways a tree is laid out and read.
 #[derive(Clone, Copy)]
@@ -73,19 +65,20 @@ fn open_memory(folder: &Path) -> Result<Arc<dyn Store>> {
     MemoryFactory::default().open(NODE, folder)
 }
 
-fn entry(key: &[u8], value: Option<&[u8]>) -> RunEntry {
-    (
-        Bytes::copy_from_slice(key),
-        value.map(Bytes::copy_from_slice),
-    )
+fn open_with_shared_prefixes(folder: &Path) -> Result<Arc<dyn Store>> {
+    open_reading(Reading::SharedPrefixes, folder)
 }
 
-/// Ingests a run given as key and value.
-fn ingest(store: &dyn Store, run: &[(&[u8], Option<&[u8]>)]) {
-    let mut run = run.iter().map(|(key, value)| entry(key, *value));
-    store.ingest(&mut run).unwrap();
+fn open_without_held_indexes(folder: &Path) -> Result<Arc<dyn Store>> {
+    open_reading(Reading::NotHeld, folder)
 }
 
-fn collect(pairs: PairIterator) -> Vec<StoredPair> {
-    pairs.collect::<Result<_>>().unwrap()
+/// The conformance suite, for every store of this crate. (That of the simulator has it too, in its own crate.)
+mod conforming {
+    use super::*;
+
+    suite!(memory, open_memory);
+    suite!(lsm, open_lsm);
+    suite!(lsm_with_shared_prefixes, open_with_shared_prefixes);
+    suite!(lsm_without_held_indexes, open_without_held_indexes);
 }
