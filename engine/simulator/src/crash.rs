@@ -4,13 +4,14 @@ use crate::{
     faults::Fault,
     mutation::Mutation,
     network::{Message, Party},
+    power::PowerLoss,
     process::{Process, Proof, base_keyspaces, look_into},
     report::Seen,
     world::World,
 };
 use mailring_engine::{
     Error,
-    disk::{Disk, SimulatedDisk, Survivors},
+    disk::{Disk, SimulatedDisk},
     ids::Lsn,
     motion::{MotionMessage, Step},
 };
@@ -35,12 +36,8 @@ fn wipe(disk: &SimulatedDisk, name: &str, from: u64) {
 impl World {
     /// The process dies, and perhaps the machine with it.
     pub(crate) fn crash(&mut self) {
-        let survivors = match self.schedule.below(4) {
-            0 => Survivors::Nothing,
-            1 => Survivors::Everything,
-            _ => Survivors::Seeded(self.schedule.any()),
-        };
-        self.reopen(survivors);
+        let loss = self.draw_power_loss();
+        self.reopen(loss);
     }
 
     /// The directory is closed in order. Whatever is under way is given up all the same.
@@ -50,15 +47,13 @@ impl World {
             // A journal that has failed can't be closed; opening recovers.
             let _ = journal.close();
         }
-        self.reopen(Survivors::Nothing);
+        self.reopen(PowerLoss::TOTAL);
     }
 
-    pub(crate) fn reopen(&mut self, survivors: Survivors) {
+    pub(crate) fn reopen(&mut self, loss: PowerLoss) {
         self.count(Seen::Reopened, 1);
-        self.trace.line(format_args!(
-            "{:>6} == crash: {survivors:?} survives",
-            self.steps
-        ));
+        self.trace
+            .line(format_args!("{:>6} == crash: {loss:?}", self.steps));
         let visible = self.process.visible.load();
         let forced = self
             .process
@@ -78,17 +73,18 @@ impl World {
         self.model.forget_waiting();
         self.begin_anew();
         self.clients_lose_the_engine();
-        self.lose_power(survivors);
+        self.lose_power(loss);
         if self.strikes(Fault::CrashInRecovery) {
-            self.die_in_recovery(survivors);
+            self.die_in_recovery();
             if self.strikes(Fault::CrashInRecoveryTwice) {
-                self.die_in_recovery(survivors);
+                self.die_in_recovery();
             }
         }
         self.directory.disk.set_capacity(None);
-        let damaged = self
-            .strikes(Fault::BitFlips)
-            .then(|| self.directory.disk.copy());
+        let flips = [Fault::BitFlips, Fault::TailFlips].map(|fault| {
+            let strikes = self.strikes(fault);
+            strikes.then(|| (fault, self.directory.disk.copy()))
+        });
         let directory = &self.directory;
         if self.mutated(Mutation::RecoveryDoesNotForce) {
             directory.disk.pretend_to_force(true);
@@ -150,8 +146,8 @@ impl World {
         self.check_hidden();
         self.check_all_reads();
         self.check_outcomes();
-        if let Some(disk) = damaged {
-            self.open_damaged(&disk, &was);
+        for (fault, disk) in flips.into_iter().flatten() {
+            self.open_damaged(&disk, &was, fault);
         }
     }
 
@@ -175,25 +171,21 @@ impl World {
         self.count(seen, 1);
     }
 
-    fn lose_power(&mut self, survivors: Survivors) {
-        self.directory.disk.crash(survivors);
-        self.directory.stores.iter().for_each(|store| store.crash());
-    }
-
     /// The machine dies again while it recovers.
-    fn die_in_recovery(&mut self, survivors: Survivors) {
+    fn die_in_recovery(&mut self) {
         let disk = &self.directory.disk;
         disk.die_after(self.schedule.within(0..14));
         // It may even get to its end.
         let _ = look_into(disk, &self.model, self.scale);
-        self.lose_power(survivors);
+        let loss = self.draw_power_loss();
+        self.lose_power(loss);
     }
 
     /// A copy of the directory with a flipped bit is refused, or read as far as it was before: never read wrongly.
     ///
     /// Only groups may be missing of which nothing that is left proves that they were forced: none that was there when the
     /// directory was opened, and none that a later frame tells of.
-    fn open_damaged(&mut self, disk: &SimulatedDisk, was: &LastSeen) {
+    fn open_damaged(&mut self, disk: &SimulatedDisk, was: &LastSeen, fault: Fault) {
         let len = |file: &String| disk.open(file).and_then(|file| file.len());
         let len = |file: &String| len(file).expect("it opens");
         let mut files = disk.list().expect("it lists");
@@ -202,7 +194,7 @@ impl World {
         let newest = files.iter().rposition(|file| file.starts_with("journal"));
         let at = match newest {
             // There the last groups are, of which nothing proves that they were forced.
-            Some(newest) if self.schedule.chance(2) => newest,
+            Some(newest) if fault == Fault::TailFlips => newest,
             _ => self.schedule.below(files.len()),
         };
         let file = &files[at];

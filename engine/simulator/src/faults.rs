@@ -17,6 +17,10 @@ counters! {
         MessageTwice = "message twice",
         /// Everything from one sender to one receiver is late.
         MessageLate = "messages late",
+        /// A receiver gets messages of several senders in another order than that in which they were sent.
+        MessageReordered = "messages reordered between senders",
+        /// What a node has said to others before it died reaches them when it lives again, behind what it says then.
+        OldLifeLate = "old incarnations answer late",
         /// The receiver's mailbox has no room for a client's request.
         MailboxFull = "mailbox full",
         /// The answer to a client gets lost: its future was dropped.
@@ -25,6 +29,8 @@ counters! {
         NodePanics = "node panics",
         /// A node panics again at the message that it is given once more.
         RestartPanics = "node panics while restarting",
+        /// A node panics again as soon as it may go on, and so on.
+        RestartLoops = "node panics as soon as it goes on",
         /// The coordinator's handler panics.
         CoordinatorPanics = "coordinator panics",
         /// The checkpointer's handler panics.
@@ -43,6 +49,8 @@ counters! {
         WorkerPanics = "worker panics",
         /// An actor does nothing for a long time.
         ActorStalls = "actor stalls",
+        /// An actor does nothing for longer than any lease.
+        LongStalls = "actor stalls longer than a lease",
         /// Time goes on by far more than usual.
         TimeJumps = "time jumps",
         /// Nobody's timer fires for a long time.
@@ -51,6 +59,8 @@ counters! {
         WriteFails = "write fails",
         /// A force fails, and the next one would succeed.
         ForceFails = "force fails",
+        /// All forces fail until the machine starts again.
+        ForcesFail = "forces fail for good",
         /// The machine dies within a step of the disk.
         DiskDies = "disk dies within a step",
         /// The disk has no room.
@@ -59,16 +69,30 @@ counters! {
         DiskSlow = "disk slow",
         /// A tree can't take a run.
         RunFails = "run fails",
-        /// The process dies, and the machine keeps any part of what was not forced.
+        /// The process dies; the machine with it, if it forgets anything, which each of the next five may bring.
         Crash = "crash",
+        /// Nothing that was not forced survives the crash.
+        UnforcedLost = "crash loses what was not forced",
+        /// Unforced writes to a file survive the crash up to some write.
+        UnforcedPartly = "crash keeps the first of the unforced",
+        /// An unforced write survives the crash, and one before it does not.
+        UnforcedReordered = "crash keeps the unforced in another order",
+        /// Some sectors of a write survive the crash.
+        TornWrite = "crash tears a write",
+        /// Entries of the directory that were not synced are lost in the crash.
+        EntryLost = "crash loses unsynced directory entries",
         /// The machine dies again while it recovers.
         CrashInRecovery = "crash in recovery",
         /// And once more.
         CrashInRecoveryTwice = "crash in recovery, twice",
-        /// A copy of the directory, with one bit flipped, is opened.
-        BitFlips = "bit flips",
+        /// A copy of the directory, with one bit flipped anywhere, is opened.
+        BitFlips = "bit flips in the middle",
+        /// A copy of the directory, with one bit flipped in the newest segment, is opened.
+        TailFlips = "bit flips at the tail",
         /// A client walks away from what it has begun.
         ClientVanishes = "client vanishes",
+        /// A client that has not heard what became of a request with an idempotency key does it again. No fault either.
+        ClientRetries = "client tries again after an unknown outcome",
         /// Somebody adds, removes or re-weights a node. No fault, but everything else must stand it.
         RingChanges = "ring changes",
         /// Somebody cancels the change of the ring.
@@ -99,10 +123,13 @@ fn usual(fault: Fault) -> u32 {
         Fault::MessageLost => 15_000,
         Fault::MessageTwice => 20_000,
         Fault::MessageLate => 8_000,
+        Fault::MessageReordered => 400_000,
+        Fault::OldLifeLate => 700_000,
         Fault::MailboxFull => 10_000,
         Fault::ReplyLost => 10_000,
         Fault::NodePanics => 6_000,
         Fault::RestartPanics => 50_000,
+        Fault::RestartLoops => 60_000,
         Fault::CoordinatorPanics => 6_000,
         Fault::CheckpointerPanics => 10_000,
         Fault::LockManagerPanics => 10_000,
@@ -112,19 +139,25 @@ fn usual(fault: Fault) -> u32 {
         Fault::RebuildPanics => 20_000,
         Fault::WorkerPanics => 10_000,
         Fault::ActorStalls => 1_200,
+        Fault::LongStalls => 250,
         Fault::TimeJumps => 600,
         Fault::TimersStarve => 600,
         Fault::WriteFails => 300,
         Fault::ForceFails => 500,
+        Fault::ForcesFail => 150,
         Fault::DiskDies => 400,
         Fault::DiskFull => 1_000,
         Fault::DiskSlow => 1_500,
         Fault::RunFails => 50_000,
         Fault::Crash => 1_000,
+        Fault::UnforcedPartly => 300_000,
+        Fault::UnforcedLost | Fault::UnforcedReordered => 500_000,
+        Fault::TornWrite | Fault::EntryLost => 500_000,
         Fault::CrashInRecovery => 200_000,
         Fault::CrashInRecoveryTwice => 300_000,
-        Fault::BitFlips => 200_000,
+        Fault::BitFlips | Fault::TailFlips => 120_000,
         Fault::ClientVanishes => 6_000,
+        Fault::ClientRetries => 700_000,
         Fault::RingChanges => 4_000,
         Fault::ChangeCancelled => 600,
         Fault::RouterPanics => 6_000,
@@ -197,6 +230,12 @@ impl Faults {
     /// From here on nothing goes wrong any more.
     pub fn stop(&mut self) {
         self.are_on = false;
+    }
+
+    /// Whether a kind may strike at all in this run.
+    #[must_use]
+    pub fn has(&self, fault: Fault) -> bool {
+        self.rates[fault.index()] > 0
     }
 
     /// Whether faults still happen.

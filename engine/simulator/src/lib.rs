@@ -47,6 +47,7 @@ pub mod mutation;
 mod network;
 pub mod options;
 mod pin;
+mod power;
 mod process;
 pub mod report;
 mod scale;

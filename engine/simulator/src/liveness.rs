@@ -11,10 +11,10 @@
 use crate::{
     checker::list_append,
     keys::{Key, Kind},
+    power::PowerLoss,
     workload,
     world::World,
 };
-use mailring_engine::disk::Survivors;
 
 /// The longest patience of a client, in steps.
 const LONGEST_PATIENCE: u64 = 2_000;
@@ -35,19 +35,19 @@ impl World {
         self.directory.disk.recover();
         self.process.network.release_all();
         if self.directory.disk.is_dead() {
-            self.reopen(Survivors::Nothing);
+            self.reopen(PowerLoss::TOTAL);
         }
         self.settle();
         self.check_nothing_is_left();
         self.check_all_reads();
         if self.is_lame() {
-            self.reopen(Survivors::Nothing);
+            self.reopen(PowerLoss::TOTAL);
         }
         self.probe();
         self.check_trees_are_clean();
         self.read_all_lists();
-        self.reopen(Survivors::Nothing);
-        self.reopen(Survivors::Nothing);
+        self.reopen(PowerLoss::TOTAL);
+        self.reopen(PowerLoss::TOTAL);
         self.read_all_lists();
         self.locks.check();
         self.check_lists();

@@ -1,7 +1,8 @@
 //! Mailboxes without actors: who has sent what to whom, and what is delivered next.
 //!
-//! Messages of one sender to one receiver arrive in order; whose message comes next is drawn. That is more than actix
-//! allows, where a mailbox also keeps causes before effects, so whatever depends on such an order by chance is found.
+//! Messages of one sender to one receiver arrive in order. Who receives next is drawn; it gets what has waited longest, as from
+//! a mailbox, or, where messages are reordered between senders, that of a sender who is drawn. That is more than actix
+//! allows, where a mailbox keeps causes before effects, so whatever depends on such an order by chance is found.
 //! Three orders are relied upon and kept: what the checkpointer and a rebuilding thread send to a node shares one lane (the
 //! journal is released only behind what a node was told), so does everything that goes to the thread that writes, and a
 //! `Freeze` stays behind what the checkpointer had sent before (a node told of a finished run takes the tree as it is by
@@ -171,7 +172,9 @@ pub(crate) enum Job {
 /// All mailboxes.
 #[derive(Debug, Default)]
 pub(crate) struct Network {
-    lanes: BTreeMap<Lane, VecDeque<Message>>,
+    /// Each with its place among all that were sent.
+    lanes: BTreeMap<Lane, VecDeque<(u64, Message)>>,
+    sent: u64,
     held: BTreeMap<Lane, Time>,
     stalled: BTreeMap<Party, Time>,
     ready: Vec<Lane>,
@@ -179,6 +182,16 @@ pub(crate) struct Network {
     slow: Option<Lane>,
     /// What the router and the mover send and get is delivered before most else.
     hurries_motion: bool,
+    /// What nodes had said before they died, and nobody has heard yet.
+    of_old_lives: BTreeMap<Party, Vec<(Lane, Message)>>,
+}
+
+/// What is delivered.
+pub(crate) struct Delivery {
+    pub(crate) lane: Lane,
+    pub(crate) message: Message,
+    /// Whether the receiver had an older message, of another sender.
+    pub(crate) overtakes: bool,
 }
 
 impl Network {
@@ -196,7 +209,37 @@ impl Network {
             let queue = self.lanes.entry(lane).or_default();
             queue.extend(before.into_iter().flatten());
         }
-        self.lanes.entry(lane).or_default().push_back(message);
+        self.sent += 1;
+        let queue = self.lanes.entry(lane).or_default();
+        queue.push_back((self.sent, message));
+    }
+
+    /// Takes away what a sender has said to others and may come late, until [`Network::bring_back`]; whether there is any.
+    pub(crate) fn put_aside(&mut self, from: Party) -> bool {
+        let mut late = Vec::new();
+        for (lane, queue) in self.lanes.iter_mut().filter(|(lane, _)| lane.from == from) {
+            let may_be_late = |message: &Message| {
+                let tolerance = message.tolerance();
+                tolerance.is_some_and(|it| it.may_get_lost && it.may_come_twice)
+            };
+            for (place, message) in std::mem::take(queue) {
+                match may_be_late(&message) {
+                    true => late.push((*lane, message)),
+                    false => queue.push_back((place, message)),
+                }
+            }
+        }
+        self.lanes.retain(|_, queue| !queue.is_empty());
+        let is_any = !late.is_empty();
+        self.of_old_lives.entry(from).or_default().extend(late);
+        is_any
+    }
+
+    /// What was put aside is on its way again, behind what was said since.
+    pub(crate) fn bring_back(&mut self, from: Party) {
+        for (lane, message) in self.of_old_lives.remove(&from).unwrap_or_default() {
+            self.send(lane, message);
+        }
     }
 
     /// Changes of the ring go on fast.
@@ -214,7 +257,7 @@ impl Network {
                 Message::Node(NodeMessage::Flushed { .. } | NodeMessage::Rebuilt { .. })
             )
         };
-        lane.is_some_and(|queue| queue.iter().any(moved))
+        lane.is_some_and(|queue| queue.iter().any(|(_, message)| moved(message)))
     }
 
     /// What is in the lane does not arrive before `until`.
@@ -238,8 +281,8 @@ impl Network {
         self.stalled.get(&party).is_some_and(|until| *until > now)
     }
 
-    /// Takes the next message, if any may arrive now.
-    pub(crate) fn next(&mut self, now: Time, dice: &mut Dice) -> Option<(Lane, Message)> {
+    /// Takes the next message, if any may arrive now; it may overtake those of other senders.
+    pub(crate) fn next(&mut self, now: Time, dice: &mut Dice, reorders: bool) -> Option<Delivery> {
         let mut ready = std::mem::take(&mut self.ready);
         ready.clear();
         self.held.retain(|_, until| *until > now);
@@ -262,18 +305,28 @@ impl Network {
                 false => lane,
             }
         });
+        let drawn = drawn.map(|lane| {
+            let to_it = ready.iter().filter(|other| other.to == lane.to);
+            let oldest = to_it.min_by_key(|other| self.lanes[*other].front().map(|first| first.0));
+            (lane, *oldest.expect("this one is ready"))
+        });
         self.ready = ready;
-        let lane = drawn?;
-        Some((lane, self.pop(lane).expect("no lane is empty")))
+        let (drawn, oldest) = drawn?;
+        let lane = if reorders { drawn } else { oldest };
+        Some(Delivery {
+            lane,
+            message: self.pop(lane).expect("no lane is empty"),
+            overtakes: lane != oldest,
+        })
     }
 
     fn pop(&mut self, lane: Lane) -> Option<Message> {
         let queue = self.lanes.get_mut(&lane)?;
-        let message = queue.pop_front();
+        let first = queue.pop_front();
         if queue.is_empty() {
             self.lanes.remove(&lane);
         }
-        message
+        first.map(|(_, message)| message)
     }
 
     /// Takes the first message of a lane if `wanted` says so.
@@ -282,7 +335,7 @@ impl Network {
         lane: Lane,
         wanted: impl FnOnce(&Message) -> bool,
     ) -> Option<Message> {
-        let first = self.lanes.get(&lane)?.front()?;
+        let (_, first) = self.lanes.get(&lane)?.front()?;
         wanted(first).then(|| self.pop(lane)).flatten()
     }
 

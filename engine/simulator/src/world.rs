@@ -10,7 +10,7 @@ use crate::{
     keys::{Keys, ring},
     model::Model,
     mutation::Mutation,
-    network::{Lane, Message, Party},
+    network::{Delivery, Lane, Message, Party},
     options::Options,
     process::{Directory, Process, Question},
     report::{Counter, Seen, Summary},
@@ -58,6 +58,8 @@ pub(crate) enum Wake {
     Room,
     /// The mover looks whether it can go on.
     Mover(RequestId),
+    /// What a node has said in an earlier life arrives.
+    OldLife(u16),
     /// The router looks whether nodes show what a checkpoint has written.
     Shown,
 }
@@ -151,7 +153,7 @@ impl World {
         if options.mutation.is_some_and(Mutation::is_of_keys) {
             world.clients.only_turns();
         }
-        if world.schedule.chance(2) {
+        if world.schedule.chance(2) && world.faults.has(Fault::MessageReordered) {
             let lane = world.any_lane();
             world.process.network.slow_down(lane);
         }
@@ -177,12 +179,17 @@ impl World {
     pub(crate) fn strikes(&mut self, fault: Fault) -> bool {
         let strikes = self.faults.strikes(fault);
         if strikes {
-            self.summary.faults[fault.index()] += 1;
-            self.trace.note(0xfa << 32 | fault.index() as u64);
-            self.trace
-                .line(format_args!("{:>6} !! {}", self.steps, fault.name()));
+            self.struck(fault);
         }
         strikes
+    }
+
+    /// A fault has struck that is looked for behind the draw: it need not find anything.
+    pub(crate) fn struck(&mut self, fault: Fault) {
+        self.summary.faults[fault.index()] += 1;
+        self.trace.note(0xfa << 32 | fault.index() as u64);
+        self.trace
+            .line(format_args!("{:>6} !! {}", self.steps, fault.name()));
     }
 
     pub(crate) fn mutated(&self, mutation: Mutation) -> bool {
@@ -282,6 +289,7 @@ impl World {
                 Wake::Mover(task) => {
                     self.send(Party::Mover, Party::Mover, Message::MoveOn(task));
                 }
+                Wake::OldLife(node) => self.process.network.bring_back(Party::Node(node)),
                 Wake::Shown => self.look_what_is_shown(),
             }
         }
@@ -293,10 +301,19 @@ impl World {
 
     /// Delivers one message; false if there is none that may arrive now.
     pub(crate) fn deliver(&mut self) -> bool {
-        let next = self.process.network.next(self.now, &mut self.schedule);
-        let Some((lane, message)) = next else {
+        let reorders = self.faults.strikes(Fault::MessageReordered);
+        let network = &mut self.process.network;
+        let Some(delivery) = network.next(self.now, &mut self.schedule, reorders) else {
             return false;
         };
+        let Delivery {
+            lane,
+            message,
+            overtakes,
+        } = delivery;
+        if overtakes {
+            self.struck(Fault::MessageReordered);
+        }
         self.count(Seen::Message, 1);
         self.trace.note(lane.number());
         if self.trace.is_readable() {
@@ -387,7 +404,13 @@ impl World {
         }
         if self.strikes(Fault::ActorStalls) {
             let party = self.any_actor();
-            let steps = self.schedule.within(30..500);
+            let steps = self.schedule.within(30..400);
+            let until = self.scale.after(self.now, steps);
+            self.process.network.stall(party, until);
+        }
+        if self.strikes(Fault::LongStalls) {
+            let party = self.any_actor();
+            let steps = Scale::LONGEST_LEASE + self.schedule.within(1..500);
             let until = self.scale.after(self.now, steps);
             self.process.network.stall(party, until);
         }
@@ -414,6 +437,9 @@ impl World {
         }
         if self.strikes(Fault::ForceFails) {
             disk.fail_next_force();
+        }
+        if self.strikes(Fault::ForcesFail) {
+            disk.fail_forces();
         }
         if self.strikes(Fault::DiskDies) {
             disk.die_after(self.schedule.within(0..10));

@@ -1,7 +1,7 @@
 //! The simulator itself: the same seed gives the same run, byte for byte; a few hundred seeds are fine, and together they
 //! meet nearly everything. (Ten thousand run in CI: see `simulate`.)
 
-use mailring_simulator::{Options, Report, run, run_traced};
+use mailring_simulator::{Options, Report, faults::Fault, report::Counter, run, run_traced};
 
 #[test]
 fn the_same_seed_gives_the_same_trace_byte_for_byte() {
@@ -41,6 +41,30 @@ fn other_seeds_give_other_traces() {
             .trace
     };
     assert_ne!(trace(1), trace(2));
+}
+
+#[test]
+fn a_fault_that_is_switched_off_strikes_in_no_seed() {
+    let struck = |without: &[Fault]| {
+        let options = Options {
+            without: without.to_vec(),
+            ..Options::default()
+        };
+        let mut report = Report::default();
+        for seed in 0..4 {
+            report.add(&run(seed, &options).expect("the run is fine"));
+        }
+        report
+    };
+    let all = struck(&[]);
+    let is_met = |fault: &&Fault| all.total().of_fault(**fault) > 0;
+    let met: Vec<_> = Fault::ALL.iter().filter(is_met).collect();
+    assert!(met.len() * 2 > Fault::COUNT, "{}", met.len());
+    for fault in met {
+        let without = struck(&[*fault]);
+        assert_eq!(without.total().of_fault(*fault), 0, "{}", fault.name());
+    }
+    assert_eq!(struck(Fault::ALL).total().faults, [0; Fault::COUNT]);
 }
 
 #[test]

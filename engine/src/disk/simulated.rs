@@ -11,7 +11,7 @@
 //! - A force that fails loses what it should have made durable, but the page cache goes on to show it, and the next
 //!   force succeeds without writing it. That is what Linux does ("fsyncgate").
 //!
-//! Failures: the next write, the next force, a full disk, and the death of the machine in the middle of the n-th
+//! Failures: the next write, the next force or all of them, a full disk, and the death of the machine in the middle of the n-th
 //! step, after which everything fails until [`SimulatedDisk::crash`].
 
 use super::{
@@ -53,6 +53,8 @@ pub enum Unforced<'a> {
         file: &'a str,
         /// The sector's number in it, from 0.
         sector: u64,
+        /// Which of the file's unforced writes it is of, from 0.
+        write: usize,
     },
     /// A change of the directory.
     Entry {
@@ -75,6 +77,7 @@ struct State {
     dead: bool,
     fail_next_write: bool,
     fail_next_force: bool,
+    fails_forces: bool,
     pretends: bool,
     keeps_entries_back: bool,
     swallows_failures: bool,
@@ -139,6 +142,11 @@ impl SimulatedDisk {
         self.state().fail_next_force = true;
     }
 
+    /// Every force of a file fails from now on, and loses what it should have made durable.
+    pub fn fail_forces(&self) {
+        self.state().fails_forces = true;
+    }
+
     /// From now on all files together may hold so many bytes; `None` is no limit.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state().capacity = bytes;
@@ -155,6 +163,7 @@ impl SimulatedDisk {
         let mut state = self.state();
         state.fail_next_write = false;
         state.fail_next_force = false;
+        state.fails_forces = false;
         state.dies_at = None;
         state.capacity = None;
     }
@@ -263,6 +272,7 @@ impl SimulatedDisk {
         state.dies_at = None;
         state.fail_next_write = false;
         state.fail_next_force = false;
+        state.fails_forces = false;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -303,14 +313,19 @@ impl Inode {
 
     fn lose_cache(&mut self, name: &str, keep: &mut dyn FnMut(Unforced<'_>) -> bool) {
         let mut settled = BTreeSet::new();
-        for (offset, bytes) in std::mem::take(&mut self.unforced) {
+        let unforced = std::mem::take(&mut self.unforced);
+        for (write, (offset, bytes)) in unforced.into_iter().enumerate() {
             let end = offset + bytes.len() as u64;
             let mut from = offset;
             while from < end {
                 let sector = from / SECTOR_BYTES;
                 let to = end.min((sector + 1) * SECTOR_BYTES);
                 if !settled.contains(&sector) {
-                    if keep(Unforced::Sector { file: name, sector }) {
+                    if keep(Unforced::Sector {
+                        file: name,
+                        sector,
+                        write,
+                    }) {
                         let part = index(from - offset)..index(to - offset);
                         copy_in(&mut self.durable, &bytes[part], from)
                             .expect("fitted in the cache");
@@ -405,7 +420,7 @@ impl State {
 
     fn force(&mut self, number: u64) -> io::Result<()> {
         self.alive()?;
-        if std::mem::take(&mut self.fail_next_force) {
+        if std::mem::take(&mut self.fail_next_force) || self.fails_forces {
             self.inode(number).unforced.clear();
             if self.swallows_failures {
                 return Ok(());

@@ -41,19 +41,36 @@ fn sectors_survive_independently_and_whole() {
     file.write_at(&[2; 512], 256).expect("writes over it");
     let mut asked = Vec::new();
     disk.crash_keeping(&mut |change| {
-        let Unforced::Sector { sector, .. } = change else {
+        let Unforced::Sector { sector, write, .. } = change else {
             panic!("no entry has changed")
         };
-        asked.push(sector);
+        asked.push((write, sector));
         // Sector 0: first write only. Sector 1: nothing. Sector 2: its only write.
-        sector == 2 || (sector == 0 && asked.iter().filter(|&&s| s == 0).count() == 1)
+        sector == 2 || (write, sector) == (0, 0)
     });
     // Sector 1 is settled when its first write is lost.
-    assert_eq!(asked, [0, 1, 2, 0]);
+    assert_eq!(asked, [(0, 0), (0, 1), (0, 2), (1, 0)]);
     let found = contents(&disk);
     assert_eq!(found[255..258], [0, 1, 1]);
     assert!(found[512..1024].iter().all(|&byte| byte == 0));
     assert_eq!(found[1024..1281], [&[1; 256][..], &[0]].concat());
+}
+
+#[test]
+fn forces_that_fail_for_good_do_so_until_the_crash() {
+    let (disk, file) = disk_with_file(4);
+    disk.fail_forces();
+    for round in 0..2 {
+        file.write_at(b"ab", 0).expect("writes");
+        file.force().expect_err("fails on command");
+        assert_eq!(contents(&disk), b"ab\0\0", "round {round}");
+    }
+    disk.crash(Survivors::Everything);
+    let file = disk.open(FILE).expect("opens");
+    file.write_at(b"c", 2).expect("writes");
+    file.force().expect("all is well again");
+    disk.crash(Survivors::Nothing);
+    assert_eq!(contents(&disk), b"\0\0c\0");
 }
 
 #[test]

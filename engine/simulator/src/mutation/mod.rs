@@ -193,7 +193,7 @@ impl Mutation {
                 (Fault::MessageLate, 3),
                 (Fault::Crash, 0),
             ],
-            Self::LoseProofs => &[(Fault::BitFlips, 5), (Fault::Crash, 3)],
+            Self::LoseProofs => &[(Fault::TailFlips, 5), (Fault::Crash, 3)],
             Self::LeaveKeys => &[(Fault::ClientVanishes, 10)],
             Self::ForgetVictim => &[(Fault::Crash, 0)],
             Self::HandOnAtVote | Self::HandOnAtLsn => &[(Fault::MessageLate, 3)],
@@ -203,6 +203,7 @@ impl Mutation {
             Self::KeepOldRoutes => &[
                 (Fault::RingChanges, 8),
                 (Fault::MessageLate, 8),
+                (Fault::MessageReordered, 1),
                 (Fault::Crash, 0),
             ],
             mutation if mutation.is_of_motion() => &[(Fault::RingChanges, 8), (Fault::Crash, 0)],

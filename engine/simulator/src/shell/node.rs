@@ -6,7 +6,7 @@ use crate::{
     mutation::{Mutation, Tampered},
     network::{Message, Party},
     report::Seen,
-    world::World,
+    world::{Wake, World},
 };
 use mailring_engine::{
     Error, Result,
@@ -98,6 +98,12 @@ impl World {
         self.process
             .network
             .clear(crate::network::Lane::new(itself, itself));
+        if self.faults.strikes(Fault::OldLifeLate) && self.process.network.put_aside(itself) {
+            self.struck(Fault::OldLifeLate);
+            let steps = self.schedule.within(30..400);
+            let at = self.scale.after(self.now, steps);
+            self.wake_at(at, Wake::OldLife(number));
+        }
         let node = &mut self.process.nodes[usize::from(number)];
         node.tampered = Tampered::default();
         let mut held = Vec::new();
@@ -129,7 +135,7 @@ impl World {
     pub(crate) fn resume(&mut self, number: u16) {
         let held = self.process.nodes[usize::from(number)].held.take();
         let held = held.unwrap_or_default();
-        if self.strikes(Fault::NodePanics) {
+        if self.strikes(Fault::NodePanics) || self.strikes(Fault::RestartLoops) {
             self.carry_out_node_in_part(number, held);
             return self.node_dies(number, None, false);
         }

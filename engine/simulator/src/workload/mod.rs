@@ -464,6 +464,7 @@ impl World {
         if let Job::Mixed(mixed) = &job
             && mixed.idempotency.is_some()
             && !self.clients.is_closing
+            && self.strikes(Fault::ClientRetries)
         {
             self.clients.all[number].again = Some(job);
         }
