@@ -7,6 +7,9 @@
 //!  a target of the way back went down ─▶ sweep, forget, clean ─▶ Ended, members of before and who owns something
 //! ```
 //!
+//! What was cut before a change began anew does not move back when that is undone: nobody knows any more where it came from.
+//! Whoever owns something of it stays a member.
+//!
 //! A change whose source goes down begins anew with what is left of it: the journal was told before that the node is
 //! down and takes nothing of it any more, so all that it has ever committed is below the new beginning.
 
@@ -84,22 +87,30 @@ impl Course {
         self.dirty.extend(staying);
     }
 
-    /// The members and weights when it is undone, or abandoned: then also those stay that own something by now.
+    /// The members and weights when it is undone, or abandoned: those of before, or of the way back, and who owns something
+    /// that does not move back.
     fn members_after(&self, ground: &Ground) -> Vec<(NodeId, u32)> {
         let running = ground.ring.running().expect("a change that has begun");
-        if self.way == Way::Undo {
-            return running.before.clone();
-        }
         let ring = ground.ring.ring();
-        let is_member = |node| {
-            self.change
-                .members
-                .iter()
-                .any(|(member, _)| *member == node)
+        let mut owners = ring.owners().to_vec();
+        let mut members = match self.way {
+            Way::Undo => {
+                let moved = |state| state != SourceState::Waiting;
+                for one in self.moves_of(ground, moved) {
+                    owners[one.arc as usize] = one.from;
+                }
+                running.before.clone()
+            }
+            _ => self.change.members.clone(),
         };
-        let stays = |node| is_member(node) || ring.arcs_of_node(node).next().is_some();
-        let nodes = ring.nodes().iter();
-        nodes.filter(|(node, _)| stays(*node)).copied().collect()
+        for (node, weight) in ring.nodes() {
+            let is_member = members.iter().any(|(member, _)| member == node);
+            if !is_member && owners.contains(node) {
+                members.push((*node, *weight));
+            }
+        }
+        members.sort_unstable();
+        members
     }
 
     /// Begins anew with the sources that are not cut.

@@ -539,6 +539,71 @@ fn a_change_whose_source_goes_down_begins_anew_with_what_is_left() {
     );
 }
 
+/// A change that adds C, which has got its arcs of A when B goes down, and begins anew with those of B.
+fn begun_anew() -> Bench {
+    let mut bench = bench(2);
+    bench.the_first_is_cut();
+    bench.held();
+    bench.copied(40);
+    bench.down(B);
+    bench.followed(42, 0);
+    bench.checkpointed(&[(A, 50)]);
+    bench.swept();
+    bench.forgotten(A);
+    bench.recorded(60);
+    bench.recorded(61);
+    bench
+}
+
+/// The end was refused for ever: C was to go with what it owned.
+#[test]
+fn what_was_cut_before_a_change_began_anew_stays_where_it_is_when_that_is_undone() {
+    let mut bench = begun_anew();
+    assert_eq!(bench.cancel(), ["stop"]);
+    assert_eq!(
+        bench.worked(Err(Error::Closed)),
+        ["hold none", "show Sweeping back", "sweep 171 arcs at 2"]
+    );
+    assert_eq!(bench.swept(), ["forget 2"]);
+    assert_eq!(
+        bench.forgotten(C),
+        ["show Ending back", "ended 2, [(0, 1), (1, 1), (2, 1)]"]
+    );
+    let ended = bench.recorded(70);
+    assert_eq!(
+        ended[..3],
+        [
+            "show Cancelled back",
+            "answer 900: Cancelled",
+            "answer 901: Cancelled"
+        ]
+    );
+    // The source is still down.
+    assert_eq!(
+        ended[3..],
+        [
+            "show Beginning",
+            "began 3, [(0, 1), (2, 1)], 512 arcs from [1]"
+        ]
+    );
+}
+
+#[test]
+fn a_change_that_began_anew_and_loses_its_target_too_ends_and_both_are_taken_over() {
+    let mut bench = begun_anew();
+    bench.down(C);
+    bench.worked(Err(Error::Closed));
+    assert_eq!(
+        bench.swept(),
+        ["show Ending back", "ended 2, [(0, 1), (1, 1), (2, 1)]"]
+    );
+    let ended = bench.recorded(70);
+    assert_eq!(
+        ended.last().map(String::as_str),
+        Some("began 3, [(0, 1)], 682 arcs from [1, 2]")
+    );
+}
+
 #[test]
 fn a_change_whose_target_goes_down_is_undone() {
     let mut bench = bench(2);
