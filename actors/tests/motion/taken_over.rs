@@ -377,6 +377,54 @@ async fn whoever_is_lost_while_a_change_runs_is_taken_over_in_its_place_or_behin
     Ok(())
 }
 
+/// The copy was asked for while its source lived. When it begins, more is visible than the source has installed; it said to be
+/// complete up to there, and the take-over went on from that without the last commit. (Seed 2881 of the simulator.)
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_a_node_that_has_just_gone_down_is_no_newer_than_what_it_has_left() -> Result<()>
+{
+    let loss = Loss::open(2, Heal::TakeOver).await?;
+    let _opens = OpensAtTheEnd(Arc::clone(&loss.stop.gate));
+    let (db, ks) = (&loss.db, &loss.ks);
+    let source = 0;
+    // Of so many some are on arcs that move.
+    let keys = keys_of(db, ks, source, 40).await;
+    let other = keys_of(db, ks, LOST, 1).await.remove(0);
+    loss.stop.close_at("mover", "Copy");
+    let change = db.nodes().add(1).await?;
+    loss.stop.until_held_up().await;
+
+    // It dies before it installs what was committed, and again before it has that from the journal.
+    loss.first.set("node", Some(source), "Resolve", false, 0, 1);
+    loss.trap
+        .set("node", Some(source), "Fenced", false, 0, usize::MAX);
+    let mut last = db.batch();
+    for key in &keys {
+        last.put(ks, key, "last");
+    }
+    let told = patiently(last.commit()).await;
+    assert!(
+        matches!(told, Ok(_) | Err(Error::Unknown { .. })),
+        "{told:?}"
+    );
+    until(|| db.stats().nodes[usize::from(source)].state == NodeState::Down).await;
+    // Acknowledged when it is visible, and so is all before it.
+    patiently(ks.put(&other, "later")).await?;
+
+    loss.stop.open();
+    patiently(change.wait()).await?;
+    drop(change);
+    until(|| !members(db).contains_key(&source) && db.nodes().change().is_none()).await;
+    for key in &keys {
+        assert_eq!(ks.get(key).await?.as_deref(), Some(&b"last"[..]), "{key}");
+    }
+    loss.check_whole().await?;
+    let (_directory, _db, ks) = loss.reopen().await?;
+    for key in &keys {
+        assert_eq!(ks.get(key).await?.as_deref(), Some(&b"last"[..]), "{key}");
+    }
+    Ok(())
+}
+
 /// A panic at each step of a take-over, of whoever takes it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_panic_at_any_message_of_a_take_over_stops_nobody() -> Result<()> {
