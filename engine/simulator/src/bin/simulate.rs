@@ -3,7 +3,7 @@
 //! ```text
 //! simulate --seed 17 --trace                 one seed, with its messages
 //! simulate --seeds 10000 --minutes 5         the fixed seeds, those that ever failed, then fresh ones
-//! simulate --hours 8                         fresh ones, with a line a minute
+//! simulate --hours 8                         fresh ones, with a line every 5,000 seeds
 //! ```
 
 use clap::Parser;
