@@ -3,7 +3,7 @@
 
 use crate::{
     budget::Permit,
-    member::{Place, Queue},
+    queue::{Place, Queue},
 };
 use mailring_engine::{Error, Result};
 use std::sync::Arc;

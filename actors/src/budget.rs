@@ -13,16 +13,15 @@
 //! Watches that have not read all yet have a share of their own too, which [`crate::watchers`] keeps; only its newest group may
 //! be beyond it, and that much less is left to writers.
 
-use crate::clock::{Clock, TICK};
-use mailring_engine::{Error, Result, ids::Time};
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{
-        AtomicBool, AtomicI64, AtomicU64, AtomicUsize,
+use crate::{
+    clock::{Clock, TICK},
+    sync::{
+        AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Mutex, Notify,
         Ordering::{Acquire, Relaxed, Release},
     },
 };
-use tokio::sync::Notify;
+use mailring_engine::{Error, Result, ids::Time};
+use std::sync::{Arc, PoisonError};
 
 /// Bytes a second that writers get above the soft limit before a checkpoint has shown what the disk can do.
 const INITIAL_DRAIN_BYTES_PER_SECOND: u64 = 16 << 20;
@@ -282,7 +281,7 @@ fn is_over(generations: usize, others: usize, limit: usize) -> bool {
     generations > 0 && generations + others > limit
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(feature = "model")))]
 mod tests {
     use super::*;
     use std::{

@@ -1,19 +1,16 @@
 //! What a request, its guard and the lock manager share.
 
-use crate::{clock::Clock, guard::guarded};
+use crate::{
+    clock::Clock,
+    guard::guarded,
+    sync::{AtomicU64, Mutex, MutexGuard, Notify, Ordering},
+};
 use mailring_engine::{
     Error, Result,
     ids::{RequestId, Time},
     locks::{FencingToken, Resource},
 };
-use std::{
-    pin::pin,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-};
-use tokio::sync::Notify;
+use std::{pin::pin, sync::PoisonError};
 
 #[derive(Debug, Clone)]
 enum Phase {
@@ -151,7 +148,7 @@ impl Ticket {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Phase> {
+    fn lock(&self) -> MutexGuard<'_, Phase> {
         self.phase.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
