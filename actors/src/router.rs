@@ -372,7 +372,7 @@ impl Handler<NodeStatus> for Router {
 impl Handler<Publish> for Router {
     type Result = ();
 
-    fn handle(&mut self, Publish { lsn, state }: Publish, _: &mut Self::Context) {
+    fn handle(&mut self, Publish { lsn, state }: Publish, ctx: &mut Self::Context) {
         let board = Arc::clone(&self.switchboard);
         let published = transacted(&mut (), |()| {
             board.between_faults("router", "Publish", || {
@@ -393,7 +393,10 @@ impl Handler<Publish> for Router {
             }
             Err(reason) => {
                 let reason = format!("the router panicked: {reason}");
-                board.to_journal(JournalMessage::Failed(Error::ReadOnly { reason }));
+                let error = Error::ReadOnly { reason };
+                board.to_journal(JournalMessage::Failed(error.clone()));
+                // Before the journal has heard of it: nothing moves by routes that nobody has.
+                self.deliver(MotionMessage::ReadOnly(error), ctx);
             }
         }
     }

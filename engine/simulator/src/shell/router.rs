@@ -367,8 +367,10 @@ impl World {
     pub(crate) fn publish(&mut self, lsn: Lsn, state: Arc<RingState>) {
         if self.strikes(Fault::RouterPanics) && self.strikes(Fault::RestartPanics) {
             let reason = "the router panicked".to_owned();
-            let failed = JournalMessage::Failed(Error::ReadOnly { reason });
-            return self.send(Party::Router, Party::Journal, Message::Journal(failed));
+            let error = Error::ReadOnly { reason };
+            let failed = Message::Journal(JournalMessage::Failed(error.clone()));
+            self.send(Party::Router, Party::Journal, failed);
+            return self.motion_step(MotionMessage::ReadOnly(error));
         }
         let epoch = state.epoch();
         if self.process.routes.epoch() < epoch {
