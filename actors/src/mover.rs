@@ -223,7 +223,7 @@ impl Mover {
                     let view = source.table.view();
                     // Looked at behind the LSN: from when a node is down on, more is visible than it shows.
                     if *is_down || source.table.is_down() {
-                        break left_by(&source);
+                        break left_by(board, &source);
                     }
                     if view.complete <= visible {
                         break (visible, view);
@@ -274,8 +274,12 @@ fn known(board: &Switchboard, node: NodeId) -> Result<Arc<Member>> {
 /// that is in the tree, be it a run of a checkpoint or arcs that came to it when it died; and what is in its generations is in
 /// the journal. The tree may be ahead of the LSN, which does no harm: whoever follows the journal from there brings the newest
 /// versions again.
-fn left_by(member: &Member) -> (Lsn, Arc<NodeView>) {
-    let complete = member.written();
+fn left_by(board: &Switchboard, member: &Member) -> (Lsn, Arc<NodeView>) {
+    // The journal has nothing of it from before it has joined, and may not reach back so far.
+    let slot = usize::from(member.node().0);
+    let routes = board.routes.load();
+    let joined = routes.state().slots().get(slot).map(|slot| slot.since);
+    let complete = member.written().max(joined.unwrap_or_default());
     let view = NodeView {
         active: Arc::default(),
         frozen: Vec::new(),

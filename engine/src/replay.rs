@@ -67,6 +67,7 @@ pub struct ReplayedNode {
     pub incarnation: Incarnation,
     /// What is not in its tree.
     pub generation: Generation,
+    joins: bool,
 }
 
 impl ReplayedNode {
@@ -77,6 +78,7 @@ impl ReplayedNode {
             complete,
             incarnation: FIRST_LIFE,
             generation,
+            joins: true,
         }
     }
 
@@ -99,7 +101,11 @@ impl ReplayedNode {
             floor: Lsn(0),
             leaving: None,
         };
-        NodeTable::new(node, view)
+        let table = NodeTable::new(node, view);
+        match self.joins {
+            true => table.joining(),
+            false => table,
+        }
     }
 }
 
@@ -138,6 +144,7 @@ impl Replay {
             complete: progress.complete,
             incarnation: progress.incarnation,
             generation: Generation::with_gauge(Arc::clone(&gauge)),
+            joins: false,
         };
         Ok(Self {
             keyspaces: manifest.keyspaces(disk)?,
@@ -248,6 +255,7 @@ impl Replay {
                     complete: lsn,
                     incarnation: FIRST_LIFE.next(),
                     generation: Generation::with_gauge(Arc::clone(&self.gauge)),
+                    joins: false,
                 };
                 let slots = self.ring.slots().len();
                 self.nodes.resize_with(slots, joined);

@@ -260,6 +260,8 @@ pub struct NodeTable {
     down: AtomicBool,
     /// Why the tree can't be read, of a node that is down for that.
     unreadable: OnceLock<Error>,
+    /// It has joined the running engine.
+    joins: bool,
 }
 
 impl NodeTable {
@@ -271,7 +273,22 @@ impl NodeTable {
             view: ArcSwap::from_pointee(view),
             down: AtomicBool::new(false),
             unreadable: OnceLock::new(),
+            joins: false,
         }
+    }
+
+    /// That of a node that joins the running engine, and has nothing in the journal.
+    #[must_use]
+    pub(crate) fn joining(self) -> Self {
+        Self {
+            joins: true,
+            ..self
+        }
+    }
+
+    /// Whether the node was not there when the engine was opened.
+    pub(crate) fn joins(&self) -> bool {
+        self.joins
     }
 
     /// The node's number.

@@ -85,6 +85,20 @@ pub(super) struct Ownership {
     swept: BTreeSet<u64>,
     /// What was gained, oldest first, that no view shows yet: the node recovers.
     unseen: Vec<(Lsn, Arc<ArcSet>)>,
+    /// From where on the journal has something of the node.
+    begins: Begins,
+}
+
+/// From where on the journal has something of a node.
+#[derive(Debug, Clone, Copy)]
+enum Begins {
+    /// From where its tree ends.
+    InTree,
+    /// Nowhere: it has joined and owns nothing yet. The journal may have let go of what is above its tree's LSN, since that is
+    /// older than the change by which it joins.
+    Nowhere,
+    /// Behind the Cut by which it has gained its first arcs.
+    Behind(Lsn),
 }
 
 /// Arcs on their way out.
@@ -114,7 +128,8 @@ enum Stage {
 }
 
 impl Ownership {
-    pub(super) fn new(since: Epoch) -> Self {
+    /// Of a node that owns its arcs since then, or joins and owns none.
+    pub(super) fn new(since: Epoch, joins: bool) -> Self {
         Self {
             since,
             suspect_below: Epoch(0),
@@ -122,6 +137,19 @@ impl Ownership {
             leaving: None,
             swept: BTreeSet::new(),
             unseen: Vec::new(),
+            begins: match joins {
+                true => Begins::Nowhere,
+                false => Begins::InTree,
+            },
+        }
+    }
+
+    /// The LSN behind which a generation is to be rebuilt through `through`, of a node whose tree is complete up to `complete`.
+    pub(super) fn rebuilt_after(&self, complete: Lsn, through: Lsn) -> Lsn {
+        match self.begins {
+            Begins::InTree => complete,
+            Begins::Nowhere => complete.max(through),
+            Begins::Behind(cut) => complete.max(cut.min(through)),
         }
     }
 
@@ -314,6 +342,11 @@ impl Participant {
             let gained = &owners.gained;
             self.cache
                 .remove_where(|key| gained.contains_qualified(key));
+        }
+        if let Begins::Nowhere = self.ownership.begins
+            && !owners.gained.is_empty()
+        {
+            self.ownership.begins = Begins::Behind(owners.lsn);
         }
         let unseen = &mut self.ownership.unseen;
         if !owners.gained.is_empty() && unseen.last().is_none_or(|(lsn, _)| *lsn < owners.lsn) {

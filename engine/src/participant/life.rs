@@ -72,7 +72,7 @@ impl Participant {
         self.rebuilding_after = self.table.view().complete;
         out.push(NodeEffect::Rebuild {
             incarnation: self.incarnation,
-            after: self.rebuilding_after,
+            after: self.ownership.rebuilt_after(self.rebuilding_after, through),
             through,
         });
     }

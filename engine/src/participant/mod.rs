@@ -142,6 +142,7 @@ impl Participant {
         visible: Lsn,
         options: ParticipantOptions,
     ) -> Self {
+        let ownership = Ownership::new(owned_since, table.joins());
         Self {
             incarnation,
             table,
@@ -162,7 +163,7 @@ impl Participant {
             prepared: Prepared::default(),
             parked: Parked::default(),
             guarded: false,
-            ownership: Ownership::new(owned_since),
+            ownership,
             options,
         }
     }

@@ -599,3 +599,35 @@ fn whoever_has_read_of_a_node_that_went_down_meanwhile_leaves_nothing_in_the_cac
     );
     assert_eq!(node.cache.get(&key, at), Lookup::Miss);
 }
+
+/// The simulator's seed 13165 of its day, with the scenario of `IgnoreLockLife`: a checkpoint had let go of what is older than the
+/// change by which a node joined, and the node, which was opened before, asked for that when it died, and was given up.
+#[test]
+fn a_node_that_has_joined_is_not_rebuilt_from_before_its_first_arcs() {
+    let mut node = Bench::joining();
+    let fenced = |incarnation, through| NodeMessage::Fenced {
+        incarnation,
+        through: Lsn(through),
+    };
+    node.restart();
+    assert_eq!(node.tell(fenced(NEXT, 30)), [rebuild(30, 30)]);
+    node.rebuilt(30);
+    let told = node.tell(gained(NEXT, 33));
+    let installed = JournalMessage::Installed {
+        node: NODE,
+        incarnation: NEXT,
+        through: Lsn(33),
+    };
+    assert_eq!(told, [Journal(installed)]);
+    node.restart();
+    let third = NEXT.next();
+    let rebuild = |after| Rebuild {
+        incarnation: third,
+        after: Lsn(after),
+        through: Lsn(40),
+    };
+    assert_eq!(node.tell(fenced(third, 40)), [rebuild(33)]);
+    // From when its tree has passed that, it is as all others are.
+    node.tell(NodeMessage::Flushed { through: Lsn(36) });
+    assert_eq!(node.tell(fenced(third, 40)), [rebuild(36)]);
+}

@@ -28,6 +28,10 @@ struct Bench {
 }
 
 fn bench() -> Bench {
+    bench_of(NodeTable::new)
+}
+
+fn bench_of(table: impl FnOnce(NodeId, NodeView) -> NodeTable) -> Bench {
     let store = Arc::new(MemoryStore::default());
     let view = NodeView {
         active: Arc::default(),
@@ -38,7 +42,7 @@ fn bench() -> Bench {
         leaving: None,
     };
     let (table, cache) = (
-        Arc::new(NodeTable::new(NODE, view)),
+        Arc::new(table(NODE, view)),
         Arc::new(RowCache::new(1 << 20, 1)),
     );
     let source = Arc::clone(&store);
@@ -63,6 +67,11 @@ fn bench() -> Bench {
 }
 
 impl Bench {
+    /// A node that has joined the running engine.
+    fn joining() -> Self {
+        bench_of(|node, view| NodeTable::new(node, view).joining())
+    }
+
     fn tell(&mut self, message: NodeMessage) -> Vec<NodeEffect> {
         let mut out = Vec::new();
         self.machine.handle(Time(1), message, &mut out);
