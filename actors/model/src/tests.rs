@@ -51,7 +51,7 @@ const NOW: Time = Time(10);
 /// Of generations of so many bytes, which may be 100 at most; requests may be 50, open transactions 30.
 fn budget(generations: usize) -> Arc<Budget> {
     let gauge = Arc::new(AtomicUsize::new(generations));
-    Arc::new(Budget::new(Clock(NOW), gauge, 100, 50, 30))
+    Arc::new(Budget::new(Clock(NOW), gauge, 100, 50, 30, 20))
 }
 
 #[test]
