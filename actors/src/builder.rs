@@ -190,7 +190,8 @@ impl Builder {
     }
 
     /// Bytes that generations, caches, requests under way, open transactions, and changes kept for watches may take together;
-    /// at least 32 MiB, default 512 MiB. Writers are slowed, and in the end wait, before it is exceeded.
+    /// at least 32 MiB, default 512 MiB. Writers are slowed, and in the end wait, before it is exceeded; but one request above an
+    /// eighth of it goes on when no other is under way, whatever it takes.
     pub fn memory_budget(mut self, bytes: usize) -> Self {
         self.memory_budget = bytes;
         self

@@ -421,3 +421,38 @@ async fn an_addition_that_came_to_nothing_places_nobody() -> Result<()> {
     db.verify().await?;
     Ok(())
 }
+
+#[tokio::test]
+async fn an_opening_that_is_refused_adds_no_directory() -> Result<()> {
+    let disks = Disks::new();
+    drop(disks.known().nodes(2).open().await?);
+    let error = disks.create().node_directories([0, 1]).open().await;
+    assert!(
+        matches!(&error, Err(Error::SettingsMismatch { setting, .. }) if *setting == "node_directories"),
+        "{error:?}"
+    );
+    fs::remove_dir_all(disks.at("second")).unwrap();
+    let db = disks.known().open().await?;
+    let nodes = db.nodes().list();
+    assert!(nodes.iter().all(|node| node.directory == DirectoryNo::HOME));
+    Ok(())
+}
+
+/// Its path could not be noted, and a copy of the engine not be told from the original.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_home_whose_name_can_not_be_noted_has_no_other_directories() -> Result<()> {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
+    let disks = Disks::new();
+    let home = disks.at("home").join(OsStr::from_bytes(b"\xff"));
+    fs::create_dir(disks.at("home")).unwrap();
+    drop(tuned(Mailring::builder(&home)).nodes(2).open().await?);
+    let several = tuned(Mailring::builder(&home)).directory(disks.at("second"));
+    let error = several.open().await;
+    assert!(
+        matches!(&error, Err(Error::InvalidOption { reason, .. }) if *reason == "its name must be UTF-8"),
+        "{error:?}"
+    );
+    drop(tuned(Mailring::builder(&home)).open().await?);
+    Ok(())
+}

@@ -7,7 +7,8 @@
 //! - `keeper`: looks after the nodes of a directory, makes and checks backups: the commands of `docs/RUNBOOK.md`.
 //! - `booking`: a web service that books seats over REST, with the engine inside, and sells none twice.
 //!
-//! The programs in README.md and `docs/RUNBOOK.md` are compiled and run as documentation tests of this crate.
+//! The programs in README.md and `docs/RUNBOOK.md` are documentation tests of this crate: those that are whole are run, and
+//! functions compiled.
 
 #[doc = include_str!("../../README.md")]
 #[cfg(doctest)]

@@ -5,6 +5,7 @@
 //! | `records` | the payload of a group of the journal |
 //! | `values` | a stored value |
 //! | `manifest` | the manifest's file |
+//! | `identity` | the file that says which directory of an engine this is |
 //! | `sections` | its sections, behind a right checksum |
 //! | `segment` | a segment of the journal |
 //! | `journal` | a script: groups and headers with right checksums that do not fit each other |
@@ -28,6 +29,10 @@ pub fn values(input: &[u8]) {
 
 pub fn manifest(input: &[u8]) {
     checks::manifest(input);
+}
+
+pub fn identity(input: &[u8]) {
+    checks::identity(input);
 }
 
 pub fn sections(input: &[u8]) {

@@ -133,6 +133,10 @@ impl<'a> Search<'a> {
                 return Err(refused(path, "it is named twice"));
             }
         }
+        if home.to_str().is_none() && !(named.is_empty() && manifest.directories.is_none()) {
+            // Where it is could not be noted, and a copy of it not be told from it.
+            return Err(refused(&home, "its name must be UTF-8"));
+        }
         let noted = manifest.directories.as_ref().map(|it| &it.listed[0].path);
         let noted = noted.filter(|noted| !noted.is_empty()).map(PathBuf::from);
         Ok(Self {

@@ -111,6 +111,8 @@ pub(super) fn recover(
     };
     let slots = replay.nodes.len();
     check_nodes(builder, &replay.ring)?;
+    // Before more directories are listed: they can't be taken back.
+    check_placement(builder, &manifest, slots)?;
     if places.are_some_new() {
         if !is_new {
             let forced = journals.iter().map(Journal::last_group).collect();
@@ -130,7 +132,6 @@ pub(super) fn recover(
     if manifest.directories.is_some() {
         places.mark_opening(&mut manifest)?;
     }
-    check_placement(builder, &manifest, slots)?;
     let Replay {
         keyspaces,
         outcomes,

@@ -113,6 +113,12 @@ fn a_manifest_of_arbitrary_bytes_is_refused_with_its_file() {
 }
 
 #[test]
+fn what_says_which_directory_this_is_is_read_back_or_refused_with_its_file() {
+    let samples = samples::identities();
+    check_mutations("identity", &samples, 50_000, 1, checks::identity);
+}
+
+#[test]
 fn sections_of_a_manifest_under_a_right_checksum_are_read_back_or_refused() {
     let samples = samples::sections();
     check_mutations("sections", &samples, 100_000, 2_000, checks::sections);

@@ -3,7 +3,9 @@
 use crate::checks::{Frame, Tree, segment_header};
 use bytes::Bytes;
 use mailring_engine::{
-    directories::{Directories, DirectorySet, ListedDirectory, Stamp, Voids},
+    directories::{
+        Directories, DirectorySet, IDENTITY_FILE, Identity, ListedDirectory, Stamp, Voids,
+    },
     disk::{Disk, MemoryDisk},
     ids::{DirectoryNo, Epoch, GroupNo, Incarnation, KeyspaceId, Lsn, NodeId, TxnId},
     journal::record::{self, CommitPart, Record, RecordBody, Spread, TxnTag},
@@ -232,6 +234,19 @@ pub(crate) fn manifests() -> Vec<Vec<u8>> {
         ..manifest()
     };
     vec![saved(&manifest()), saved(&fresh), saved(&several)]
+}
+
+pub(crate) fn identities() -> Vec<Vec<u8>> {
+    let disk = MemoryDisk::new();
+    let identity = Identity {
+        engine: 7 << 60,
+        number: DirectoryNo(5),
+    };
+    identity.save(&disk, 300).expect("saves");
+    let file = disk.open(IDENTITY_FILE).expect("opens");
+    let mut bytes = vec![0; usize::try_from(file.len().expect("has a length")).expect("small")];
+    file.read_at(&mut bytes, 0).expect("reads");
+    vec![bytes]
 }
 
 pub(crate) fn sections() -> Vec<Vec<u8>> {

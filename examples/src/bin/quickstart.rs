@@ -11,7 +11,7 @@ async fn main() -> Result<()> {
     let db = Mailring::builder(&directory).open().await?;
     let users = db.keyspace("users").await?;
 
-    // Keys with the same {tag} live on one node, so this batch is one atomic commit.
+    // A batch is one atomic commit. Keys with the same {tag} live on one node, which makes it cheaper.
     let mut batch = db.batch();
     batch.put(&users, "{ada}:name", "Ada Lovelace");
     batch.put(&users, "{ada}:city", "London");

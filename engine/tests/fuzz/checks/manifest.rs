@@ -1,4 +1,4 @@
-//! The manifest, as a file and behind its checksum.
+//! The manifest, as a file and behind its checksum, and the file that says which directory of an engine this is.
 
 use super::{
     Outcome,
@@ -6,7 +6,8 @@ use super::{
     format,
 };
 use mailring_engine::{
-    disk::MemoryDisk,
+    directories::{IDENTITY_FILE, Identity},
+    disk::{Disk as _, MemoryDisk},
     error::{Error, Result},
     manifest::{MANIFEST_FILE, Manifest},
 };
@@ -15,6 +16,31 @@ use std::path::Path;
 /// A whole file.
 pub(crate) fn manifest(input: &[u8]) -> Outcome {
     check(input.to_vec())
+}
+
+/// The file of a directory beside the first.
+pub(crate) fn identity(input: &[u8]) -> Outcome {
+    let files = Files::from([(IDENTITY_FILE.to_owned(), input.to_vec())]);
+    let disk = disk_of(&files);
+    match Identity::load_with_opening(&*disk) {
+        Ok(found) => {
+            let (identity, opening) = found.expect("there is one");
+            let copy = MemoryDisk::new();
+            identity
+                .save(&copy, opening)
+                .expect("a disk in memory takes all");
+            let file = copy.open(IDENTITY_FILE).expect("it was written");
+            let mut again = vec![0; input.len()];
+            file.read_at(&mut again, 0).expect("it is as long");
+            assert_eq!(again, input);
+            Outcome::Taken
+        }
+        Err(Error::CorruptManifest { file, .. } | Error::NewerFormat { file, .. }) => {
+            assert_eq!(file, Path::new(IDENTITY_FILE));
+            Outcome::Refused
+        }
+        Err(other) => panic!("not an error of this file: {other}"),
+    }
 }
 
 /// Sections in an envelope that checks.

@@ -11,7 +11,7 @@ pub(crate) mod tree;
 
 pub(crate) use format::{Frame, segment_header};
 pub(crate) use journal::{journal, segment};
-pub(crate) use manifest::{manifest, sections};
+pub(crate) use manifest::{identity, manifest, sections};
 pub(crate) use tree::{Tree, tree};
 
 use bytes::Bytes;
