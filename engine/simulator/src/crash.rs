@@ -1,37 +1,23 @@
-//! Crashes and openings: what the disk keeps, what must be there again, and what a flipped bit may do.
+//! Crashes and openings: what the disks keep, and what must be there again.
 
 use crate::{
+    damage::LastSeen,
+    disks::base_keyspaces,
     faults::Fault,
     mutation::Mutation,
     network::{Message, Party},
     power::PowerLoss,
-    process::{Process, Proof, base_keyspaces, look_into},
+    process::Process,
+    recovery::look_into,
     report::Seen,
     world::World,
 };
 use mailring_engine::{
-    Error,
-    disk::{Disk, SimulatedDisk},
-    ids::Lsn,
+    directories::Placement,
+    ids::{DirectoryNo, Lsn},
     motion::{MotionMessage, Step},
 };
-use std::collections::BTreeMap;
-
-/// What was known before a crash.
-struct LastSeen {
-    applied: BTreeMap<u64, Lsn>,
-    opened_at: Lsn,
-    proofs: Vec<Proof>,
-}
-
-/// Nothing is left of a file from some byte on.
-fn wipe(disk: &SimulatedDisk, name: &str, from: u64) {
-    let file = disk.open(name).expect("it opens");
-    let len = file.len().expect("it has a length");
-    let zeros = vec![0; len.saturating_sub(from) as usize];
-    file.write_at(&zeros, from)
-        .expect("nothing fails in a copy");
-}
+use std::sync::Arc;
 
 impl World {
     /// The process dies, and perhaps the machine with it.
@@ -43,7 +29,13 @@ impl World {
     /// The directory is closed in order. Whatever is under way is given up all the same.
     pub(crate) fn close_well(&mut self) {
         self.count(Seen::ClosedWell, 1);
-        if let Some(journal) = self.process.journal.take() {
+        let journals = std::mem::take(&mut self.process.journals);
+        let closed = match journals.len() {
+            // The process may die between two of them.
+            2.. if self.schedule.chance(3) => self.schedule.below(journals.len()),
+            all => all,
+        };
+        for journal in journals.into_iter().take(closed) {
             // A journal that has failed can't be closed; opening recovers.
             let _ = journal.close();
         }
@@ -55,15 +47,17 @@ impl World {
         self.trace
             .line(format_args!("{:>6} == crash: {loss:?}", self.steps));
         let visible = self.process.visible.load();
-        let forced = self
-            .process
-            .journal
-            .as_ref()
-            .map(|journal| journal.forced_lsn());
+        let forced = match self.process.journals.is_empty() {
+            true => Lsn(0),
+            false => self.process.forced(&self.model),
+        };
         let was = LastSeen {
             applied: self.model.applied.clone(),
             opened_at: self.process.opened_at,
-            proofs: std::mem::take(&mut self.process.proofs),
+            proofs: self.process.groups.take_proofs(),
+            placement: self.process.placement.clone(),
+            nodes: self.process.sequencer.ring().slots().len(),
+            voids: Arc::clone(&self.process.voids),
         };
         let may_lose = !self.scale.forces;
         if may_lose && !self.process.is_any_down() {
@@ -72,26 +66,29 @@ impl World {
         self.count_crash_of_change();
         self.model.forget_waiting();
         self.begin_anew();
+        self.power_fails = false;
         self.clients_lose_the_engine();
         self.lose_power(loss);
+        self.add_directory();
         if self.strikes(Fault::CrashInRecovery) {
             self.die_in_recovery();
             if self.strikes(Fault::CrashInRecoveryTwice) {
                 self.die_in_recovery();
             }
         }
-        self.directory.disk.set_capacity(None);
-        let flips = [Fault::BitFlips, Fault::TailFlips].map(|fault| {
-            let strikes = self.strikes(fault);
-            strikes.then(|| (fault, self.directory.disk.copy()))
+        self.directory.disks.set_capacity(None);
+        let damage = [Fault::BitFlips, Fault::TailFlips, Fault::OlderCopies].map(|fault| {
+            let may = fault != Fault::OlderCopies || self.older_copy.is_some();
+            let strikes = may && self.strikes(fault);
+            strikes.then(|| (fault, self.directory.disks.copy()))
         });
         let directory = &self.directory;
         if self.mutated(Mutation::RecoveryDoesNotForce) {
-            directory.disk.pretend_to_force(true);
+            directory.disks.pretend_to_force(true);
         }
-        self.process = Process::open(directory, &mut self.model, self.scale)
+        self.process = Process::open(directory, &mut self.model, self.scale, self.mutation)
             .unwrap_or_else(|error| panic!("the directory does not open: {error}"));
-        directory.disk.pretend_to_force(false);
+        directory.disks.pretend_to_force(false);
         let slots = self.process.nodes.len();
         if self.written.len() > slots {
             self.written.truncate(slots);
@@ -102,23 +99,25 @@ impl World {
         let resume = Message::Motion(MotionMessage::Resume);
         self.send(Party::Router, Party::Router, resume);
         let last = self.process.sequencer.last_lsn();
-        let forced = forced.unwrap_or_default();
+        let kept = self.process.kept;
+        self.trace.note(kept.0);
+        self.check_directories(&was);
         assert!(
-            last >= forced,
-            "LSN {forced} was forced, recovery ends at {last}"
+            kept >= forced,
+            "LSN {forced} was forced, recovery has kept what is up to {kept}"
         );
-        if last < visible {
+        if kept < visible {
             assert!(
                 !self.scale.forces,
-                "LSN {visible} was visible, recovery ends at {last}"
+                "LSN {visible} was visible, recovery has kept what is up to {kept}"
             );
             self.count(Seen::LostUnforced, 1);
         }
-        if may_lose && was.applied.values().any(|lsn| *lsn > last) {
+        if may_lose && was.applied.values().any(|lsn| *lsn > kept) {
             self.check_lists();
         }
         let history = &mut self.clients.history;
-        history.cut(last, |txn| was.applied.get(&txn).copied());
+        history.cut(kept, |txn| was.applied.get(&txn).copied());
         for progress in &self.process.manifest.progress {
             if !self.process.is_open(progress.node) {
                 continue;
@@ -134,7 +133,7 @@ impl World {
             *written = progress.complete.max(*written);
         }
         self.locks.begin_generation();
-        self.locks.forget_writes_behind(last);
+        self.locks.forget_writes_behind(kept);
         let wanted = self.model.keyspaces(&base_keyspaces(), last);
         let found = self.process.sequencer.keyspaces();
         assert!(
@@ -146,9 +145,39 @@ impl World {
         self.check_hidden();
         self.check_all_reads();
         self.check_outcomes();
-        for (fault, disk) in flips.into_iter().flatten() {
-            self.open_damaged(&disk, &was, fault);
+        for (fault, disks) in damage.into_iter().flatten() {
+            self.open_damaged(disks, &was, fault);
         }
+        self.keep_copy();
+    }
+
+    /// An engine may get another directory when it is opened.
+    fn add_directory(&mut self) {
+        let disks = &mut self.directory.disks;
+        if disks.len() < self.layout.most && self.schedule.chance(2) {
+            disks.add(self.mutation);
+            self.count(Seen::DirectoryAdded, 1);
+        }
+    }
+
+    /// What lies behind the first LSN that a directory has lost is void. Nodes stay where they are.
+    fn check_directories(&mut self, was: &LastSeen) {
+        let found = self.process.voids.ranges().last();
+        if found.is_some() && found != was.voids.ranges().last() {
+            self.count(Seen::Hole, 1);
+        }
+        let nodes = self.process.sequencer.ring().slots().len();
+        let places = |placement: &Placement| {
+            let mut places = placement.list(nodes);
+            places.truncate(nodes);
+            places
+        };
+        let known = was.nodes.min(nodes);
+        assert_eq!(
+            places(&self.process.placement)[..known],
+            places(&was.placement)[..known],
+            "nodes live elsewhere than before"
+        );
     }
 
     /// In which phase of a change of the ring the crash has come.
@@ -173,69 +202,15 @@ impl World {
 
     /// The machine dies again while it recovers.
     fn die_in_recovery(&mut self) {
-        let disk = &self.directory.disk;
+        let disks = &self.directory.disks;
+        let disk = match disks.len() {
+            1 => disks.home(),
+            several => disks.of(DirectoryNo(self.schedule.below(several) as u8)),
+        };
         disk.die_after(self.schedule.within(0..14));
         // It may even get to its end.
-        let _ = look_into(disk, &self.model, self.scale);
+        let _ = look_into(disks, &self.model, self.scale, self.mutation);
         let loss = self.draw_power_loss();
         self.lose_power(loss);
-    }
-
-    /// A copy of the directory with a flipped bit is refused, or read as far as it was before: never read wrongly.
-    ///
-    /// Only groups may be missing of which nothing that is left proves that they were forced: none that was there when the
-    /// directory was opened, and none that a later frame tells of.
-    fn open_damaged(&mut self, disk: &SimulatedDisk, was: &LastSeen, fault: Fault) {
-        let len = |file: &String| disk.open(file).and_then(|file| file.len());
-        let len = |file: &String| len(file).expect("it opens");
-        let mut files = disk.list().expect("it lists");
-        files.retain(|file| len(file) > 0);
-        files.sort();
-        let newest = files.iter().rposition(|file| file.starts_with("journal"));
-        let at = match newest {
-            // There the last groups are, of which nothing proves that they were forced.
-            Some(newest) if fault == Fault::TailFlips => newest,
-            _ => self.schedule.below(files.len()),
-        };
-        let file = &files[at];
-        let end = match self.schedule.chance(3) {
-            true => len(file),
-            // Most of what there is stands at the beginning.
-            false => len(file).min(1_000),
-        };
-        let bit = self.schedule.within(0..end * 8);
-        self.trace.line(format_args!(
-            "{:>6} == bit {bit} of {file} flips",
-            self.steps
-        ));
-        disk.flip_bit(file, bit);
-        if self.mutated(Mutation::LoseProofs) && Some(at) == newest {
-            wipe(disk, file, bit / 8 + 1);
-        }
-        let last = self.process.sequencer.last_lsn();
-        match look_into(disk, &self.model, self.scale) {
-            Ok(found) if found == last => self.count(Seen::DamageHarmless, 1),
-            Ok(found) => {
-                assert!(found < last, "LSN {found} came from nowhere");
-                let opened_at = was.opened_at;
-                assert!(
-                    found >= opened_at,
-                    "bit {bit} of {file}: cut at LSN {found}, but all was proven up to {opened_at}"
-                );
-                let behind = found.next();
-                let mut left = was.proofs.iter();
-                let proof =
-                    left.find(|it| it.first > behind && it.first <= last && it.forced > found);
-                assert!(
-                    proof.is_none(),
-                    "bit {bit} of {file}: cut at LSN {found} in spite of {proof:?}"
-                );
-                self.count(Seen::DamageCut, 1);
-            }
-            Err(Error::CorruptJournal { .. } | Error::CorruptManifest { .. }) => {
-                self.count(Seen::DamageFound, 1);
-            }
-            Err(error) => panic!("bit {bit} of {file}: {error}"),
-        }
     }
 }

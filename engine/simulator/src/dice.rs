@@ -16,6 +16,10 @@ pub enum Stream {
     Faults,
     /// What clients want.
     Clients,
+    /// How many directories there are, and who lives where.
+    Directories,
+    /// What goes wrong only where there are several directories.
+    DirectoryFaults,
 }
 
 /// A stream of chance.

@@ -103,6 +103,8 @@ counters! {
         MoverPanics = "mover panics",
         /// A node's store can't be made.
         StoreFails = "store can't be made",
+        /// One of several directories is an older copy of itself, in a copy of all that is opened.
+        OlderCopies = "older copy of a directory",
     }
 }
 
@@ -163,6 +165,7 @@ fn usual(fault: Fault) -> u32 {
         Fault::RouterPanics => 6_000,
         Fault::MoverPanics => 10_000,
         Fault::StoreFails => 30_000,
+        Fault::OlderCopies => 300_000,
     }
 }
 
@@ -187,7 +190,13 @@ impl Faults {
             _ => Temper::Savage,
         };
         let mut rates = [0; Fault::COUNT];
+        let mut of_several = Dice::new(seed, Stream::DirectoryFaults);
         for fault in Fault::ALL {
+            let dice = match fault {
+                // What runs of one directory never meet leaves them as they are without it.
+                Fault::OlderCopies => &mut of_several,
+                _ => &mut dice,
+            };
             // Drawn for each kind, so that all streams stay in step.
             let (is_on, factor) = (dice.below(100), dice.within(20..500));
             let (share, scale) = match temper {

@@ -37,8 +37,8 @@ impl World {
     pub(crate) fn check(&mut self) {
         let process = &self.process;
         let visible = process.visible.load();
-        if let Some(journal) = process.journal.as_ref().filter(|_| self.scale.forces) {
-            let forced = journal.forced_lsn();
+        if self.scale.forces {
+            let forced = process.forced(&self.model);
             assert!(
                 visible <= forced,
                 "LSN {visible} is visible, forced is {forced}"

@@ -36,9 +36,12 @@
 
 pub mod checker;
 mod crash;
+mod damage;
 pub mod dice;
+mod disks;
 mod failure;
 pub mod faults;
+mod groups;
 mod invariants;
 mod keys;
 mod liveness;
@@ -49,10 +52,12 @@ pub mod options;
 mod pin;
 mod power;
 mod process;
+mod recovery;
 pub mod report;
 mod scale;
 mod shell;
 mod store;
+mod surroundings;
 pub mod trace;
 mod watch;
 mod workload;

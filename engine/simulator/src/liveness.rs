@@ -32,9 +32,9 @@ impl World {
             .line(format_args!("{:>6} == the faults stop", self.steps));
         self.faults.stop();
         self.close_clients();
-        self.directory.disk.recover();
+        self.directory.disks.recover();
         self.process.network.release_all();
-        if self.directory.disk.is_dead() {
+        if self.directory.disks.is_any_dead() {
             self.reopen(PowerLoss::TOTAL);
         }
         self.settle();

@@ -15,7 +15,7 @@ use mailring_engine::{
     Error, Result,
     checkpoint::{Catalogue, CheckpointMessage},
     coordinator::CoordinatorMessage,
-    ids::{Incarnation, KeyspaceId, Lsn, NodeId, RequestId, Time},
+    ids::{DirectoryNo, Incarnation, KeyspaceId, Lsn, NodeId, RequestId, Time},
     journal::Spare,
     keyspaces::Keyspaces,
     locks::LockMessage,
@@ -41,10 +41,10 @@ pub(crate) enum Party {
     Checkpointer,
     Locks,
     Supervisor,
-    /// The thread that writes and forces.
-    Io,
-    /// The thread that prepares segments.
-    Segments,
+    /// The thread that writes and forces in a directory.
+    Io(DirectoryNo),
+    /// The thread that prepares segments there.
+    Segments(DirectoryNo),
     /// The thread that writes runs and manifests.
     Worker,
     /// The thread that compacts.
@@ -69,7 +69,7 @@ impl Lane {
     pub(crate) fn new(from: Party, to: Party) -> Self {
         let from = match (from, to) {
             (Party::Rebuilder(_), Party::Node(_)) => Party::Checkpointer,
-            (_, Party::Io) => Party::Journal,
+            (_, Party::Io(_)) => Party::Journal,
             _ => from,
         };
         Self { from, to }
@@ -81,8 +81,10 @@ impl Lane {
             Party::Coordinator => 2,
             Party::Checkpointer => 3,
             Party::Supervisor => 4,
-            Party::Io => 5,
-            Party::Segments => 6,
+            Party::Io(DirectoryNo::HOME) => 5,
+            Party::Segments(DirectoryNo::HOME) => 6,
+            Party::Io(directory) => 20 + u64::from(directory.0),
+            Party::Segments(directory) => 40 + u64::from(directory.0),
             Party::Worker => 7,
             Party::Compactor => 8,
             Party::Clock => 9,
@@ -122,8 +124,8 @@ pub(crate) enum Message {
     Locks(LockMessage),
     Panicked(NodeId),
     Broken(NodeId),
-    /// A handle wants the ring changed.
-    ChangeRing(Intent),
+    /// A handle wants the ring changed, and perhaps a node that is added to live in a directory of its choice.
+    ChangeRing(Intent, Option<DirectoryNo>),
     /// A handle wants the change undone.
     CancelChange,
     Motion(MotionMessage),
@@ -135,12 +137,14 @@ pub(crate) enum Message {
     Hold(RequestId, Option<Lsn>),
     /// The router wants a checkpoint, and to know how far these nodes show their trees to be complete.
     CheckpointFor(RequestId, Vec<NodeId>),
-    OpenNodes(RequestId, Vec<NodeId>),
+    OpenNodes(RequestId, Vec<NodeId>, Option<DirectoryNo>),
     Move(RequestId, MoverJob),
     /// The mover goes on with its work.
     MoveOn(RequestId),
     /// What became of the mover's run.
     Ingested(Result<()>),
+    /// Whether it is noted where a node lives that joins.
+    Placed(Result<()>),
 }
 
 /// A spare segment, which has no readable form.
@@ -167,6 +171,11 @@ pub(crate) enum Job {
     },
     /// From the mover: a run of what moves.
     Ingest { node: NodeId, run: Vec<RunEntry> },
+    /// From the mover: a node that joins shall live there.
+    Place {
+        node: NodeId,
+        directory: DirectoryNo,
+    },
 }
 
 /// All mailboxes.

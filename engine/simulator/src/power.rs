@@ -1,10 +1,13 @@
 //! What a crash takes of a disk: each way to lose what was not forced is a fault of its own.
 //!
 //! Where none strikes, only the process has died, and all that it has written is there. A fault counts as one that struck
-//! where it has taken something.
+//! where it has taken something. Of several disks each loses what it likes.
 
 use crate::{dice::Dice, faults::Fault, world::World};
-use mailring_engine::disk::{SimulatedDisk, Unforced};
+use mailring_engine::{
+    disk::{SimulatedDisk, Unforced},
+    ids::DirectoryNo,
+};
 
 /// The faults of a crash, in the order in which they are drawn.
 const KINDS: [Fault; 5] = [
@@ -164,11 +167,21 @@ impl World {
         }
     }
 
-    /// The disk loses what the crash takes, and the trees what they have not synced.
+    /// The disks lose what the crash takes, and the trees what they have not synced. How it is drawn for the first disk says nothing
+    /// of the others, unless it belongs to the run.
     pub(crate) fn lose_power(&mut self, loss: PowerLoss) {
-        let struck = loss.strike(&self.directory.disk, &mut self.schedule);
-        if loss.is_drawn {
-            struck.into_iter().for_each(|fault| self.struck(fault));
+        for number in self.directory.disks.numbers() {
+            let mut loss = loss;
+            if loss.is_drawn && number != DirectoryNo::HOME {
+                loss = self.draw_power_loss();
+                self.trace
+                    .line(format_args!("          directory {number}: {loss:?}"));
+            }
+            let disk = self.directory.disks.of(number);
+            let struck = loss.strike(disk, &mut self.schedule);
+            if loss.is_drawn {
+                struck.into_iter().for_each(|fault| self.struck(fault));
+            }
         }
         self.directory.stores.iter().for_each(|store| store.crash());
     }

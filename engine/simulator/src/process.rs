@@ -1,10 +1,13 @@
 //! What a crash takes: machines, mailboxes, caches. And how an engine is opened again from what is left.
 
 use crate::{
-    keys::{MAIN, arc_bits},
+    disks::{Directory, SEGMENT_BYTES},
+    groups::Groups,
     model::Model,
+    mutation::Mutation,
     network::Network,
     pin::Member,
+    recovery::{Recovered, recover},
     scale::Scale,
     shell::{CoordinatorShell, LockShell, MoverShell, NodeShell, RouterShell},
     store::SimulatedStore,
@@ -16,12 +19,10 @@ use mailring_engine::{
     Result,
     cache::RowCache,
     checkpoint::Checkpoint,
-    directories::Placement,
-    disk::{Disk, SimulatedDisk},
-    ids::{Epoch, Incarnation, KeyspaceId, Lsn, NodeId, RequestId, Time},
-    journal::{Journal, JournalOptions, SpareRequest, frame_bytes, record::Record},
-    keyspaces::Keyspaces,
-    manifest::{KeyspaceName, Manifest, NodeProgress, NodeSettings},
+    directories::{Placement, Voids},
+    ids::{DirectoryNo, Epoch, KeyspaceId, Lsn, NodeId, RequestId, Time},
+    journal::{Journal, SpareRequest, frame_bytes},
+    manifest::Manifest,
     motion::Motion,
     open_keyspaces::{OpenKeyspace, OpenKeyspaces},
     participant::{Participant, TreeSource},
@@ -37,10 +38,7 @@ use mailring_engine::{
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Duration,
 };
-
-const SEGMENT_BYTES: u64 = 48 << 10;
 
 /// A running engine.
 pub(crate) struct Process {
@@ -63,12 +61,15 @@ pub(crate) struct Process {
     pub(crate) checkpoint: Checkpoint,
     pub(crate) checkpoint_restarts: Restarts,
     pub(crate) checkpointer_is_dead: bool,
-    /// Gone once the directory was closed in order, or the journal's thread has panicked.
-    pub(crate) journal: Option<Journal>,
+    /// By directory; gone once they were closed in order.
+    pub(crate) journals: Vec<Journal>,
+    /// In which directory each node lives, and the LSNs that never happened.
+    pub(crate) placement: Placement,
+    pub(crate) voids: Arc<Voids>,
     pub(crate) manifest: Manifest,
     pub(crate) network: Network,
     pub(crate) cut_scheduled: bool,
-    pub(crate) preparing: Option<SpareRequest>,
+    pub(crate) preparing: BTreeMap<DirectoryNo, SpareRequest>,
     pub(crate) read_only: bool,
     /// The journal's actor has panicked: it does nothing any more.
     pub(crate) journal_is_dead: bool,
@@ -81,9 +82,11 @@ pub(crate) struct Process {
     pub(crate) checkpoint_requests: BTreeSet<RequestId>,
     pub(crate) outcome_requests: BTreeMap<RequestId, Question>,
     pub(crate) watcher: Option<Watcher>,
-    /// Where the journal ended when it was opened: up to there everything is proven to be forced.
+    /// The last LSN that had happened when it was opened: up to there everything is proven to be forced.
     pub(crate) opened_at: Lsn,
-    pub(crate) proofs: Vec<Proof>,
+    /// Before the first LSN of which the last crash has taken what was given it; the last of all if it has taken nothing.
+    pub(crate) kept: Lsn,
+    pub(crate) groups: Groups,
 }
 
 /// What a handle has asked the journal.
@@ -95,137 +98,37 @@ pub(crate) enum Question {
     Under(Bytes),
 }
 
-/// What a group's frame says of those before it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Proof {
-    /// Its first LSN.
-    pub(crate) first: Lsn,
-    /// Up to here everything was known to be forced when it was written.
-    pub(crate) forced: Lsn,
-}
-
-/// What lies in the directory.
-pub(crate) struct Directory {
-    pub(crate) disk: SimulatedDisk,
-    pub(crate) stores: Vec<Arc<SimulatedStore>>,
-}
-
-/// The keyspaces of a new directory.
-pub(crate) fn base_keyspaces() -> Keyspaces {
-    let mut keyspaces = Keyspaces::new();
-    keyspaces.install_create(MAIN, "main").expect("fits");
-    keyspaces
-}
-
-fn journal_options(salt: u64) -> JournalOptions {
-    JournalOptions {
-        segment_bytes: SEGMENT_BYTES,
-        salt,
-        ..JournalOptions::default()
-    }
-}
-
-impl Directory {
-    /// A new directory with `nodes` nodes.
-    pub(crate) fn create(nodes: u16, stores: Vec<Arc<SimulatedStore>>) -> Self {
-        let disk = SimulatedDisk::new();
-        let nodes = (0..nodes).map(NodeId);
-        let manifest = Manifest {
-            arc_bits: arc_bits(),
-            nodes: nodes
-                .clone()
-                .map(|node| NodeSettings { node, weight: 1 })
-                .collect(),
-            progress: nodes
-                .map(|node| NodeProgress {
-                    node,
-                    complete: Lsn(0),
-                    incarnation: Incarnation(0),
-                })
-                .collect(),
-            keyspaces: vec![KeyspaceName {
-                id: MAIN,
-                name: "main".into(),
-            }],
-            next_keyspace: KeyspaceId(2),
-            ..Manifest::default()
-        };
-        Journal::create(Arc::new(disk.clone()), journal_options(0), Lsn(0))
-            .expect("nothing fails yet");
-        manifest.save(&disk).expect("nothing fails yet");
-        Self { disk, stores }
-    }
-
-    /// Bytes of the journal's segments.
-    pub(crate) fn segment_bytes() -> u64 {
-        SEGMENT_BYTES
-    }
-}
-
-/// What the journal and the manifest say, before anybody runs.
-struct Recovered {
-    manifest: Manifest,
-    replay: Replay,
-    journal: Journal,
-    records: Vec<Record>,
-    last: Lsn,
-    /// How long leases of an earlier opening may go on.
-    old_leases: Duration,
-}
-
-fn recover(disk: &SimulatedDisk, scale: Scale) -> Result<Recovered> {
-    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-    let mut manifest = Manifest::load(disk)?.expect("a manifest was saved");
-    let old_leases = manifest.begin_opening(scale.locks().max_lease);
-    manifest.save(disk)?;
-    let mut replay = Replay::new(&manifest, disk, scale.outcomes(), Arc::default())?;
-    let mut records = Vec::new();
-    let after = replay.after();
-    let mut visit = |record: Record| {
-        records.push(record.clone());
-        replay.visit(record)
-    };
-    let options = journal_options(manifest.openings);
-    let (journal, recovery) = Journal::open(shared, options, after, &mut visit)?;
-    Ok(Recovered {
-        manifest,
-        replay,
-        journal,
-        records,
-        last: recovery.last_lsn,
-        old_leases,
-    })
-}
-
-/// Opens a directory only to see what is in it: the last LSN.
-///
-/// Every record must be the one that the log has at its LSN.
-pub(crate) fn look_into(disk: &SimulatedDisk, model: &Model, scale: Scale) -> Result<Lsn> {
-    let recovered = recover(disk, scale)?;
-    check_records(&recovered.records, model);
-    Ok(recovered.last)
-}
-
-fn check_records(records: &[Record], model: &Model) {
-    for record in records {
-        let known = model.log.get(&record.lsn);
-        let known = known.unwrap_or_else(|| panic!("LSN {} came from nowhere", record.lsn));
-        assert_eq!(*known, record.body, "LSN {} came back changed", record.lsn);
+fn journal_state(journal: &Journal) -> JournalState {
+    JournalState {
+        last_group: journal.last_group(),
+        room: journal.room(),
     }
 }
 
 impl Process {
     /// Opens the directory as the shell does, and checks every record that is read back.
-    pub(crate) fn open(directory: &Directory, model: &mut Model, scale: Scale) -> Result<Self> {
+    pub(crate) fn open(
+        directory: &Directory,
+        model: &mut Model,
+        scale: Scale,
+        mutation: Option<Mutation>,
+    ) -> Result<Self> {
+        let recovered = recover(&directory.disks, scale, mutation)?;
+        recovered.check_records(model);
+        let ended_at = recovered.ended_at();
         let Recovered {
             manifest,
             replay,
-            journal,
-            records,
+            journals,
             last,
             old_leases,
-        } = recover(&directory.disk, scale)?;
-        check_records(&records, model);
+            ..
+        } = recovered;
+        let listed = manifest.directories.clone().unwrap_or_default();
+        let placement = match manifest.directories {
+            Some(_) => listed.placement(),
+            None => Placement::default(),
+        };
         // One more may be left over from a beginning that was cut short.
         let stores = &directory.stores[..replay.nodes.len()];
         for (number, store) in (0..).zip(stores) {
@@ -243,7 +146,7 @@ impl Process {
             nodes,
             ..
         } = replay;
-        model.truncate(last, scale.forces);
+        let kept = model.truncate(ended_at, last, scale.forces);
         let complete: Vec<_> = nodes.iter().map(|node| node.complete).collect();
         let incarnations: Vec<_> = nodes.iter().map(|node| node.incarnation).collect();
         let visible = Arc::new(Visible::new(last));
@@ -295,11 +198,8 @@ impl Process {
             },
             SequencerState {
                 last_lsn: last,
-                journals: vec![JournalState {
-                    last_group: journal.last_group(),
-                    room: journal.room(),
-                }],
-                placement: Placement::default(),
+                journals: journals.iter().map(journal_state).collect(),
+                placement: placement.clone(),
                 incarnations,
                 keyspaces,
                 outcomes,
@@ -328,11 +228,14 @@ impl Process {
             checkpoint: Checkpoint::new(3_000, complete),
             checkpoint_restarts: restarts(),
             checkpointer_is_dead: false,
-            journal: Some(journal),
+            groups: Groups::new(journals.len()),
+            journals,
+            placement,
+            voids: Arc::new(listed.voids),
             manifest,
             network,
             cut_scheduled: false,
-            preparing: None,
+            preparing: BTreeMap::new(),
             read_only: false,
             journal_is_dead: false,
             keyspace_requests: BTreeMap::new(),
@@ -342,8 +245,8 @@ impl Process {
             checkpoint_requests: BTreeSet::new(),
             outcome_requests: BTreeMap::new(),
             watcher: None,
-            opened_at: last,
-            proofs: Vec::new(),
+            opened_at: ended_at,
+            kept: kept.unwrap_or(Lsn(u64::MAX)),
         })
     }
 
@@ -380,6 +283,18 @@ impl Process {
     pub(crate) fn is_any_down(&self) -> bool {
         let mut members = self.routes.nodes().iter();
         members.any(|member| member.table.is_down())
+    }
+
+    /// The numbers of the directories.
+    pub(crate) fn directories(&self) -> impl Iterator<Item = DirectoryNo> + use<> {
+        (0..self.placement.directories() as u8).map(DirectoryNo)
+    }
+
+    /// Everything up to here is forced, wherever it is.
+    pub(crate) fn forced(&self, model: &Model) -> Lsn {
+        let journals = self.journals.iter();
+        self.groups
+            .forced(journals.map(Journal::forced_group), model.reached())
     }
 
     /// The numbers of the nodes that are open.

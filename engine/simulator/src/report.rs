@@ -199,6 +199,22 @@ counters! {
         CrashEnding = "crashes while a change ends",
         /// A crash while the mover waited.
         CrashWaiting = "crashes while a change waits",
+        /// The engine has several directories, or will have.
+        Several = "runs with several directories",
+        /// A commit was written in several directories.
+        Spread = "commits over several directories",
+        /// A crash has left something of a directory that is behind what another one has lost.
+        Hole = "crashes that left a hole between directories",
+        /// A directory was added.
+        DirectoryAdded = "directories added",
+        /// A node that is to come was given a directory.
+        Placed = "nodes placed in a directory",
+        /// An older copy of a directory was refused.
+        OldCopyFound = "older copies of a directory refused",
+        /// An older copy of a directory lacked what nothing else tells of.
+        OldCopyUnproven = "older copies of which nothing tells",
+        /// A copy of a directory was not older.
+        OldCopyHarmless = "copies of a directory that had everything",
     }
 }
 

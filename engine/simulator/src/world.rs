@@ -5,14 +5,16 @@
 //! must come to its end (`liveness`).
 
 use crate::{
+    damage::OlderCopy,
     dice::{Dice, Stream},
+    disks::{Directory, Layout},
     faults::{Fault, Faults},
     keys::{Keys, ring},
     model::Model,
     mutation::Mutation,
     network::{Delivery, Lane, Message, Party},
     options::Options,
-    process::{Directory, Process, Question},
+    process::{Process, Question},
     report::{Counter, Seen, Summary},
     scale::Scale,
     shell::LockBooks,
@@ -54,7 +56,7 @@ fn spoil_store(mutation: Option<Mutation>, store: &SimulatedStore) {
 pub(crate) enum Wake {
     /// A node's back-off is over.
     Resume(u16),
-    /// The disk has room again.
+    /// The disks have room again.
     Room,
     /// The mover looks whether it can go on.
     Mover(RequestId),
@@ -76,10 +78,15 @@ pub(crate) struct World {
     pub(crate) steps: u64,
     wakes: BTreeMap<(Time, u64), Wake>,
     wakes_set: u64,
-    no_ticks_before: Time,
+    pub(crate) no_ticks_before: Time,
     /// The wall clock, which values expire by.
     pub(crate) now_ms: Arc<AtomicU64>,
     pub(crate) directory: Directory,
+    pub(crate) layout: Layout,
+    /// A copy of one of several directories, of some time ago.
+    pub(crate) older_copy: Option<OlderCopy>,
+    /// Where a disk dies now, all of them do.
+    pub(crate) power_fails: bool,
     /// Up to where each tree is really complete.
     pub(crate) written: Vec<Lsn>,
     pub(crate) process: Process,
@@ -98,9 +105,10 @@ impl World {
         let mut faults = Faults::new(seed);
         options.apply(&mut faults);
         let nodes = schedule.within(2..5) as u16;
+        let wants_unforced = options.mutation.is_some_and(Mutation::wants_unforced);
         let scale = Scale {
             step: schedule.pick(&[20_000, 200_000, 2_000_000]),
-            forces: !schedule.chance(8),
+            forces: !schedule.chance(8) && !wants_unforced,
             forgets: schedule.chance(4) && FORGETS,
             hurries_motion: schedule.chance(2),
             chunk_bytes: schedule.pick(&[120, 400, 4_000]),
@@ -109,21 +117,19 @@ impl World {
                 false => Heal::TakeOver,
             },
         };
+        let demands_several = options.mutation.is_some_and(Mutation::is_of_directories);
+        let mut dice = Dice::new(seed, Stream::Directories);
+        let layout = Layout::draw(&mut dice, nodes, demands_several);
         let ring = ring(nodes).expect("a few nodes make a ring");
         let keys = Arc::new(Keys::new());
         let now_ms = Arc::new(AtomicU64::new(EPOCH_MS));
         let stores = (0..nodes).map(|_| Arc::new(SimulatedStore::new(Arc::clone(&now_ms))));
-        let directory = Directory::create(nodes, stores.collect());
+        let directory = Directory::create(&layout, stores.collect());
         let spoil = |store: &Arc<SimulatedStore>| spoil_store(options.mutation, store);
         directory.stores.iter().for_each(spoil);
-        if options.mutation == Some(Mutation::SkipDirectorySync) {
-            directory.disk.forget_to_force_directories();
-        }
-        if options.mutation == Some(Mutation::BelieveSecondForce) {
-            directory.disk.swallow_failed_forces();
-        }
+        directory.disks.spoil(options.mutation);
         let mut model = Model::new(&ring);
-        let process = Process::open(&directory, &mut model, scale);
+        let process = Process::open(&directory, &mut model, scale, options.mutation);
         let mut world = Self {
             clients: Clients::new(seed),
             locks: LockBooks::default(),
@@ -139,6 +145,9 @@ impl World {
             now_ms,
             written: vec![Lsn(0); directory.stores.len()],
             directory,
+            layout,
+            older_copy: None,
+            power_fails: false,
             process: process.expect("a new directory opens"),
             model,
             keys,
@@ -153,11 +162,24 @@ impl World {
         if options.mutation.is_some_and(Mutation::is_of_keys) {
             world.clients.only_turns();
         }
-        if world.schedule.chance(2) && world.faults.has(Fault::MessageReordered) {
-            let lane = world.any_lane();
-            world.process.network.slow_down(lane);
-        }
+        world.count(Seen::Several, (world.layout.most > 1).into());
+        world.slow_something();
         world
+    }
+
+    /// One lane may be slow throughout: of a disk, or of messages that others overtake.
+    fn slow_something(&mut self) {
+        if !self.schedule.chance(2) {
+            return;
+        }
+        let is_several = self.directory.disks.len() > 1;
+        if is_several && self.faults.has(Fault::DiskSlow) && self.schedule.chance(2) {
+            let lane = Lane::new(Party::Journal, Party::Io(self.any_directory()));
+            self.process.network.slow_down(lane);
+        } else if self.faults.has(Fault::MessageReordered) {
+            let lane = self.any_lane();
+            self.process.network.slow_down(lane);
+        }
     }
 
     /// Runs the seed to its end.
@@ -211,7 +233,7 @@ impl World {
     }
 
     /// One of the nodes that are open.
-    fn any_node(&mut self) -> Party {
+    pub(crate) fn any_node(&mut self) -> Party {
         let nodes = self.process.routes.nodes();
         let place = self.schedule.below(nodes.len());
         Party::Node(nodes[place].table.node().0)
@@ -270,6 +292,9 @@ impl World {
             922..924 => self.watch(),
             _ => self.break_something(),
         }
+        if self.power_fails && self.directory.disks.is_any_dead() {
+            self.crash();
+        }
         self.check();
     }
 
@@ -285,7 +310,7 @@ impl World {
                 Wake::Resume(node) => {
                     self.send(Party::Supervisor, Party::Node(node), Message::Resume);
                 }
-                Wake::Room => self.directory.disk.set_capacity(None),
+                Wake::Room => self.directory.disks.set_capacity(None),
                 Wake::Mover(task) => {
                     self.send(Party::Mover, Party::Mover, Message::MoveOn(task));
                 }
@@ -365,148 +390,6 @@ impl World {
         self.tick(Party::Coordinator);
         self.tick(Party::Checkpointer);
         self.tick(Party::Locks);
-    }
-
-    /// Something of the surroundings breaks, if the faults say so. An engine that can't do much any more is opened
-    /// again.
-    fn break_something(&mut self) {
-        let is_lame = self.process.read_only
-            || self.process.is_any_down()
-            || self.process.coordinator.is_dead
-            || self.process.router.is_dead
-            || self.process.locks.is_down;
-        if is_lame && self.schedule.chance(12) {
-            match self.schedule.chance(2) {
-                true => self.close_well(),
-                false => self.crash(),
-            }
-        }
-        // Only one step in so many comes here.
-        const OFTEN: u32 = 12;
-        for _ in 0..OFTEN {
-            self.break_once();
-        }
-    }
-
-    fn break_once(&mut self) {
-        if self.strikes(Fault::RingChanges) {
-            self.change_the_ring();
-        }
-        if self.strikes(Fault::ChangeCancelled) {
-            let message = Message::CancelChange;
-            self.send(Party::Client(u8::MAX), Party::Router, message);
-        }
-        if self.strikes(Fault::Crash) {
-            match self.schedule.chance(6) {
-                true => self.close_well(),
-                false => self.crash(),
-            }
-        }
-        if self.strikes(Fault::ActorStalls) {
-            let party = self.any_actor();
-            let steps = self.schedule.within(30..400);
-            let until = self.scale.after(self.now, steps);
-            self.process.network.stall(party, until);
-        }
-        if self.strikes(Fault::LongStalls) {
-            let party = self.any_actor();
-            let steps = Scale::LONGEST_LEASE + self.schedule.within(1..500);
-            let until = self.scale.after(self.now, steps);
-            self.process.network.stall(party, until);
-        }
-        if self.strikes(Fault::DiskSlow) {
-            let party =
-                self.schedule
-                    .pick(&[Party::Io, Party::Segments, Party::Worker, Party::Mover]);
-            let steps = self.schedule.within(20..300);
-            let until = self.scale.after(self.now, steps);
-            self.process.network.stall(party, until);
-        }
-        if self.strikes(Fault::TimeJumps) {
-            let steps = self.schedule.within(100..3_000);
-            let nanos = self.scale.steps(steps).as_nanos() as u64;
-            self.pass(nanos);
-        }
-        if self.strikes(Fault::TimersStarve) {
-            let steps = self.schedule.within(50..500);
-            self.no_ticks_before = self.scale.after(self.now, steps);
-        }
-        let disk = self.directory.disk.clone();
-        if self.strikes(Fault::WriteFails) {
-            disk.fail_next_write();
-        }
-        if self.strikes(Fault::ForceFails) {
-            disk.fail_next_force();
-        }
-        if self.strikes(Fault::ForcesFail) {
-            disk.fail_forces();
-        }
-        if self.strikes(Fault::DiskDies) {
-            disk.die_after(self.schedule.within(0..10));
-        }
-        if self.strikes(Fault::DiskFull) {
-            let bytes = self.schedule.within(1..8) * Directory::segment_bytes();
-            disk.set_capacity(Some(bytes));
-            let steps = self.schedule.within(20..400);
-            let until = self.scale.after(self.now, steps);
-            self.wake_at(until, Wake::Room);
-        }
-    }
-
-    fn any_actor(&mut self) -> Party {
-        match self.schedule.chance(8) {
-            true => Party::Router,
-            false => match self.any_of(1) {
-                Party::Node(_) => self.any_node(),
-                party => party,
-            },
-        }
-    }
-
-    /// One of the parties with a clock, among so many nodes.
-    fn any_of(&mut self, nodes: usize) -> Party {
-        match self.schedule.below(nodes + 4) {
-            0 => Party::Journal,
-            1 => Party::Coordinator,
-            2 => Party::Checkpointer,
-            3 => Party::Locks,
-            node => Party::Node(node as u16 - 4),
-        }
-    }
-
-    fn any_lane(&mut self) -> Lane {
-        let node = self.any_node();
-        let (journal, coordinator) = (Party::Journal, Party::Coordinator);
-        let (from, to) = self.schedule.pick(&[
-            (journal, node),
-            (node, journal),
-            (node, node),
-            (coordinator, node),
-            (node, coordinator),
-            (coordinator, journal),
-            (journal, coordinator),
-            (journal, journal),
-            (journal, Party::Io),
-            (Party::Io, journal),
-            (journal, Party::Segments),
-            (Party::Checkpointer, node),
-            (Party::Checkpointer, journal),
-            (journal, Party::Checkpointer),
-            (Party::Checkpointer, Party::Worker),
-            (Party::Worker, Party::Checkpointer),
-            (Party::Supervisor, node),
-            (coordinator, Party::Locks),
-            (Party::Locks, coordinator),
-            (Party::Locks, journal),
-            (journal, Party::Locks),
-            (node, Party::Checkpointer),
-            (Party::Router, node),
-            (node, Party::Router),
-            (Party::Router, journal),
-            (journal, Party::Router),
-            (Party::Mover, Party::Worker),
-        ]);
-        Lane::new(from, to)
     }
 
     /// Somebody wants to know what became of a recent transaction.

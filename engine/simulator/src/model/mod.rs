@@ -6,17 +6,20 @@
 //! that state (see `transactions`). Answers are judged against the log when they are given.
 
 mod ownership;
+mod parts;
 mod transactions;
 
 use ownership::Ownership;
+use parts::Parts;
 pub(crate) use transactions::Txn;
 
 use crate::{checker::acknowledged, keys::shown};
 use bytes::Bytes;
 use mailring_engine::{
     Error,
-    ids::{KeyspaceId, Lsn, NodeId, TxnId},
-    journal::record::{CommitPart, Record, RecordBody, decode_all},
+    directories::Placement,
+    ids::{DirectoryNo, KeyspaceId, Lsn, NodeId, TxnId},
+    journal::record::{CommitPart, RecordBody, decode_all},
     keyspaces::Keyspaces,
     participant::{Answer, Operation},
     ring::Ring,
@@ -41,6 +44,9 @@ pub(crate) struct Op {
 pub(crate) struct Model {
     pub(crate) ownership: Ownership,
     pub(crate) log: BTreeMap<Lsn, RecordBody>,
+    /// What was written and is not judged yet.
+    parts: Parts,
+    next: Lsn,
     versions: BTreeMap<Bytes, BTreeMap<Lsn, Option<Value>>>,
     pub(crate) ops: BTreeMap<u64, Op>,
     /// Which operation is in the log, and where.
@@ -81,6 +87,8 @@ impl Model {
         Self {
             ownership: Ownership::new(ring),
             log: BTreeMap::new(),
+            parts: Parts::default(),
+            next: Lsn(1),
             versions: BTreeMap::new(),
             ops: BTreeMap::new(),
             applied: BTreeMap::new(),
@@ -113,36 +121,59 @@ impl Model {
         self.log.keys().next_back().copied().unwrap_or_default()
     }
 
-    /// A group is about to be written. Returns how many commits it has.
-    pub(crate) fn append(&mut self, payload: &[u8]) -> u64 {
-        let mut commits = 0;
+    /// Everything up to here was handed to whoever writes it.
+    pub(crate) fn reached(&self) -> Lsn {
+        Lsn(self.next.0 - 1)
+    }
+
+    /// A group of a directory is about to be written. Returns how many commits are whole with it, and how many of these are in
+    /// several directories.
+    ///
+    /// Where there is more than one directory, what has a later LSN may be written before: a record is judged once all before
+    /// it was.
+    pub(crate) fn append(
+        &mut self,
+        directory: DirectoryNo,
+        payload: &[u8],
+        placement: &Placement,
+    ) -> (u64, u64) {
         for record in decode_all(&Bytes::copy_from_slice(payload)) {
-            let Record { lsn, body } = record.expect("the sequencer writes records");
-            assert_eq!(lsn, self.last().next(), "LSNs have no gaps");
-            if let RecordBody::Commit { txn, parts } = &body {
-                commits += 1;
-                match (txn, &parts[..]) {
-                    (Some(tag), parts) => self.check_transaction(lsn, tag, parts),
-                    (None, [part]) => self.check_commit(lsn, part),
-                    (None, _) => panic!("a commit of one node has one part"),
-                }
-                for write in parts.iter().flat_map(|part| &part.writes) {
-                    let versions = self.versions.entry(write.key.clone()).or_default();
-                    versions.insert(lsn, write.value.clone());
-                }
-            }
-            if let RecordBody::CreateKeyspace { id, .. } = &body {
-                assert!(
-                    !self.knew_keyspace(*id, lsn),
-                    "keyspace {id} was given again at LSN {lsn}"
-                );
-            }
-            if let RecordBody::Ring(record) = &body {
-                self.ownership.apply(lsn, record);
-            }
-            self.log.insert(lsn, body);
+            let record = record.expect("the sequencer writes records");
+            self.parts.take_in(directory, record, placement);
         }
-        commits
+        let (mut commits, mut spread) = (0, 0);
+        while let Some((body, is_spread)) = self.parts.take_whole(self.next) {
+            let is_commit = matches!(body, RecordBody::Commit { .. });
+            commits += u64::from(is_commit);
+            spread += u64::from(is_spread);
+            self.judge(self.next, body);
+            self.next = self.next.next();
+        }
+        (commits, spread)
+    }
+
+    fn judge(&mut self, lsn: Lsn, body: RecordBody) {
+        if let RecordBody::Commit { txn, parts } = &body {
+            match (txn, &parts[..]) {
+                (Some(tag), parts) => self.check_transaction(lsn, tag, parts),
+                (None, [part]) => self.check_commit(lsn, part),
+                (None, _) => panic!("a commit of one node has one part"),
+            }
+            for write in parts.iter().flat_map(|part| &part.writes) {
+                let versions = self.versions.entry(write.key.clone()).or_default();
+                versions.insert(lsn, write.value.clone());
+            }
+        }
+        if let RecordBody::CreateKeyspace { id, .. } = &body {
+            assert!(
+                !self.knew_keyspace(*id, lsn),
+                "keyspace {id} was given again at LSN {lsn}"
+            );
+        }
+        if let RecordBody::Ring(record) = &body {
+            self.ownership.apply(lsn, record);
+        }
+        self.log.insert(lsn, body);
     }
 
     fn check_commit(&mut self, lsn: Lsn, part: &CommitPart) {
@@ -179,8 +210,13 @@ impl Model {
         })
     }
 
-    /// The journal ends at `last` after a crash. Unless every group was forced, so end the promises too.
-    pub(crate) fn truncate(&mut self, last: Lsn, was_forced: bool) {
+    /// Nothing behind `last` has happened after a crash, and the next LSN is behind `given`. Unless every group was forced, so end
+    /// the promises too. Answers the last LSN before what was lost, if anything was.
+    pub(crate) fn truncate(&mut self, last: Lsn, given: Lsn, was_forced: bool) -> Option<Lsn> {
+        let lost = self.log.range(last.next()..).next();
+        let kept = lost.map(|(lsn, _)| Lsn(lsn.0 - 1));
+        self.parts.clear();
+        self.next = given.next();
         if !was_forced {
             self.acknowledged.retain(|_, lsn| *lsn <= last);
         }
@@ -195,6 +231,7 @@ impl Model {
         if let Err(lost) = acknowledged::check(&self.acknowledged, present) {
             panic!("{lost}");
         }
+        kept
     }
 
     /// The catalogue of keyspaces at an LSN.

@@ -3,6 +3,8 @@
 //! A mutation sits in the simulator's shells and disks, never in the engine: a machine is told other things than it was
 //! sent, or its effects are carried out otherwise. `tests/mutations.rs` says within how many seeds each is found.
 
+mod directories;
+pub(crate) mod sloppy;
 mod tamper;
 
 use crate::faults::Fault;
@@ -132,6 +134,32 @@ mutations! {
     KeepDropped,
     /// A watcher is told of what was written, visible or not.
     WatchUnforced,
+    /// What is forced in one directory is visible, whatever of it and before it is not forced in others.
+    ForceOneDirectory,
+    /// Recovery takes what there is, behind holes too.
+    IgnoreHoles,
+    /// Recovery takes what is not behind the end of the first journal, and asks no other.
+    FollowHome,
+    /// Recovery does not look whether a record is in the other directories that it names.
+    IgnoreMissingParts,
+    /// Recovery does not look at what directories tell of each other.
+    IgnoreStamps,
+    /// The manifest is not told what is void.
+    ForgetVoids,
+    /// Who reads a journal while the engine runs is shown what is void.
+    ShowVoids,
+    /// The first LSN that was lost is given again.
+    ReuseVoidLsns,
+    /// Who reads a node's commits reads them in the first directory.
+    ReadAtHome,
+    /// Each journal is released up to where the trees in its own directory are complete.
+    ReleaseByDirectory,
+    /// Before a tree or the manifest is written only the first journal is forced.
+    ForceHomeBeforeTrees,
+    /// The manifest says of groups that they are forced which are only on their way.
+    StampAhead,
+    /// Where a node shall live that is to come is not saved.
+    ForgetPlacement,
     /// Handles are routed by a new ring as soon as its Cut has an LSN: before it is forced, and before the target knows.
     PublishEarly,
     /// A source gives its word at once, whatever it has staged or prepared: who owns a key is decided by what arrives first.
@@ -194,6 +222,23 @@ impl Mutation {
                 (Fault::Crash, 0),
             ],
             Self::LoseProofs => &[(Fault::TailFlips, 5), (Fault::Crash, 3)],
+            Self::ShowVoids | Self::ReadAtHome => &[(Fault::NodePanics, 4), (Fault::Crash, 3)],
+            Self::IgnoreHoles | Self::FollowHome | Self::IgnoreMissingParts => {
+                // They look at no stamps either, which is another mutation.
+                &[
+                    (Fault::BitFlips, 0),
+                    (Fault::TailFlips, 0),
+                    (Fault::OlderCopies, 0),
+                    (Fault::Crash, 3),
+                ]
+            }
+            Self::StampAhead => &[(Fault::Crash, 3)],
+            Self::ForgetPlacement => &[(Fault::RingChanges, 8)],
+            Self::IgnoreStamps => &[
+                (Fault::TailFlips, 5),
+                (Fault::OlderCopies, 5),
+                (Fault::Crash, 3),
+            ],
             Self::LeaveKeys => &[(Fault::ClientVanishes, 10)],
             Self::ForgetVictim => &[(Fault::Crash, 0)],
             Self::HandOnAtVote | Self::HandOnAtLsn => &[(Fault::MessageLate, 3)],
@@ -234,6 +279,24 @@ impl Mutation {
                 | Self::LeaveKeys
                 | Self::RefuseOldest
                 | Self::ForgetVictim
+        )
+    }
+
+    /// Whether it is about several directories.
+    pub(crate) fn is_of_directories(self) -> bool {
+        (Self::ForceOneDirectory as usize..Self::PublishEarly as usize).contains(&(self as usize))
+    }
+
+    /// Whether it shows only where groups are not forced at once.
+    pub(crate) fn wants_unforced(self) -> bool {
+        self == Self::ForceHomeBeforeTrees
+    }
+
+    /// Whether it is in how several journals are read together.
+    pub(crate) fn is_of_recovery(self) -> bool {
+        matches!(
+            self,
+            Self::IgnoreHoles | Self::FollowHome | Self::IgnoreMissingParts | Self::IgnoreStamps
         )
     }
 

@@ -11,6 +11,7 @@ use crate::{
 use mailring_engine::{
     Error, Result,
     checkpoint::{Checkpoint, CheckpointEffect, CheckpointMessage},
+    directories::Stamp,
     ids::{KeyspaceId, Lsn, NodeId, RequestId},
     keyspaces::Keyspaces,
     motion::MotionMessage,
@@ -122,7 +123,10 @@ impl World {
                     if self.mutated(Mutation::ReleaseAll) {
                         through = Lsn(u64::MAX);
                     }
-                    self.send(from, Party::Io, Message::Release(through));
+                    for directory in self.process.directories() {
+                        let through = self.spoil_release(directory, through);
+                        self.send(from, Party::Io(directory), Message::Release(through));
+                    }
                 }
                 CheckpointEffect::Maintain => self.send(from, Party::Compactor, Message::Compact),
                 CheckpointEffect::Answer(request, result) => {
@@ -143,6 +147,7 @@ impl World {
     pub(crate) fn work(&mut self, job: Job) {
         let message = match job {
             Job::Ingest { node, run } => return self.ingest(node, run),
+            Job::Place { node, directory } => return self.place(node, directory),
             Job::Write {
                 through,
                 nodes,
@@ -191,7 +196,14 @@ impl World {
                     next.next_keyspace = KeyspaceId(0);
                 }
                 let saved = match self.force_before_manifest() {
-                    Ok(()) => next.save(&self.directory.disk),
+                    Ok(forced) => {
+                        if let Some(directories) = &mut next.directories {
+                            let durable = through;
+                            directories.stamp = Stamp { durable, forced };
+                            self.spoil_stamp(&mut directories.stamp);
+                        }
+                        next.save(self.directory.disks.home())
+                    }
                     Err(error) => Err(error),
                 };
                 let saved = match self.strikes(Fault::WorkerPanics) {

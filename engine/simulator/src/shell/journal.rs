@@ -79,7 +79,9 @@ impl World {
             return self.journal_dies();
         }
         if !self.scale.forces {
-            self.send(Party::Journal, Party::Io, Message::ForceNow);
+            for directory in self.process.directories() {
+                self.send(Party::Journal, Party::Io(directory), Message::ForceNow);
+            }
         }
         let mut out = Vec::new();
         self.process.sequencer.handle_timeout(self.now, &mut out);
@@ -136,8 +138,12 @@ impl World {
     fn carry_out_journal_effect(&mut self, effect: JournalEffect) -> Option<JournalMessage> {
         match effect {
             JournalEffect::Write(group) => return self.write_group(group),
-            JournalEffect::PrepareSpare { at_least, .. } => {
-                self.send(Party::Journal, Party::Segments, Message::Segment(at_least));
+            JournalEffect::PrepareSpare {
+                directory,
+                at_least,
+            } => {
+                let segments = Party::Segments(directory);
+                self.send(Party::Journal, segments, Message::Segment(at_least));
             }
             JournalEffect::Resolve(node, resolve) => {
                 let early = match resolve.outcome {
@@ -247,10 +253,13 @@ impl World {
     }
 
     fn write_group(&mut self, group: GroupWrite) -> Option<JournalMessage> {
-        let commits = self.model.append(&group.payload);
+        self.process.groups.hand_over(&group);
+        let (directory, placement) = (group.directory, &self.process.placement);
+        let (commits, spread) = self.model.append(directory, &group.payload, placement);
         self.count(Seen::Commit, commits);
+        self.count(Seen::Spread, spread);
         self.note_fenced_commits();
-        if self.mutated(Mutation::WatchUnforced) && self.process.watcher.is_some() {
+        if self.mutated(Mutation::WatchUnforced) && self.process.watcher.is_some() && commits > 0 {
             let (lsn, writes) = self.next_commit(Lsn(group.first.0 - 1));
             let writes = writes.into();
             self.changes(&[Change { lsn, writes }]);
@@ -263,7 +272,8 @@ impl World {
         if group.lone {
             return Some(self.write(vec![group]));
         }
-        self.send(Party::Journal, Party::Io, Message::Write(group));
+        let io = Party::Io(directory);
+        self.send(Party::Journal, io, Message::Write(group));
         None
     }
 

@@ -9,6 +9,7 @@ mod key_locks;
 mod locks;
 mod mover;
 mod node;
+mod place;
 mod router;
 mod supervisor;
 
@@ -52,12 +53,16 @@ impl World {
             (Party::Journal, Message::Journal(message)) => self.journal_step(message),
             (Party::Coordinator, Message::Coordinator(message)) => self.coordinator_step(message),
             (Party::Locks, Message::Locks(message)) => self.lock_step(message),
-            (Party::Io, Message::Write(group)) => self.write_queued(group),
-            (Party::Io, Message::ForceNow) => self.force_now(),
-            (Party::Io, Message::AddSpare(outcome)) => self.add_spare(outcome),
-            (Party::Io, Message::ReportSpare) => self.report_spare(),
-            (Party::Io, Message::Release(through)) => self.release(through),
-            (Party::Segments, Message::Segment(at_least)) => self.segment(at_least),
+            (Party::Io(_), Message::Write(group)) => self.write_queued(group),
+            (Party::Io(directory), Message::ForceNow) => self.force_now(directory),
+            (Party::Io(directory), Message::AddSpare(outcome)) => {
+                self.add_spare(directory, outcome);
+            }
+            (Party::Io(directory), Message::ReportSpare) => self.report_spare(directory),
+            (Party::Io(directory), Message::Release(through)) => self.release(directory, through),
+            (Party::Segments(directory), Message::Segment(at_least)) => {
+                self.segment(directory, at_least);
+            }
             (Party::Checkpointer, Message::Checkpoint(message)) => self.checkpoint_step(message),
             (Party::Checkpointer, Message::ReadOnly(error)) => self.checkpoint_fails(&error),
             (Party::Worker, Message::Job(job)) => self.work(job),
@@ -70,15 +75,20 @@ impl World {
             (Party::Checkpointer, Message::CheckpointFor(task, nodes)) => {
                 self.checkpoint_for(task, nodes);
             }
-            (Party::Router, Message::ChangeRing(intent)) => self.ring_is_to_change(intent),
+            (Party::Router, Message::ChangeRing(intent, directory)) => {
+                self.ring_is_to_change(intent, directory);
+            }
             (Party::Router, Message::CancelChange) => self.change_is_to_be_cancelled(),
             (Party::Router, Message::Motion(message)) => self.motion_step(message),
             (Party::Router, Message::Publish(lsn, state)) => self.publish(lsn, state),
             (Party::Router, Message::Opened(task, opened)) => self.nodes_opened(task, opened),
-            (Party::Mover, Message::OpenNodes(task, nodes)) => self.open_nodes(task, nodes),
+            (Party::Mover, Message::OpenNodes(task, nodes, directory)) => {
+                self.open_nodes(task, nodes, directory);
+            }
             (Party::Mover, Message::Move(task, job)) => self.move_arcs(task, job),
             (Party::Mover, Message::MoveOn(task)) => self.mover_goes_on(task),
             (Party::Mover, Message::Ingested(result)) => self.mover_ingested(result),
+            (Party::Mover, Message::Placed(result)) => self.mover_placed(result),
             (to, message) => unreachable!("{to:?} does not take {message:?}"),
         }
     }

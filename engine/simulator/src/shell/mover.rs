@@ -15,7 +15,7 @@ use crate::{
 };
 use mailring_engine::{
     Error, Result,
-    ids::{Lsn, NodeId, RequestId},
+    ids::{DirectoryNo, Lsn, NodeId, RequestId},
     keyspaces::Keyspaces,
     motion::{Carry, Job as MoverJob, MotionMessage, Moved, Work},
     ring_state::SourceState,
@@ -36,13 +36,15 @@ const RUNS_TO_COMPACT: u32 = 4;
 pub(crate) struct MoverShell {
     queue: VecDeque<(RequestId, Request)>,
     current: Option<Current>,
+    /// Nodes that join, while the thread that writes the manifest notes where they live.
+    placing: Option<(RequestId, Vec<NodeId>)>,
     /// The last task that must not go on.
     stopped: Option<RequestId>,
     runs: u32,
 }
 
 enum Request {
-    Open(Vec<NodeId>),
+    Open(Vec<NodeId>, Option<DirectoryNo>),
     Work(MoverJob),
 }
 
@@ -64,16 +66,26 @@ impl MoverShell {
         self.stopped = self.stopped.max(Some(task));
     }
 
+    fn is_free(&self) -> bool {
+        self.current.is_none() && self.placing.is_none()
+    }
+
     /// Whether it has nothing to do.
     pub(crate) fn is_idle(&self) -> bool {
-        self.current.is_none() && self.queue.is_empty()
+        self.is_free() && self.queue.is_empty()
     }
 }
 
 impl World {
-    pub(crate) fn open_nodes(&mut self, task: RequestId, nodes: Vec<NodeId>) {
+    /// Where nobody says in which directory they shall live, they do in their turn.
+    pub(crate) fn open_nodes(
+        &mut self,
+        task: RequestId,
+        nodes: Vec<NodeId>,
+        directory: Option<DirectoryNo>,
+    ) {
         let queue = &mut self.process.mover.queue;
-        queue.push_back((task, Request::Open(nodes)));
+        queue.push_back((task, Request::Open(nodes, directory)));
         self.mover_takes_next();
     }
 
@@ -87,15 +99,18 @@ impl World {
 
     fn mover_takes_next(&mut self) {
         let mover = &mut self.process.mover;
-        if mover.current.is_some() {
+        if !mover.is_free() {
             return;
         }
         match mover.queue.pop_front() {
-            Some((task, Request::Open(nodes))) => {
-                let opened = self.open_stores(&nodes);
-                let message = Message::Opened(task, opened);
-                self.send(Party::Mover, Party::Router, message);
-                self.mover_takes_next();
+            Some((task, Request::Open(nodes, directory))) => {
+                match self.wanted_place(&nodes, directory) {
+                    Some(job) => {
+                        self.process.mover.placing = Some((task, nodes));
+                        self.send(Party::Mover, Party::Worker, Message::Job(job));
+                    }
+                    None => self.open_placed(task, &nodes, Ok(())),
+                }
             }
             Some((task, Request::Work(job))) => {
                 let keyspaces = self.process.sequencer.keyspaces().clone();
@@ -111,6 +126,20 @@ impl World {
             }
             None => {}
         }
+    }
+
+    /// It is noted where a node lives that joins, or not.
+    pub(crate) fn mover_placed(&mut self, placed: Result<()>) {
+        let placing = self.process.mover.placing.take();
+        let (task, nodes) = placing.expect("it waits for it");
+        self.open_placed(task, &nodes, placed);
+    }
+
+    fn open_placed(&mut self, task: RequestId, nodes: &[NodeId], placed: Result<()>) {
+        let opened = placed.and_then(|()| self.open_stores(nodes));
+        let message = Message::Opened(task, opened);
+        self.send(Party::Mover, Party::Router, message);
+        self.mover_takes_next();
     }
 
     /// Makes stores for nodes that never were.
@@ -285,7 +314,12 @@ impl World {
     fn work_out(&mut self) -> (Runs, Result<Work>) {
         let (visible, now_ms) = (self.process.visible.load(), self.now_ms());
         let last = self.process.sequencer.last_lsn();
-        let reader = self.journal_reader();
+        let current = self.process.mover.current.as_ref().expect("it works");
+        let source = match &current.job {
+            MoverJob::Follow { source, .. } => *source,
+            _ => NodeId(0),
+        };
+        let reader = self.journal_reader(source);
         let current = self.process.mover.current.as_ref().expect("it works");
         let mut runs = VecDeque::new();
         let mut sink = |node, run| {

@@ -238,7 +238,7 @@ impl World {
         through: Lsn,
     ) {
         let generation = Arc::new(Generation::new());
-        let reader = self.journal_reader();
+        let reader = self.journal_reader(NodeId(number));
         let result = match self.mutated(Mutation::SkipRebuild) {
             true => Ok(()),
             false => {

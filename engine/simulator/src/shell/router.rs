@@ -17,7 +17,7 @@ use mailring_engine::{
     Error, Result,
     checkpoint::CheckpointMessage,
     generation::Generation,
-    ids::{Lsn, NodeId, RequestId, Time},
+    ids::{DirectoryNo, Lsn, NodeId, RequestId, Time},
     motion::{Intent, Motion, MotionEffect, MotionMessage, Step},
     participant::NodeMessage,
     replay::ReplayedNode,
@@ -40,6 +40,8 @@ pub(crate) struct RouterShell {
     pub(crate) asked: BTreeSet<RequestId>,
     /// What the last change is busy with.
     pub(crate) step: Option<Step>,
+    /// Where the node shall live that the change under way adds.
+    directory: Option<DirectoryNo>,
     /// Checkpoints that were asked for: the task, and whose complete LSNs it wants.
     pub(super) checkpoints: BTreeMap<RequestId, (RequestId, Vec<NodeId>)>,
     /// Checkpoints that have ended, and are waited for to be shown.
@@ -63,6 +65,7 @@ impl RouterShell {
             is_dead: false,
             asked: BTreeSet::new(),
             step: None,
+            directory: None,
             checkpoints: BTreeMap::new(),
             shown: Vec::new(),
         }
@@ -82,16 +85,25 @@ impl World {
             2..4 if nodes.len() > 1 => Intent::Remove { node },
             _ => Intent::SetWeight { node, weight },
         };
-        let message = Message::ChangeRing(intent);
+        let directories = self.process.placement.directories();
+        let is_placed = matches!(intent, Intent::Add { .. }) && directories > 1;
+        let is_placed = is_placed && self.schedule.chance(2);
+        let directory = is_placed.then(|| DirectoryNo(self.schedule.below(directories) as u8));
+        let message = Message::ChangeRing(intent, directory);
         self.send(Party::Client(u8::MAX), Party::Router, message);
     }
 
-    pub(crate) fn ring_is_to_change(&mut self, intent: Intent) {
+    pub(crate) fn ring_is_to_change(&mut self, intent: Intent, directory: Option<DirectoryNo>) {
         let request = RequestId(self.next_number());
-        if self.process.router.is_dead {
+        let router = &mut self.process.router;
+        if router.is_dead {
             return;
         }
-        self.process.router.asked.insert(request);
+        if !router.machine.is_moving() && router.machine.ring().running().is_none() {
+            // One that is refused leaves that of the one under way as it is.
+            router.directory = directory;
+        }
+        router.asked.insert(request);
         let held = Vec::new();
         self.motion_step(MotionMessage::Start {
             request,
@@ -173,7 +185,9 @@ impl World {
         let from = Party::Router;
         match effect {
             MotionEffect::OpenNodes { task, nodes } => {
-                self.send(from, Party::Mover, Message::OpenNodes(task, nodes));
+                let directory = self.process.router.directory;
+                let message = Message::OpenNodes(task, nodes, directory);
+                self.send(from, Party::Mover, message);
             }
             MotionEffect::RetireNodes(nodes) => {
                 let known = self.process.router.machine.ring().slots().len();
