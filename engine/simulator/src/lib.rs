@@ -7,14 +7,15 @@
 //!              ┌───────────────────────────── one seed ─────────────────────────────┐
 //!   clients ──▶│ mailboxes ──▶ node · node · node   coordinator   checkpointer       │
 //!   (workload) │ (network)       │       │      │        │             │             │
-//!              │                 └── journal: sequencer, writer ── disk (bytes)      │
+//!              │                 └── sequencer ──▶ journal · journal ── disk · disk   │
 //!              │                                                   trees (store)     │
 //!              └─▲────────────────────────────▲───────────────────────▲──────────────┘
 //!              faults                     invariants               history ──▶ checker
 //! ```
 //!
 //! What is real: [`mailring_engine`]'s participant, sequencer, coordinator, checkpointer, restart policy, ring and its changes
-//! (`motion`, `ring_state`, `routes`), manifest, outcomes, read path and journal. What is simulated: mailboxes, threads, time,
+//! (`motion`, `ring_state`, `routes`), manifest, outcomes, read path, journal and recovery over several of them
+//! (`directories`). What is simulated: mailboxes, threads, time,
 //! the disk's page cache and medium, the trees' files, clients. The shells between (`shell`) are as thin as the actors for
 //! which they stand.
 //!

@@ -12,9 +12,9 @@ fn bound(mutation: Mutation) -> u64 {
         Mutation::WriteIntoHeldRead
         | Mutation::HandOnAtVote
         | Mutation::HandOnAtLsn
-        | Mutation::IgnoreLockLife
         | Mutation::GrantUnannounced
         | Mutation::PublishEarly => 1_500,
+        Mutation::IgnoreLockLife => 4_000,
         Mutation::KeepOldRoutes => 6_000,
         _ => 500,
     }

@@ -218,7 +218,7 @@ impl Mutation {
             Self::SkipIncarnationCheck => &[(Fault::NodePanics, 3)],
             Self::IgnoreLockLife | Self::GrantUnannounced => &[
                 (Fault::LockManagerPanics, 8),
-                (Fault::MessageLate, 3),
+                (Fault::MessageLate, 8),
                 (Fault::Crash, 0),
             ],
             Self::LoseProofs => &[(Fault::TailFlips, 5), (Fault::Crash, 3)],

@@ -298,7 +298,10 @@ impl World {
         let number = usize::from(node.0);
         let shown = self.process.tables[number].view().complete;
         let written = self.process.written.get(&node).copied();
-        let complete = written.unwrap_or_default().max(shown);
+        // The journal has nothing of it from before it has joined, and may not reach back so far.
+        let slots = self.process.routes.state().slots();
+        let joined = slots.get(number).map(|slot| slot.since);
+        let complete = written.max(Some(shown)).max(joined).unwrap_or_default();
         let view = NodeView {
             active: Arc::default(),
             frozen: Vec::new(),
