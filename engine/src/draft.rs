@@ -6,32 +6,38 @@ use crate::{
     ids::{Lsn, NodeId},
     transaction::{KeyRange, ReadSet, TxnPart},
     value::Write,
-    view::NodeView,
+    view::{NodeTable, NodeView},
 };
 use bytes::Bytes;
 use std::sync::Arc;
 
-/// Fails if something that was read at `since` is another by now. Each key comes with the newest view of its owner;
-/// `views` are those of all owners.
+/// A node, and the view of it that was loaded behind the LSN at which it is looked at.
+pub type Shown<'a> = (&'a NodeTable, &'a NodeView);
+
+/// Fails if something that was read at `since` is another by now. Each key comes with its owner; `owners` are all of them.
+///
+/// A node that is down may have committed what it does not show. Whoever is up now was up when the view was loaded.
 ///
 /// # Errors
 ///
-/// [`Error::Conflict`] with what has changed.
+/// [`Error::Conflict`] with what has changed; [`Error::NodeDown`], or why its tree can't be read, if that can't be known.
 pub fn check_unchanged<'a>(
     since: Lsn,
-    keys: impl IntoIterator<Item = (&'a Bytes, &'a NodeView)>,
+    keys: impl IntoIterator<Item = (&'a Bytes, Shown<'a>)>,
     ranges: &[KeyRange],
-    views: impl Iterator<Item = &'a NodeView> + Clone,
+    owners: impl Iterator<Item = Shown<'a>> + Clone,
 ) -> Result<()> {
-    for (key, view) in keys {
+    for (key, (table, view)) in keys {
+        table.check_up()?;
         if let Some(with) = view.key_changed(key, since) {
             let key = key.clone();
             return Err(Error::Conflict { key, with });
         }
     }
     for range in ranges {
-        let mut views = views.clone();
-        let changed = views.find_map(|view| view.range_changed(range, since));
+        let mut owners = owners.clone();
+        owners.clone().try_for_each(|(table, _)| table.check_up())?;
+        let changed = owners.find_map(|(_, view)| view.range_changed(range, since));
         if let Some((key, with)) = changed {
             return Err(Error::Conflict { key, with });
         }

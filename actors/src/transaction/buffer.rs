@@ -9,11 +9,13 @@
 use crate::{
     budget::{Budget, OpenBytes},
     locks::KeyLocks,
+    member::Member,
     pin::Pinned,
 };
 use bytes::Bytes;
 use mailring_engine::{
-    Error, Result, draft,
+    Error, Result,
+    draft::{self, Shown},
     ids::Lsn,
     open_keyspaces::OpenKeyspace,
     store::runs::Direction,
@@ -21,6 +23,7 @@ use mailring_engine::{
         Fence, KeyRange, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_KEYS, MAX_TRANSACTION_RANGES,
     },
     value::{Value, Write, split_qualified},
+    view::NodeView,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -81,6 +84,10 @@ pub(super) struct Buffer {
     /// Bytes kept for going back.
     kept: usize,
     pub(super) memory: OpenBytes,
+}
+
+fn shown<'a>((member, view): (&'a Arc<Member>, &'a Arc<NodeView>)) -> Shown<'a> {
+    (&member.table, view)
 }
 
 /// Bytes of the caller's key and of a value.
@@ -216,9 +223,8 @@ impl Buffer {
     /// Fails if something that was read at `since` has changed by `now`.
     pub(super) fn check_unchanged(&self, now: &Pinned, since: Lsn) -> Result<()> {
         let keys = self.reads.iter();
-        let keys = keys.map(|key| (key, &**now.owner(split_qualified(key).1).1));
-        let views = now.owners().map(|(_, view)| &**view);
-        draft::check_unchanged(since, keys, &self.read_ranges(), views)
+        let keys = keys.map(|key| (key, shown(now.owner(split_qualified(key).1))));
+        draft::check_unchanged(since, keys, &self.read_ranges(), now.owners().map(shown))
     }
 
     pub(super) fn write(&mut self, write: Write) -> Result<()> {
@@ -296,7 +302,7 @@ impl Buffer {
 mod tests {
     use super::*;
     use crate::clock::Clock;
-    use mailring_engine::ids::KeyspaceId;
+    use mailring_engine::{ids::KeyspaceId, value::qualify};
 
     /// One for an engine of so many nodes.
     fn buffer_of(nodes: u16) -> Buffer {
@@ -350,6 +356,29 @@ mod tests {
         buffer.rollback_to(first).unwrap();
         assert_eq!(state(&buffer), at_first);
         assert!(buffer_of(1).rollback_to(first).is_err(), "another's");
+    }
+
+    #[test]
+    fn a_snapshot_does_not_move_on_where_a_node_is_down_that_was_read() {
+        let read = |key: &str| {
+            let mut buffer = buffer_of(2);
+            let key = qualify(KeyspaceId(1), key.as_bytes());
+            buffer.note_read(&key).expect("it is small");
+            buffer
+        };
+        let next = Pinned::of_empty_nodes(2);
+        let (member, _) = next.owner(b"a");
+        let other = ["b", "c", "d", "e", "f"];
+        let mut other = other.into_iter();
+        let other = other.find(|key| next.owner(key.as_bytes()).0.node() != member.node());
+        let other = other.expect("keys of both nodes");
+        member.table.set_down();
+        let down = Err(Error::NodeDown {
+            node: member.node(),
+        });
+        let since = Lsn(0);
+        assert_eq!(read("a").check_unchanged(&next, since), down);
+        assert_eq!(read(other).check_unchanged(&next, since), Ok(()));
     }
 
     #[test]

@@ -1,8 +1,18 @@
 //! Locking ahead, as `get_for_update` does it: wait for the grant, move the snapshot on, check what was read before.
 
 use super::{Draft, Pinning};
-use crate::{faults::Fault, mutation::Mutation, report::Seen, world::World};
-use mailring_engine::{Result, draft, ids::RequestId};
+use crate::{faults::Fault, mutation::Mutation, pin::Member, report::Seen, world::World};
+use mailring_engine::{
+    Result,
+    draft::{self, Shown},
+    ids::RequestId,
+    view::NodeView,
+};
+use std::sync::Arc;
+
+fn shown<'a>((member, view): (&'a Arc<Member>, &'a Arc<NodeView>)) -> Shown<'a> {
+    (&member.table, view)
+}
 
 impl World {
     /// A transaction looks whether it has the key; gives the transaction back if it goes on.
@@ -49,9 +59,8 @@ impl World {
             return Ok(());
         }
         let keys = draft.read_keys.iter();
-        let keys = keys.map(|key| (key, &**pin.owner(key).1));
-        let all = pin.owners().map(|(_, view)| &**view);
-        draft::check_unchanged(since, keys, &draft.read_ranges, all)?;
+        let keys = keys.map(|key| (key, shown(pin.owner(key))));
+        draft::check_unchanged(since, keys, &draft.read_ranges, pin.owners().map(shown))?;
         for key in &draft.read_keys {
             let [before, now] = [since, next].map(|at| self.model.version(key, at));
             assert_eq!(before, now, "txn {} reads on", draft.number);
