@@ -50,7 +50,14 @@ impl Supervisor {
         }
     }
 
-    fn take_down(&self, node: NodeId, reason: String) {
+    fn restarts(&mut self, node: NodeId) -> &mut Restarts {
+        let policy = self.policy;
+        let new = || Restarts::new(policy).expect("the builder has checked the policy");
+        self.restarts.entry(node).or_insert_with(new)
+    }
+
+    fn take_down(&mut self, node: NodeId, reason: String) {
+        self.restarts(node).give_up();
         tracing::error!(%node, reason, "a storage node is down");
         if let Some(member) = self.switchboard.member(node) {
             member.table.set_down();
@@ -87,11 +94,11 @@ impl Handler<Panicked> for Supervisor {
         // A hasher's random keys are all the randomness that a jitter needs.
         let jitter = RandomState::new().build_hasher().finish();
         let board = Arc::clone(&self.switchboard);
-        let policy = self.policy;
-        let restarts = self
-            .restarts
-            .entry(node)
-            .or_insert_with(|| Restarts::new(policy).expect("the builder has checked the policy"));
+        let restarts = self.restarts(node);
+        if restarts.is_down() {
+            // It died twice of one message: it is broken, and has panicked too.
+            return;
+        }
         let verdict = transacted(restarts, |restarts| {
             board.between_faults("supervisor", "Panicked", || {
                 restarts.handle_panic(now, jitter)

@@ -6,7 +6,7 @@ mod common;
 use common::{
     Gate, OpensAtTheEnd, Trap, builder, patiently, quick_restarts, stage::Stage, until, until_idle,
 };
-use mailring::{Error, FaultSite, Heal, NodeState, Result};
+use mailring::{Error, FaultSite, Heal, NodeEvent, NodeId, NodeState, Result};
 use std::sync::Arc;
 
 #[tokio::test]
@@ -76,12 +76,7 @@ async fn a_node_over_its_intensity_is_down_and_the_others_go_on() -> Result<()> 
             Err(error) => break error,
         }
     };
-    assert_eq!(
-        error,
-        Error::NodeDown {
-            node: mailring::NodeId(1)
-        }
-    );
+    assert_eq!(error, Error::NodeDown { node: NodeId(1) });
     assert!(
         restarts >= 3,
         "two restarts are allowed, {restarts} were tried"
@@ -125,6 +120,49 @@ async fn a_node_over_its_intensity_is_down_and_the_others_go_on() -> Result<()> 
     assert_eq!(ks.get(&down[0]).await?.as_deref(), Some(&b"before"[..]));
     assert_eq!(ks.get(&up[1]).await?.as_deref(), Some(&b"19"[..]));
     ks.put(&down[0], "again").await?;
+    Ok(())
+}
+
+/// Who dies of a message again when it is told once more is given up; that it has panicked too is no restart.
+#[tokio::test]
+async fn a_node_that_dies_twice_of_a_message_is_down_and_never_said_to_be_back() -> Result<()> {
+    let directory = tempfile::tempdir().unwrap();
+    let trap = Trap::new();
+    let db = builder(directory.path())
+        .restart_policy(quick_restarts(5))
+        .heal(Heal::Wait)
+        .fault_hook(trap.hook())
+        .open()
+        .await?;
+    let ks = db.keyspace("ks").await?;
+    let lost = common::keys_of(&db, &ks, 1, 1).await;
+    let kept = common::keys_of(&db, &ks, 0, 1).await;
+    until_idle(&db).await;
+    let mut events = db.nodes().events();
+    trap.set("node", Some(1), "Effect", true, 0, 2);
+    patiently(db.checkpoint()).await?;
+    let down = patiently(events.next()).await;
+    assert!(
+        matches!(&down, Some(NodeEvent::Down { node, .. }) if *node == NodeId(1)),
+        "{down:?}"
+    );
+    assert_eq!(trap.sprung(), 2);
+    // What the supervisor says is heard in order.
+    trap.set("node", Some(0), "Request", false, 0, 1);
+    let restarted = patiently(ks.put(&kept[0], "value")).await;
+    assert!(matches!(restarted, Err(Error::NodeRestarted { .. })));
+    let next = patiently(events.next()).await;
+    assert!(
+        matches!(&next, Some(NodeEvent::Restarted { node, .. }) if *node == NodeId(0)),
+        "{next:?}"
+    );
+    let stats = db.stats();
+    assert_eq!(stats.nodes[1].state, NodeState::Down);
+    assert_eq!(stats.nodes[1].restarts, 0);
+    assert_eq!(
+        ks.get(&lost[0]).await,
+        Err(Error::NodeDown { node: NodeId(1) })
+    );
     Ok(())
 }
 

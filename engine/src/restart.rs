@@ -140,7 +140,12 @@ impl Restarts {
         }
     }
 
-    /// Whether the part has been given up.
+    /// The part can't be brought back, whatever the policy says.
+    pub fn give_up(&mut self) {
+        self.is_down = true;
+    }
+
+    /// Whether the part has been given up. What else it reports is of no more interest then.
     #[must_use]
     pub fn is_down(&self) -> bool {
         self.is_down
@@ -259,6 +264,15 @@ mod tests {
         assert_eq!((restarts.restarts(), restarts.is_down()), (1, false));
         restarts.handle_panic(at_ms(1), NO_JITTER);
         assert_eq!((restarts.restarts(), restarts.is_down()), (1, true));
+    }
+
+    #[test]
+    fn a_part_that_was_given_up_is_not_restarted() {
+        let mut restarts = Restarts::new(policy(5)).unwrap();
+        restarts.give_up();
+        assert!(restarts.is_down());
+        let verdict = restarts.handle_panic(at_ms(0), NO_JITTER);
+        assert_eq!((verdict, restarts.restarts()), (Verdict::Down, 0));
     }
 
     #[test]

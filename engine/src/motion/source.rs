@@ -75,8 +75,9 @@ impl Passage {
             let node = self.source;
             out.push(MotionEffect::KeepArcs { node, change });
             self.is_asked = false;
-            self.promise = None;
         }
+        // Also of a source that went down while its Cut was on its way: the journal has not taken the Cut.
+        self.promise = None;
         self.is_close = false;
         self.rounds = 0;
     }

@@ -16,6 +16,9 @@ impl World {
     pub(crate) fn node_has_panicked(&mut self, node: NodeId) {
         let jitter = self.schedule.any();
         let restarts = &mut self.process.restarts[usize::from(node.0)];
+        if restarts.is_down() {
+            return;
+        }
         let verdict = restarts.handle_panic(self.now, jitter);
         if self.strikes(Fault::SupervisorPanics) {
             // It panics again at the same report: nobody would bring the node back, so it is given up.
@@ -32,6 +35,7 @@ impl World {
 
     pub(crate) fn take_down(&mut self, node: NodeId) {
         self.count(Seen::Down, 1);
+        self.process.restarts[usize::from(node.0)].give_up();
         self.process.tables[usize::from(node.0)].set_down();
         // Before the router hears of it: then all that the node has committed is below the change that takes over from it.
         let message = Message::Journal(JournalMessage::Down { node });

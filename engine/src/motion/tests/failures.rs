@@ -672,6 +672,32 @@ fn a_way_back_that_is_lost_too_ends_where_it_is_and_is_taken_over() {
     );
 }
 
+/// The simulator's seed 207118862302825: the take-over named the life that was over, and was refused for ever.
+#[test]
+fn a_source_that_goes_down_while_its_cut_is_on_its_way_is_taken_over_from_without_its_word() {
+    let life = Error::NodeRestarted { node: A };
+    let down = Error::NodeDown { node: A };
+    for refusal in [life, down] {
+        let mut bench = bench(2);
+        bench.hand_over_is_asked();
+        bench.handed_over(A, 30);
+        assert!(bench.down(A).is_empty());
+        assert_eq!(bench.refused(refusal), ["show Waiting of 0"]);
+        assert_eq!(
+            bench.wait(),
+            [
+                "show Beginning of 0",
+                "began 2, [(0, 1), (1, 1), (2, 1)], 341 arcs from [0, 1]"
+            ]
+        );
+        bench.recorded(40);
+        assert_eq!(
+            bench.followed(40, 0),
+            ["hold 40", "show Cutting of 0", "cut 2 from 0 on []"]
+        );
+    }
+}
+
 #[test]
 fn a_change_that_began_before_the_journal_had_heard_of_the_loss_begins_anew() {
     let mut bench = bench(3);
