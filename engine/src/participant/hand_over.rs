@@ -53,6 +53,8 @@
 //! - A floor is shown only by a view in which everything below is installed.
 //! - Once the tree has passed the Cut, nothing of what has left comes into it any more: neither from generations nor from a
 //!   rebuilt one.
+//! - A node that has lost its last arcs, and has installed everything below that Cut, is not rebuilt any more: the journal lets
+//!   go of what its tree lacks once the change is over, and whoever reads below the Cut finds it in the view as it is.
 //!
 //! # Left out
 //!
@@ -87,6 +89,8 @@ pub(super) struct Ownership {
     unseen: Vec<(Lsn, Arc<ArcSet>)>,
     /// From where on the journal has something of the node.
     begins: Begins,
+    /// It has lost its last arcs.
+    owns_nothing: bool,
 }
 
 /// From where on the journal has something of a node.
@@ -99,6 +103,9 @@ enum Begins {
     Nowhere,
     /// Behind the Cut by which it has gained its first arcs.
     Behind(Lsn),
+    /// Nowhere any more: it owns nothing, and its view has all that it ever will. Once the change is over that takes it out
+    /// of the ring, checkpoints leave it out, and the journal lets go of what its tree lacks.
+    Left,
 }
 
 /// Arcs on their way out.
@@ -141,6 +148,7 @@ impl Ownership {
                 true => Begins::Nowhere,
                 false => Begins::InTree,
             },
+            owns_nothing: false,
         }
     }
 
@@ -148,8 +156,20 @@ impl Ownership {
     pub(super) fn rebuilt_after(&self, complete: Lsn, through: Lsn) -> Lsn {
         match self.begins {
             Begins::InTree => complete,
-            Begins::Nowhere => complete.max(through),
+            Begins::Nowhere | Begins::Left => complete.max(through),
             Begins::Behind(cut) => complete.max(cut.min(through)),
+        }
+    }
+
+    /// Whether a life finds everything in the view that an earlier one has left.
+    pub(super) fn needs_no_rebuild(&self) -> bool {
+        matches!(self.begins, Begins::Left)
+    }
+
+    /// The view shows everything up to the last Cut: of a node that has lost all by it nothing is ever rebuilt again.
+    pub(super) fn is_whole(&mut self) {
+        if self.owns_nothing {
+            self.begins = Begins::Left;
         }
     }
 
@@ -343,11 +363,15 @@ impl Participant {
             self.cache
                 .remove_where(|key| gained.contains_qualified(key));
         }
-        if let Begins::Nowhere = self.ownership.begins
-            && !owners.gained.is_empty()
-        {
-            self.ownership.begins = Begins::Behind(owners.lsn);
+        if !owners.gained.is_empty() {
+            self.ownership.begins = match self.ownership.begins {
+                Begins::Nowhere => Begins::Behind(owners.lsn),
+                // What it had lost has come back before it left: checkpoints have never left it out.
+                Begins::Left => Begins::InTree,
+                begins => begins,
+            };
         }
+        self.ownership.owns_nothing = owners.lost_all;
         let unseen = &mut self.ownership.unseen;
         if !owners.gained.is_empty() && unseen.last().is_none_or(|(lsn, _)| *lsn < owners.lsn) {
             unseen.push((owners.lsn, owners.gained));
@@ -356,6 +380,7 @@ impl Participant {
             return;
         }
         self.show_gained();
+        self.ownership.is_whole();
         if owners.incarnation == self.incarnation {
             out.push(NodeEffect::Journal(JournalMessage::Installed {
                 node: self.node(),

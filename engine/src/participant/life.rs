@@ -48,6 +48,7 @@ impl Participant {
 
     pub(super) fn fenced(
         &mut self,
+        now: Time,
         incarnation: Incarnation,
         through: Lsn,
         out: &mut Vec<NodeEffect>,
@@ -64,7 +65,10 @@ impl Participant {
             ));
         }
         if matches!(self.phase, Phase::Recovering { .. }) {
-            self.rebuild(through, out);
+            match self.ownership.needs_no_rebuild() {
+                true => self.serve_again(now, through, out),
+                false => self.rebuild(through, out),
+            }
         }
     }
 
@@ -115,16 +119,22 @@ impl Participant {
         for (key, lsn, value) in generation.newest_versions() {
             self.cache.update(&key, lsn, value.as_ref());
         }
+        self.serve_again(now, through, out);
+    }
+
+    /// The new life's view shows everything up to where the old one ended.
+    fn serve_again(&mut self, now: Time, through: Lsn, out: &mut Vec<NodeEffect>) {
         // Arcs that it has gained or lost since the fence are all that this life was told of.
         self.last_lsn = self.last_lsn.max(through);
         self.show_gained();
+        self.ownership.is_whole();
         out.push(NodeEffect::Journal(JournalMessage::Installed {
             node: self.node(),
-            incarnation,
+            incarnation: self.incarnation,
             through: self.last_lsn,
         }));
         let Phase::Recovering { stash } = std::mem::replace(&mut self.phase, Phase::Serving) else {
-            unreachable!("checked above");
+            unreachable!("who called has checked it");
         };
         self.forget_if_passed();
         self.drain(now, out);

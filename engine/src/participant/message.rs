@@ -157,6 +157,8 @@ pub struct Owners {
     pub lsn: Lsn,
     /// The arcs that belong to others from this LSN on.
     pub lost: Arc<ArcSet>,
+    /// Whether the node owns nothing any more.
+    pub lost_all: bool,
     /// The arcs that belong to this node from this LSN on.
     pub gained: Arc<ArcSet>,
     /// Whether the node that has lost them is down: it may have died before it installed what the journal has of them, so the

@@ -225,7 +225,7 @@ impl Participant {
             NodeMessage::Fenced {
                 incarnation,
                 through,
-            } => self.fenced(incarnation, through, out),
+            } => self.fenced(now, incarnation, through, out),
             NodeMessage::Rebuilt {
                 incarnation,
                 through,

@@ -259,6 +259,7 @@ impl Sequencer {
         let (epoch, arc_bits) = (state.epoch(), state.ring().arc_bits());
         let none = Arc::new(ArcSet::new(arc_bits));
         let is_taken_over = self.nodes[usize::from(from.0)].down.is_some();
+        let lost_all = !state.ring().owners().contains(&from);
         let mut tell = |node: NodeId, lost: Arc<ArcSet>, gained: Arc<ArcSet>| {
             let progress = &mut self.nodes[usize::from(node.0)];
             progress.assigned = lsn;
@@ -266,6 +267,7 @@ impl Sequencer {
                 epoch,
                 lsn,
                 lost,
+                lost_all: lost_all && node == from,
                 gained,
                 is_taken_over,
                 incarnation: progress.incarnation,

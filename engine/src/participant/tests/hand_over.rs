@@ -55,6 +55,7 @@ fn lost(incarnation: Incarnation, lsn: u64) -> NodeMessage {
         epoch: AFTER,
         lsn: Lsn(lsn),
         lost: moving(),
+        lost_all: false,
         gained: none(),
         is_taken_over: false,
         incarnation,
@@ -66,6 +67,7 @@ fn gained(incarnation: Incarnation, lsn: u64) -> NodeMessage {
         epoch: AFTER,
         lsn: Lsn(lsn),
         lost: none(),
+        lost_all: false,
         gained: moving(),
         is_taken_over: false,
         incarnation,
@@ -630,4 +632,64 @@ fn a_node_that_has_joined_is_not_rebuilt_from_before_its_first_arcs() {
     // From when its tree has passed that, it is as all others are.
     node.tell(NodeMessage::Flushed { through: Lsn(36) });
     assert_eq!(node.tell(fenced(third, 40)), [rebuild(36)]);
+}
+
+/// The simulator's seed 207629824670455: a node that leaves died behind a checkpoint that had left it out, asked the journal
+/// for what that had let go of, and was given up for a journal that is corrupt.
+#[test]
+fn a_node_that_has_lost_its_last_arcs_is_never_rebuilt_again() {
+    let mut node = bench();
+    node.commit("m1", 1);
+    node.tell(hand_over(1));
+    let NodeMessage::Owners(owners) = lost(LIFE, 2) else {
+        unreachable!("it is one");
+    };
+    let lost_all = true;
+    node.tell(NodeMessage::Owners(Owners { lost_all, ..owners }));
+    let fenced = |incarnation| NodeMessage::Fenced {
+        incarnation,
+        through: Lsn(9),
+    };
+    node.restart();
+    assert_eq!(node.tell(fenced(NEXT)), [installed(NEXT, 9)]);
+    assert_eq!(node.get("m1", 1), Some("old".into()), "readers of before");
+    let third = NEXT.next();
+    node.restart();
+    assert_eq!(node.tell(fenced(third)), [installed(third, 9)]);
+    // The change is turned round, and arcs come back.
+    node.tell(gained(third, 11));
+    node.restart();
+    let fourth = third.next();
+    let rebuild = Rebuild {
+        incarnation: fourth,
+        after: Lsn(0),
+        through: Lsn(9),
+    };
+    assert_eq!(node.tell(fenced(fourth)), [rebuild]);
+}
+
+#[test]
+fn a_node_that_hears_of_its_last_arcs_while_it_recovers_is_rebuilt_once_more() {
+    let mut node = bench();
+    node.commit("m1", 1);
+    node.tell(hand_over(1));
+    node.restart();
+    let NodeMessage::Owners(owners) = lost(LIFE, 2) else {
+        unreachable!("it is one");
+    };
+    let lost_all = true;
+    node.tell(NodeMessage::Owners(Owners { lost_all, ..owners }));
+    let fenced = |incarnation| NodeMessage::Fenced {
+        incarnation,
+        through: Lsn(9),
+    };
+    let rebuild = |incarnation| Rebuild {
+        incarnation,
+        after: Lsn(0),
+        through: Lsn(9),
+    };
+    assert_eq!(node.tell(fenced(NEXT)), [rebuild(NEXT)]);
+    node.restart();
+    let third = NEXT.next();
+    assert_eq!(node.tell(fenced(third)), [rebuild(third)]);
 }

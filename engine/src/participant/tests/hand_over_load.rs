@@ -379,6 +379,7 @@ impl Load {
                     epoch: RING_AFTER,
                     lsn: self.last_lsn(),
                     lost: moving(),
+                    lost_all: false,
                     gained: Arc::new(crate::ring::ArcSet::new(10)),
                     is_taken_over: false,
                     incarnation: life,

@@ -91,6 +91,7 @@ fn owners(node: NodeId, epoch: u64, lsn: u64, lost: ArcSet, gained: ArcSet) -> J
         epoch: Epoch(epoch),
         lsn: Lsn(lsn),
         lost: lost.into(),
+        lost_all: false,
         gained: gained.into(),
         is_taken_over: false,
         incarnation: if node == C { FIRST_LIFE } else { LIFE },
@@ -415,6 +416,29 @@ fn a_node_that_was_removed_holds_nothing_back_freezes_nothing_and_writes_nothing
     late.incarnation = LIFE;
     let out = tell(&mut journal, JournalMessage::Append(late));
     assert_eq!(out, [resolve(A, 1, Ok(Lsn(4)))]);
+}
+
+#[test]
+fn a_node_is_told_that_its_last_arcs_have_gone() {
+    let mut journal = sequencer();
+    let state = ring();
+    let (ring, moves) = state.ring().with_node_removed(A).expect("it works");
+    let removing = RingRecord::Began(Arc::new(RingChange {
+        number: 1,
+        members: ring.nodes().to_vec(),
+        moves,
+    }));
+    tell(&mut journal, ask(1, removing, &[]));
+    tell(&mut journal, persisted(1, ROOM, Some(SEGMENT)));
+    let out = tell(&mut journal, cut(2, A));
+    let told: Vec<_> = out
+        .iter()
+        .filter_map(|effect| match effect {
+            JournalEffect::Owners(node, owners) => Some((*node, owners.lost_all)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(told, [(A, true), (B, false)]);
 }
 
 #[test]
