@@ -54,6 +54,12 @@ use tokio::sync::oneshot;
 
 /// How often the router hears how far a piece of work is.
 const TOLD_EVERY: Duration = Duration::from_millis(100);
+/// Shorter sleeps are put together: the system's are late by a tenth of a millisecond or so.
+const SHORTEST_NAP: Duration = Duration::from_micros(200);
+
+/// So much of what sleeps were late by is made up for.
+const MADE_UP: Duration = Duration::from_millis(1);
+
 /// The longest sleep in one piece: who is told to stop does so by then.
 const NAP: Duration = Duration::from_millis(10);
 /// After so many runs of one piece of work at a tree the trees are compacted as far as is due: a read may have to look into
@@ -434,9 +440,13 @@ impl<'a> Progress<'a> {
         };
         let now = Instant::now();
         let took = Duration::from_secs_f64(bytes as f64 / rate as f64);
-        // What was not used is lost: the foreground would feel it, were it made up for.
-        let next = self.next.get().max(now) + took;
+        // What was not used is lost, but for what a sleep is late by: the foreground would feel it, were it made up for.
+        let made_up = now.checked_sub(MADE_UP).unwrap_or(now);
+        let next = self.next.get().max(made_up) + took;
         self.next.set(next);
+        if next.saturating_duration_since(now) < SHORTEST_NAP {
+            return Ok(());
+        }
         loop {
             let left = next.saturating_duration_since(Instant::now());
             if left.is_zero() {

@@ -1,7 +1,7 @@
 //! The work of the mover's thread: copying what a node holds on some arcs, following what is committed there, and sweeping.
 //!
 //! All three feed sorted runs to trees, in the stored form, through a callback, and read through another that paces
-//! them: it is called after each few hundred KiB, may sleep, and ends the work by an error. Memory is bounded by the
+//! them: it is called after each few KiB, may sleep, and ends the work by an error. Memory is bounded by the
 //! chunk: what is collected for all targets together is handed on when it has that many bytes.
 //!
 //! ```text
@@ -35,8 +35,9 @@ use std::{collections::BTreeMap, fmt, ops::Bound};
 /// Bytes that are collected for all targets together before they are handed on.
 pub const CHUNK_BYTES: usize = 32 << 20;
 
-/// Bytes that are read between two calls of the pacing callback.
-const PACED_BYTES: u64 = 256 << 10;
+/// Bytes that are read between two calls of the pacing callback. Few: where threads outnumber cores, whoever wakes may wait
+/// for the end of such a stretch, and a hundred microseconds are less than a force.
+const PACED_BYTES: u64 = 16 << 10;
 
 /// Takes a sorted run for the tree of a node: ingests it, or fails.
 pub type Sink<'a> = dyn FnMut(NodeId, Vec<RunEntry>) -> Result<()> + 'a;

@@ -397,7 +397,7 @@ fn reading_is_paced_and_an_error_of_the_pacing_ends_the_work() {
     };
     assert_eq!(
         paced(&world, usize::MAX),
-        (Ok(moved), 16, 1_000 * 4_008, 1_000)
+        (Ok(moved), 201, 1_000 * 4_008, 1_000)
     );
     let (copied, calls, _, handed_on) = paced(&world, 3);
     assert_eq!((copied, calls), (Err(Error::Closed), 3));
