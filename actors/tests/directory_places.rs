@@ -2,98 +2,14 @@
 
 mod common;
 
-use common::{Trap, copy_directory, keys_of, patiently, tuned};
-use mailring::{
-    Builder, ChangeEnd, DirectoryNo, Error, Keyspace, Mailring, NodeId, RestoreLoss, Result,
-    Transaction,
+use common::{
+    copy_directory, patiently,
+    several::{Disks, write, written},
+    tuned,
 };
+use mailring::{Builder, DirectoryNo, Error, Mailring, NodeId, RestoreLoss, Result};
 use mailring_engine::disk::SimulatedDisk;
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
-use tempfile::TempDir;
-
-/// A place for directories.
-struct Disks {
-    root: TempDir,
-}
-
-impl Disks {
-    fn new() -> Self {
-        Self {
-            root: tempfile::tempdir().unwrap(),
-        }
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        fs::canonicalize(self.root.path()).unwrap().join(name)
-    }
-
-    fn open_at(&self, home: &str) -> Builder {
-        tuned(Mailring::builder(self.at(home)))
-    }
-
-    fn known(&self) -> Builder {
-        self.open_at("home")
-    }
-
-    /// Two nodes, one in each.
-    fn create(&self) -> Builder {
-        self.known().directory(self.at("second")).nodes(2)
-    }
-
-    fn copy(&self, from: &str, to: &str) {
-        copy_directory(&self.at(from), &self.at(to));
-    }
-
-    /// All files of a directory, but the lock's.
-    fn files(&self, name: &str) -> BTreeMap<PathBuf, Vec<u8>> {
-        let mut files = BTreeMap::new();
-        collect(&self.at(name), &mut files);
-        files
-    }
-}
-
-fn collect(folder: &Path, files: &mut BTreeMap<PathBuf, Vec<u8>>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            collect(&path, files);
-        } else if path.file_name().is_some_and(|name| name != "LOCK") {
-            files.insert(path.clone(), fs::read(&path).unwrap());
-        }
-    }
-}
-
-/// Writes to both nodes in one transaction.
-async fn write(db: &Mailring, name: &str) -> Result<()> {
-    let ks = db.keyspace("ks").await?;
-    let keys = [
-        keys_of(db, &ks, 0, 1).await.remove(0),
-        keys_of(db, &ks, 1, 1).await.remove(0),
-    ];
-    db.transact(async |txn: Transaction| {
-        for key in &keys {
-            txn.put(&ks, format!("{{{key}}}-{name}"), "v").await?;
-        }
-        Ok(())
-    })
-    .await
-}
-
-/// How many of the keys of [`write`] there are.
-async fn written(db: &Mailring, name: &str) -> Result<usize> {
-    let ks: Keyspace = db.keyspace("ks").await?;
-    let mut scan = ks.scan(..);
-    let mut found = 0;
-    while let Some((key, _)) = scan.next().await? {
-        found += usize::from(key.ends_with(format!("-{name}").as_bytes()));
-    }
-    Ok(found)
-}
+use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc};
 
 fn missing<T: std::fmt::Debug>(outcome: Result<T>) -> (PathBuf, String) {
     match outcome {
@@ -358,67 +274,6 @@ async fn nothing_is_written_before_all_directories_are_found() -> Result<()> {
         Err(Error::DirectoryMissing { directory, .. }) if directory == DirectoryNo(2)
     ));
     assert_eq!(before(), files);
-    Ok(())
-}
-
-fn directory_of(db: &Mailring, node: u16) -> DirectoryNo {
-    let nodes = db.nodes().list().into_iter();
-    let mut found = nodes.filter(|info| info.node == NodeId(node));
-    found.next().unwrap().directory
-}
-
-/// Placing and adding were two steps, and somebody else's could come in between.
-#[tokio::test]
-async fn of_two_who_add_a_node_one_gets_it_where_he_wants_it() -> Result<()> {
-    let disks = Disks::new();
-    let db = disks.create().open().await?;
-    let nodes = db.nodes();
-    for node in [2, 3] {
-        // Not where it would be in its turn.
-        let (first, second) = (DirectoryNo(1 - node % 2), DirectoryNo(node % 2));
-        let (won, lost) = tokio::join!(nodes.add_in(first, 1), nodes.add_in(second, 1));
-        assert!(
-            matches!(lost, Err(Error::RingChangeRefused { .. })),
-            "{lost:?}"
-        );
-        assert_eq!(patiently(won?.wait()).await?, ChangeEnd::Completed);
-        assert_eq!(directory_of(&db, node.into()), first);
-    }
-    Ok(())
-}
-
-/// The choice outlived its addition, and could not be changed before the next opening.
-#[tokio::test]
-async fn an_addition_that_came_to_nothing_places_nobody() -> Result<()> {
-    let disks = Disks::new();
-    let trap = Trap::new();
-    let db = disks.create().fault_hook(trap.hook()).open().await?;
-    let nodes = db.nodes();
-    let (home, second) = (DirectoryNo(0), DirectoryNo(1));
-    let fail = async |directory| {
-        // Behind the making of the store.
-        trap.set("mover", None, "Open", true, 0, 1);
-        let failed = patiently(nodes.add_in(directory, 1).await?.wait()).await;
-        assert!(matches!(failed, Err(Error::Io { .. })), "{failed:?}");
-        Ok::<_, Error>(())
-    };
-    fail(second).await?;
-    patiently(nodes.add(1).await?.wait()).await?;
-    assert_eq!(directory_of(&db, 2), home, "it was its turn");
-    fail(home).await?;
-    patiently(nodes.add_in(second, 1).await?.wait()).await?;
-    assert_eq!(directory_of(&db, 3), second);
-    fail(second).await?;
-    patiently(nodes.add_in(home, 1).await?.wait()).await?;
-    assert_eq!(directory_of(&db, 4), home);
-    write(&db, "all").await?;
-    drop((nodes, db));
-    let db = disks.known().open().await?;
-    for (node, directory) in [(2, home), (3, second), (4, home)] {
-        assert_eq!(directory_of(&db, node), directory);
-    }
-    assert_eq!(written(&db, "all").await?, 2);
-    db.verify().await?;
     Ok(())
 }
 
