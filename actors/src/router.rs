@@ -291,15 +291,26 @@ impl Router {
         ctx.spawn(checkpointed.into_actor(self));
     }
 
-    /// The routes don't name them any more. One that the journal has never known stays open, and named: the next that joins
-    /// gets its number.
+    /// The routes don't name them any more, unless the journal has never known them. Such a one goes out of them here, and its
+    /// actor with it: the next that joins has its number, and may live elsewhere. That one is not mistaken for it, since it
+    /// owned nothing and was sent nothing, but in an engine that is read-only, where nobody joins any more.
     fn retire(&self, nodes: &[NodeId]) {
+        let board = &self.switchboard;
         let known = self.motion.ring().slots().len();
-        for node in nodes.iter().filter(|node| usize::from(node.0) < known) {
+        let (left, unknown): (Vec<NodeId>, Vec<NodeId>) =
+            nodes.iter().partition(|node| usize::from(node.0) < known);
+        for node in left {
             tracing::info!(%node, "a storage node has left");
             // It may have been asked to freeze, and may not hear of it.
-            let left = CheckpointMessage::NodeDown(*node);
-            self.switchboard.to_checkpointer(left);
+            board.to_checkpointer(CheckpointMessage::NodeDown(node));
+        }
+        if !unknown.is_empty() {
+            let routes = board.routes.load_full();
+            let stays = |member: &&Arc<Member>| !unknown.contains(&member.node());
+            let nodes = routes.nodes().iter().filter(stays).cloned();
+            board
+                .routes
+                .store(Arc::new(routes.with_nodes(nodes.collect())));
         }
     }
 }
@@ -406,6 +417,10 @@ impl Handler<Opened> for Router {
     type Result = ();
 
     fn handle(&mut self, Opened { task, members }: Opened, ctx: &mut Self::Context) {
+        if self.dead.is_some() {
+            // Nobody asks them to join any more.
+            return;
+        }
         let board = Arc::clone(&self.switchboard);
         let result = members.and_then(|members| {
             let opened = transacted(&mut (), |()| {

@@ -3,10 +3,12 @@
 mod common;
 
 use common::{
-    Trap, patiently,
+    Gate, OpensAtTheEnd, Trap, patiently,
     several::{Disks, write, written},
+    until,
 };
-use mailring::{ChangeEnd, DirectoryNo, Error, Mailring, NodeId, Result};
+use mailring::{ChangeEnd, DirectoryNo, Error, FaultHook, Mailring, NodeId, Result};
+use std::sync::Arc;
 
 fn directory_of(db: &Mailring, node: u16) -> DirectoryNo {
     let nodes = db.nodes().list().into_iter();
@@ -63,6 +65,57 @@ async fn an_addition_that_came_to_nothing_places_nobody() -> Result<()> {
     let db = disks.known().open().await?;
     for (node, directory) in [(2, home), (3, second), (4, home)] {
         assert_eq!(directory_of(&db, node), directory);
+    }
+    assert_eq!(written(&db, "all").await?, 2);
+    db.verify().await?;
+    Ok(())
+}
+
+/// Its store stayed open, and the next node that was added got it, wherever that was to live.
+#[tokio::test]
+async fn an_addition_that_is_cancelled_while_its_node_is_opened_places_nobody() -> Result<()> {
+    let disks = Disks::new();
+    let gate = Gate::new();
+    let _ends = OpensAtTheEnd(Arc::clone(&gate));
+    let opens = Arc::clone(&gate);
+    // The store is made, and nobody hears of it before the router has heard that nobody wants it.
+    let hook: FaultHook = Arc::new(move |site| match (site.actor, site.message, site.handled) {
+        ("mover", "Open", true) => opens.pass(),
+        ("router", "Cancel", true) => opens.open(),
+        _ => {}
+    });
+    let db = disks.create().fault_hook(hook).open().await?;
+    let (nodes, [home, second]) = (db.nodes(), [DirectoryNo(0), DirectoryNo(1)]);
+    let cancel = async |directory| {
+        gate.close();
+        let change = nodes.add_in(directory, 1).await?;
+        until(|| gate.waiting() == 1).await;
+        assert_eq!(patiently(change.cancel()).await?, ChangeEnd::Cancelled);
+        assert_eq!(nodes.list().len(), db.stats().nodes.len(), "none is left");
+        Ok::<_, Error>(())
+    };
+    let added = [(2, second, home), (3, home, second), (4, second, home)];
+    for (node, unwanted, wanted) in added {
+        cancel(unwanted).await?;
+        let change = match node {
+            // It is its turn.
+            4 => nodes.add(1).await?,
+            _ => nodes.add_in(wanted, 1).await?,
+        };
+        assert_eq!(patiently(change.wait()).await?, ChangeEnd::Completed);
+        assert_eq!(directory_of(&db, node), wanted);
+    }
+    write(&db, "all").await?;
+    cancel(second).await?;
+    drop((nodes, db));
+    let db = disks.known().open().await?;
+    for (node, _, wanted) in added {
+        assert_eq!(directory_of(&db, node), wanted);
+        let found = ["home", "second"].map(|name| {
+            let folder = format!("{name}/node-{node:03}");
+            disks.at(&folder).exists()
+        });
+        assert_eq!(found, [wanted == home, wanted == second], "node {node}");
     }
     assert_eq!(written(&db, "all").await?, 2);
     db.verify().await?;

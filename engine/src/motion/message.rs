@@ -119,7 +119,8 @@ pub enum MotionEffect {
         nodes: Vec<NodeId>,
     },
     /// These nodes own nothing any more, and the routes do not name them: stop them, and remove their folders when nobody
-    /// reads in them any more. No answer.
+    /// reads in them any more. One that no record names, since its change has not begun, goes out of the routes now: the next
+    /// that joins has its number, and a store of its own. No answer.
     RetireNodes(Vec<NodeId>),
     /// Send to the journal; its request is the task.
     Journal(RingRequest),

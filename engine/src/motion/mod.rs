@@ -214,6 +214,13 @@ impl Motion {
         self.course.is_some()
     }
 
+    /// The nodes that the change under way adds, be they open or not; none behind an opening, when all nodes are known.
+    #[must_use]
+    pub fn joining(&self) -> &[NodeId] {
+        let course = self.course.as_ref();
+        course.map_or(&[], |course| &course.joining)
+    }
+
     /// When [`Motion::handle_timeout`] wants to be called.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Time> {
@@ -245,6 +252,8 @@ impl Motion {
                     self.course = Course::resumed(&mut self.ground, out);
                 }
             }
+            // One that was opened for a change which never began: another may have its number.
+            MotionMessage::NodeDown { node } if !self.is_named(node) => {}
             MotionMessage::NodeDown { node } => {
                 self.is_loss_accepted &= !self.ground.down.insert(node);
                 if let Some(course) = &mut self.course {
@@ -276,6 +285,12 @@ impl Motion {
             course.handle_timeout(&mut self.ground, now, out);
         }
         self.advance(now, out);
+    }
+
+    /// Whether a record names the node, or the change under way makes it.
+    fn is_named(&self, node: NodeId) -> bool {
+        let slots = self.ground.ring.slots().len();
+        usize::from(node.0) < slots || self.joining().contains(&node)
     }
 
     fn start(&mut self, request: RequestId, intent: Intent, held: &[(NodeId, u64)]) -> Result<()> {
@@ -318,6 +333,11 @@ impl Motion {
                 State::Free => course.advance(&mut self.ground, now, out),
                 State::Over => {
                     self.is_loss_accepted |= course.is_take_over_cancelled();
+                    if !course.has_begun {
+                        // Whoever gets their numbers is not down.
+                        let joining = &course.joining;
+                        self.ground.down.retain(|node| !joining.contains(node));
+                    }
                     self.course = None;
                 }
                 State::Broken(error) => self.halt(error, out),

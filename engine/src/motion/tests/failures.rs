@@ -254,6 +254,22 @@ fn a_change_that_can_not_begin_is_refused_and_its_nodes_go() {
     );
 }
 
+/// Its number was down for ever, and with it every node that was to be added.
+#[test]
+fn a_node_that_went_down_before_its_change_began_is_not_the_next_of_its_number() {
+    let mut bench = bench(2);
+    bench.start(Intent::Add { weight: 1 });
+    assert!(bench.down(C).is_empty());
+    bench.cancel();
+    let ended = ["retire [2]", "show Cancelled back"];
+    assert_eq!(bench.ready()[..2], ended);
+    // The supervisor may say it later still.
+    assert!(bench.down(C).is_empty());
+    let added = bench.start(Intent::Add { weight: 1 });
+    assert_eq!(added, ["show Opening", "open [2]"]);
+    assert_eq!(bench.motion.joining(), [C]);
+}
+
 #[test]
 fn what_can_not_be_written_at_the_end_is_written_later() {
     let mut bench = bench(2);
