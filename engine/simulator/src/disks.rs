@@ -148,6 +148,8 @@ pub(crate) struct Directory {
     pub(crate) disks: Disks,
     /// By node.
     pub(crate) stores: Vec<Arc<SimulatedStore>>,
+    /// By node: in which directory its store was made.
+    pub(crate) homes: Vec<DirectoryNo>,
 }
 
 /// The keyspaces of a new directory.
@@ -181,6 +183,8 @@ impl Directory {
             placement: layout.placement.clone(),
             ..Directories::default()
         };
+        let placement = directories.placement();
+        let homes = nodes.clone().map(|node| placement.of(node)).collect();
         let manifest = Manifest {
             arc_bits: arc_bits(),
             nodes: nodes
@@ -206,7 +210,11 @@ impl Directory {
         Journal::create(Arc::new(disks.home().clone()), options, Lsn(0))
             .expect("nothing fails yet");
         manifest.save(disks.home()).expect("nothing fails yet");
-        Self { disks, stores }
+        Self {
+            disks,
+            stores,
+            homes,
+        }
     }
 
     /// Bytes of the journal's segments.

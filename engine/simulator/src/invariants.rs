@@ -15,13 +15,15 @@
 //! | every (arc, LSN) has one owner, and commits are at its owner | `model/ownership`, `model` |
 //! | nothing is copied to arcs that a node owns | [`World::check_moved_run`] |
 //! | a node that is not said to be mixed shows nothing that it does not own | [`World::check_leftovers`] |
+//! | a node lives where the last addition that began has asked for, and its store is there | [`World::check_where_nodes_join`], [`World::check_who_is_open`] |
+//! | no node is open but those that a record names, and those that the change under way adds | [`World::check_who_is_open`] |
 //! | the same seed gives the same trace | the tests of this package |
 
 use crate::{keys::shown, world::World};
 use bytes::Bytes;
 use mailring_engine::{
     ids::{Lsn, NodeId, RequestId, Time},
-    motion::Heal,
+    motion::{Heal, Step},
     ring_state::RingState,
     routes::Routed,
     scan::Merge,
@@ -45,6 +47,7 @@ impl World {
             );
         }
         self.trace.note(visible.0);
+        self.check_who_is_open();
         let bounds = self.scale.participant();
         for node in &process.nodes {
             let machine = &node.machine;
@@ -125,6 +128,39 @@ impl World {
                     shown(&key)
                 );
             }
+        }
+    }
+
+    /// Everybody who is open lives where his store is, and is no stranger.
+    fn check_who_is_open(&self) {
+        let (process, router) = (&self.process, &self.process.router);
+        let known = router.machine.ring().slots().len();
+        // What has stopped before its end leaves what it has opened, until the engine is opened again.
+        let has_stopped = router.is_dead || router.step == Some(Step::Halted);
+        for member in process.routes.nodes() {
+            let node = member.node();
+            let number = usize::from(node.0);
+            assert_eq!(
+                process.placement.of(node),
+                self.directory.homes[number],
+                "node {node} is said to live elsewhere than its store is"
+            );
+            assert!(
+                number < known || router.machine.joining().contains(&node) || has_stopped,
+                "node {node} is open, and neither a member nor about to become one"
+            );
+        }
+    }
+
+    /// A change begins: the node that it adds lives where it was wanted.
+    pub(crate) fn check_where_nodes_join(&self) {
+        let process = &self.process;
+        for node in process.router.machine.joining() {
+            assert_eq!(
+                Some(process.placement.of(*node)),
+                process.router.wanted,
+                "node {node} does not live where it was wanted"
+            );
         }
     }
 

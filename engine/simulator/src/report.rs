@@ -209,6 +209,8 @@ counters! {
         DirectoryAdded = "directories added",
         /// A node that is to come was given a directory.
         Placed = "nodes placed in a directory",
+        /// A node was closed whose change did not begin.
+        Stranger = "nodes closed that never began",
         /// An older copy of a directory was refused.
         OldCopyFound = "older copies of a directory refused",
         /// An older copy of a directory lacked what nothing else tells of.

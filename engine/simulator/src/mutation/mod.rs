@@ -160,6 +160,10 @@ mutations! {
     StampAhead,
     /// Where a node shall live that is to come is not saved.
     ForgetPlacement,
+    /// A node stays open that was opened for a change which did not begin.
+    KeepStrangers,
+    /// A node that is added lives in its turn, wherever it is wanted.
+    PlaceInTurn,
     /// Handles are routed by a new ring as soon as its Cut has an LSN: before it is forced, and before the target knows.
     PublishEarly,
     /// A source gives its word at once, whatever it has staged or prepared: who owns a key is decided by what arrives first.
@@ -233,7 +237,8 @@ impl Mutation {
                 ]
             }
             Self::StampAhead => &[(Fault::Crash, 3)],
-            Self::ForgetPlacement => &[(Fault::RingChanges, 8)],
+            Self::ForgetPlacement | Self::PlaceInTurn => &[(Fault::RingChanges, 8)],
+            Self::KeepStrangers => &[(Fault::RingChanges, 8), (Fault::ChangeCancelled, 8)],
             Self::IgnoreStamps => &[
                 (Fault::TailFlips, 5),
                 (Fault::OlderCopies, 5),

@@ -159,6 +159,8 @@ impl World {
             // What there is of it is left over from a beginning that was cut short.
             self.directory.stores.truncate(number);
             self.directory.stores.push(store);
+            self.directory.homes.truncate(number);
+            self.directory.homes.push(self.process.placement.of(*node));
             assert_eq!(
                 self.directory.stores.len(),
                 number + 1,

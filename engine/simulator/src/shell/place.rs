@@ -30,6 +30,7 @@ impl World {
         let node = *missing.next()?;
         assert_eq!(missing.next(), None, "one node joins at a time");
         let now = &self.process.placement;
+        let directory = directory.filter(|_| !self.mutated(Mutation::PlaceInTurn));
         let directory = directory.unwrap_or_else(|| now.in_turn(node));
         (now.of(node) != directory).then_some(Job::Place { node, directory })
     }

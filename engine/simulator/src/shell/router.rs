@@ -42,6 +42,8 @@ pub(crate) struct RouterShell {
     pub(crate) step: Option<Step>,
     /// Where the node shall live that the change under way adds.
     directory: Option<DirectoryNo>,
+    /// What the last addition that was begun has asked for, for the checker.
+    pub(crate) wanted: Option<DirectoryNo>,
     /// Checkpoints that were asked for: the task, and whose complete LSNs it wants.
     pub(super) checkpoints: BTreeMap<RequestId, (RequestId, Vec<NodeId>)>,
     /// Checkpoints that have ended, and are waited for to be shown.
@@ -66,6 +68,7 @@ impl RouterShell {
             asked: BTreeSet::new(),
             step: None,
             directory: None,
+            wanted: None,
             checkpoints: BTreeMap::new(),
             shown: Vec::new(),
         }
@@ -99,7 +102,8 @@ impl World {
         if router.is_dead {
             return;
         }
-        if !router.machine.is_moving() && router.machine.ring().running().is_none() {
+        let is_first = !router.machine.is_moving() && router.machine.ring().running().is_none();
+        if is_first {
             // One that is refused leaves that of the one under way as it is.
             router.directory = directory;
         }
@@ -110,6 +114,13 @@ impl World {
             intent,
             held,
         });
+        let router = &mut self.process.router;
+        if let [node] = *router.machine.joining()
+            && is_first
+        {
+            let in_turn = self.process.placement.in_turn(node);
+            router.wanted = Some(directory.unwrap_or(in_turn));
+        }
     }
 
     pub(crate) fn change_is_to_be_cancelled(&mut self) {
@@ -189,20 +200,13 @@ impl World {
                 let message = Message::OpenNodes(task, nodes, directory);
                 self.send(from, Party::Mover, message);
             }
-            MotionEffect::RetireNodes(nodes) => {
-                let known = self.process.router.machine.ring().slots().len();
-                for node in nodes {
-                    if usize::from(node.0) < known {
-                        let left = CheckpointMessage::NodeDown(node);
-                        self.send(from, Party::Checkpointer, Message::Checkpoint(left));
-                    }
-                }
-            }
+            MotionEffect::RetireNodes(nodes) => self.retire(&nodes),
             MotionEffect::Journal(mut request) => {
                 if let RingRecord::Began(_) = &request.record {
                     let turns = self.process.router.machine.ring().running().is_some();
                     self.count(Seen::RingBegan, 1);
                     self.count(Seen::RingTurned, turns.into());
+                    self.check_where_nodes_join();
                 }
                 if self.mutated(Mutation::ForgetPrepared) {
                     // Its own word does not bind a life that was asked for it only now.
@@ -257,6 +261,24 @@ impl World {
                     "{request:?} was answered twice: {result:?}"
                 );
             }
+        }
+    }
+
+    /// One that no record names goes out of the routes: the next that joins has its number.
+    fn retire(&mut self, nodes: &[NodeId]) {
+        let known = self.process.router.machine.ring().slots().len();
+        let (left, unknown): (Vec<NodeId>, Vec<NodeId>) =
+            nodes.iter().partition(|node| usize::from(node.0) < known);
+        for node in left {
+            let left = Message::Checkpoint(CheckpointMessage::NodeDown(node));
+            self.send(Party::Router, Party::Checkpointer, left);
+        }
+        if !unknown.is_empty() && !self.mutated(Mutation::KeepStrangers) {
+            self.count(Seen::Stranger, 1);
+            let routes = &self.process.routes;
+            let stays = |member: &&Arc<Member>| !unknown.contains(&member.node());
+            let nodes = routes.nodes().iter().filter(stays).cloned();
+            self.process.routes = Arc::new(routes.with_nodes(nodes.collect()));
         }
     }
 
@@ -403,6 +425,10 @@ impl World {
 
     /// The mover has made stores for nodes that join.
     pub(crate) fn nodes_opened(&mut self, task: RequestId, opened: Result<Vec<(NodeId, Lsn)>>) {
+        if self.process.router.is_dead {
+            // Nobody asks them to join any more.
+            return;
+        }
         let dies = self.strikes(Fault::RouterPanics) && self.strikes(Fault::RestartPanics);
         let result = match opened {
             Ok(_) if dies => Err(panicked()),
