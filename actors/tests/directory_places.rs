@@ -311,3 +311,76 @@ async fn a_home_whose_name_can_not_be_noted_has_no_other_directories() -> Result
     drop(tuned(Mailring::builder(&home)).open().await?);
     Ok(())
 }
+
+/// The folder of a node goes with the node, and everything in it.
+#[tokio::test]
+async fn a_directory_in_another_one_is_refused_and_nothing_is_made() -> Result<()> {
+    let disks = Disks::new();
+    let refused = async |builder: Builder, name: &str, reason: &str| {
+        let error = opened(builder).await;
+        assert!(
+            matches!(&error, Err(Error::InvalidOption { option: "directory", value, reason: found })
+                if *value == disks.at(name).display().to_string() && found.starts_with(reason)),
+            "{name}: {error:?}"
+        );
+    };
+    let (within, around) = (
+        "it lies in another",
+        "another directory of the engine lies in it",
+    );
+    for (home, named, refusal, reason) in [
+        ("home", &["home/within"][..], "home/within", within),
+        (
+            "home",
+            &["home/node-001/deep/er"],
+            "home/node-001/deep/er",
+            within,
+        ),
+        ("home", &["a", "a/node-000"], "a/node-000", within),
+        ("home", &["a/b", "a"], "a/b", within),
+        ("outer/node-001", &["outer"], "outer", around),
+    ] {
+        let builder = disks.open_at(home).nodes(2);
+        let all = named.iter();
+        let builder = all.fold(builder, |builder, name| builder.directory(disks.at(name)));
+        refused(builder, refusal, reason).await;
+        assert_eq!(disks.files(home), BTreeMap::new());
+        assert!(!disks.at("a").exists() && !disks.at(home).join("node-001").exists());
+    }
+    // Of an engine that is there.
+    let db = disks.create().open().await?;
+    write(&db, "before").await?;
+    drop(db);
+    let before = [disks.files("home"), disks.files("second")];
+    let more = |name: &str| disks.known().directory(disks.at(name));
+    for name in [
+        "home/within",
+        "home/node-000/x",
+        "second/node-001",
+        "second/x",
+    ] {
+        refused(more(name), name, within).await;
+    }
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink(disks.at("home/node-000"), disks.at("link")).unwrap();
+        let linked = more("link/x");
+        refused(linked, "home/node-000/x", within).await;
+    }
+    assert_eq!(before, [disks.files("home"), disks.files("second")]);
+    // One that was moved there.
+    fs::rename(disks.at("second"), disks.at("home/node-000/second")).unwrap();
+    for outcome in [
+        opened(more("home/node-000/second")).await,
+        more("home/node-000/second").verify().map(drop),
+    ] {
+        assert!(
+            matches!(&outcome, Err(Error::InvalidOption { reason, .. }) if reason.starts_with(within)),
+            "{outcome:?}"
+        );
+    }
+    fs::rename(disks.at("home/node-000/second"), disks.at("moved")).unwrap();
+    let db = more("moved").open().await?;
+    assert_eq!(written(&db, "before").await?, 2);
+    Ok(())
+}

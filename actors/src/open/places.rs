@@ -8,6 +8,8 @@
 //! Nothing is given to a directory before it is listed as made, and nothing is made where one should be that was made: a disk
 //! that is not mounted leaves an empty folder behind, and that must not pass for the disk.
 //!
+//! None is made in another one, nor around it: the folder of a node goes with the node, and with it what lies there.
+//!
 //! # Copies
 //!
 //! A copy of an engine has the paths of the original in its manifest, and files that say that they are the same engine's. So
@@ -61,7 +63,41 @@ impl Places {
             places.check_opening(directories, manifest.openings)?;
         }
         places.new = search.wanted(manifest, places.found.len())?;
+        places.check_apart()?;
         Ok(places)
+    }
+
+    /// Refuses to make a directory in another one, or around it: an engine removes folders of its own, and whoever copies or
+    /// removes a directory means that one. Where they are already that is only refused in the folder of a node, which goes
+    /// with the node.
+    fn check_apart(&self) -> Result<()> {
+        let found = self.found.iter().map(|place| (&place.path, false));
+        let new = self.new.iter().map(|path| (path, true));
+        let all: Vec<_> = found.chain(new).collect();
+        for (inner, is_inner_new) in &all {
+            for (outer, is_outer_new) in &all {
+                let within = inner.strip_prefix(outer).ok();
+                let Some(first) = within.and_then(|within| within.iter().next()) else {
+                    continue;
+                };
+                let is_of_node = first.to_string_lossy().starts_with("node-");
+                if *is_inner_new || is_of_node && !is_outer_new {
+                    return Err(refused(
+                        inner,
+                        "it lies in another directory of the engine, which removes folders of its own; name a folder beside \
+                         that one, or on another disk",
+                    ));
+                }
+                if *is_outer_new {
+                    return Err(refused(
+                        outer,
+                        "another directory of the engine lies in it, and an engine removes folders of its own; name a folder \
+                         beside that one, or on another disk",
+                    ));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// As [`Places::find`], for those who only look: whatever is named must be there.
