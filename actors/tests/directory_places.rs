@@ -384,3 +384,35 @@ async fn a_directory_in_another_one_is_refused_and_nothing_is_made() -> Result<(
     assert_eq!(written(&db, "before").await?, 2);
     Ok(())
 }
+
+/// It says that the other one is still to be made, and that one's journal was said to be corrupt.
+#[tokio::test]
+async fn an_older_home_from_before_a_directory_was_made_is_named() -> Result<()> {
+    let disks = Disks::new();
+    let full = SimulatedDisk::new();
+    full.set_capacity(Some(0));
+    let error = opened(disks.create().disk_of(1, Arc::new(full))).await;
+    assert!(matches!(error, Err(Error::DiskFull { .. })), "{error:?}");
+    disks.copy("home", "older");
+    // Now it is made.
+    let db = disks.known().open().await?;
+    write(&db, "later").await?;
+    drop(db);
+    fs::rename(disks.at("home"), disks.at("newer")).unwrap();
+    disks.copy("older", "home");
+    let before = [disks.files("home"), disks.files("second")];
+    for builder in [disks.known(), disks.create()] {
+        let error = opened(builder).await;
+        assert!(
+            matches!(&error, Err(Error::DirectoryBehind { directory: DirectoryNo::HOME, path, reason })
+                if *path == disks.at("home") && reason.contains("directory 1 of opening 2")),
+            "{error:?}"
+        );
+        assert_eq!(before, [disks.files("home"), disks.files("second")]);
+    }
+    fs::remove_dir_all(disks.at("home")).unwrap();
+    fs::rename(disks.at("newer"), disks.at("home")).unwrap();
+    let db = disks.known().open().await?;
+    assert_eq!(written(&db, "later").await?, 2);
+    Ok(())
+}

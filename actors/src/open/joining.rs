@@ -61,10 +61,26 @@ impl Places {
                 let is_unmade = usize::from(found.number.0) >= made;
                 is_unmade && directories.is_some_and(|it| it.engine == found.engine)
             };
-            if Identity::load(&*disk)?.is_some_and(|found| !is_ours(found)) {
+            let Some((found, opening)) = Identity::load_with_opening(&*disk)? else {
+                continue;
+            };
+            if !is_ours(found) {
                 return Err(Error::ForeignDirectory {
                     path: path.clone(),
                     entry: IDENTITY_FILE.to_owned(),
+                });
+            }
+            if opening > manifest.openings {
+                // It was made since, and may have been given something.
+                let (seen, number) = (manifest.openings, found.number);
+                return Err(Error::DirectoryBehind {
+                    directory: DirectoryNo::HOME,
+                    path: self.found[0].path.clone(),
+                    reason: format!(
+                        "it has seen {seen} openings of the engine, and says that directory {number} is still to be made; but \
+                         {} is directory {number} of opening {opening}",
+                        path.display()
+                    ),
                 });
             }
         }
