@@ -3,13 +3,23 @@
 mod common;
 
 use common::{
-    copy_directory, patiently,
+    copy_directory,
+    disk::{DiskHook, HookedDisk},
+    patiently,
     several::{Disks, write, written},
     tuned,
 };
 use mailring::{Builder, DirectoryNo, Error, Mailring, NodeId, RestoreLoss, Result};
 use mailring_engine::disk::SimulatedDisk;
-use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+};
 
 fn missing<T: std::fmt::Debug>(outcome: Result<T>) -> (PathBuf, String) {
     match outcome {
@@ -414,5 +424,68 @@ async fn an_older_home_from_before_a_directory_was_made_is_named() -> Result<()>
     fs::rename(disks.at("newer"), disks.at("home")).unwrap();
     let db = disks.known().open().await?;
     assert_eq!(written(&db, "later").await?, 2);
+    Ok(())
+}
+
+/// The disk of the second directory, on which something is done before its file `DIRECTORY` is read for the second time.
+fn before_the_second_look(
+    disks: &Disks,
+    what: impl Fn() + Send + Sync + 'static,
+) -> Arc<HookedDisk> {
+    let looks = AtomicUsize::new(0);
+    let hook: DiskHook = Arc::new(move |operation, name| {
+        if (operation, name) == ("open", "DIRECTORY") && looks.fetch_add(1, SeqCst) == 1 {
+            what();
+        }
+        Ok(())
+    });
+    Arc::new(HookedDisk::new(&disks.at("second"), hook))
+}
+
+/// It was looked at before it was locked, and whatever came in between was written over.
+#[tokio::test]
+async fn what_a_directory_is_counts_behind_its_lock() -> Result<()> {
+    let other = Disks::new();
+    drop(other.create().open().await?);
+    for is_swapped in [true, false] {
+        let disks = Disks::new();
+        let db = disks.create().open().await?;
+        write(&db, "before").await?;
+        drop(db);
+        let (from, to) = (other.at("second/DIRECTORY"), disks.at("second/DIRECTORY"));
+        let kept = fs::read(&to).unwrap();
+        let file = to.clone();
+        let disk = before_the_second_look(&disks, move || match is_swapped {
+            true => fs::copy(&from, &file).map(drop).unwrap(),
+            false => fs::remove_file(&file).unwrap(),
+        });
+        let before = disks.files("home");
+        let (path, reason) = missing(opened(disks.known().disk_of(1, disk)).await);
+        assert_eq!(path, disks.at("second"));
+        assert!(reason.starts_with("it was exchanged"), "{reason}");
+        assert_eq!(disks.files("home"), before);
+        fs::write(&to, kept).unwrap();
+        let db = disks.known().open().await?;
+        assert_eq!(written(&db, "before").await?, 2);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_folder_that_was_taken_while_it_was_locked_is_not_made_another_s() -> Result<()> {
+    let other = Disks::new();
+    drop(other.create().open().await?);
+    let disks = Disks::new();
+    fs::create_dir(disks.at("second")).unwrap();
+    let (from, to) = (other.at("second/DIRECTORY"), disks.at("second/DIRECTORY"));
+    let disk = before_the_second_look(&disks, move || {
+        fs::copy(&from, &to).unwrap();
+    });
+    let error = opened(disks.create().disk_of(1, disk)).await;
+    assert!(
+        matches!(&error, Err(Error::ForeignDirectory { path, .. }) if *path == disks.at("second")),
+        "{error:?}"
+    );
+    assert_eq!(disks.files("home"), BTreeMap::new(), "nothing was begun");
     Ok(())
 }

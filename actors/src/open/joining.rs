@@ -51,42 +51,56 @@ impl Places {
             if self.found.iter().any(|place| place.path == *path) {
                 return Err(refused(path, "it is named twice"));
             }
-            check_room_for_directory(path)?;
-            let Some(disk) = disk_at(builder, numbered(number), path)? else {
-                continue;
-            };
-            let directories = manifest.directories.as_ref();
-            // One that was begun here, and given nothing.
-            let is_ours = |found: Identity| {
-                let is_unmade = usize::from(found.number.0) >= made;
-                is_unmade && directories.is_some_and(|it| it.engine == found.engine)
-            };
-            let Some((found, opening)) = Identity::load_with_opening(&*disk)? else {
-                continue;
-            };
-            if !is_ours(found) {
-                return Err(Error::ForeignDirectory {
-                    path: path.clone(),
-                    entry: IDENTITY_FILE.to_owned(),
-                });
-            }
-            if opening > manifest.openings {
-                // It was made since, and may have been given something.
-                let (seen, number) = (manifest.openings, found.number);
-                return Err(Error::DirectoryBehind {
-                    directory: DirectoryNo::HOME,
-                    path: self.found[0].path.clone(),
-                    reason: format!(
-                        "it has seen {seen} openings of the engine, and says that directory {number} is still to be made; but \
-                         {} is directory {number} of opening {opening}",
-                        path.display()
-                    ),
-                });
-            }
+            self.check_new(builder, manifest, numbered(number), path)?;
         }
-        for path in &self.new {
+        for (number, path) in (made..).zip(&self.new) {
             create_folder(path)?;
             self.locks.push(lock(path)?);
+            // Another engine may have taken it before.
+            self.check_new(builder, manifest, numbered(number), path)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a directory may be made there: nothing is, or what was begun and given nothing.
+    fn check_new(
+        &self,
+        builder: &Builder,
+        manifest: &Manifest,
+        number: DirectoryNo,
+        path: &Path,
+    ) -> Result<()> {
+        check_room_for_directory(path)?;
+        let Some(disk) = disk_at(builder, number, path)? else {
+            return Ok(());
+        };
+        let directories = manifest.directories.as_ref();
+        // One that was begun here, and given nothing.
+        let is_ours = |found: Identity| {
+            let is_unmade = usize::from(found.number.0) >= self.found.len();
+            is_unmade && directories.is_some_and(|it| it.engine == found.engine)
+        };
+        let Some((found, opening)) = Identity::load_with_opening(&*disk)? else {
+            return Ok(());
+        };
+        if !is_ours(found) {
+            return Err(Error::ForeignDirectory {
+                path: path.to_owned(),
+                entry: IDENTITY_FILE.to_owned(),
+            });
+        }
+        if opening > manifest.openings {
+            // It was made since, and may have been given something.
+            let (seen, unmade) = (manifest.openings, found.number);
+            return Err(Error::DirectoryBehind {
+                directory: DirectoryNo::HOME,
+                path: self.found[0].path.clone(),
+                reason: format!(
+                    "it has seen {seen} openings of the engine, and says that directory {unmade} is still to be made; but \
+                     {} is directory {unmade} of opening {opening}",
+                    path.display()
+                ),
+            });
         }
         Ok(())
     }

@@ -112,10 +112,16 @@ impl Places {
         }
     }
 
-    /// Compares the openings that each directory knows of with those of the manifest.
+    /// Behind the locks: compares the openings that each directory knows of with those of the manifest.
     fn check_opening(&self, directories: &Directories, openings: u64) -> Result<()> {
         for (number, place) in (0..).map(DirectoryNo).zip(&self.found).skip(1) {
-            let (_, found) = Identity::load_with_opening(&*place.disk)?.expect("it was found");
+            let engine = directories.engine;
+            // It was found before it was locked.
+            let (found, opening) = Identity::load_with_opening(&*place.disk)?.unzip();
+            let Some(found) = opening.filter(|_| found == Some(Identity { engine, number })) else {
+                let reason = "it was exchanged while it was being locked, by another engine perhaps: look there, then open again";
+                return Err(missing(number, &place.path, reason));
+            };
             let checked = directories.check_opening(number, found, openings);
             checked.map_err(|(directory, reason)| Error::DirectoryBehind {
                 directory,
