@@ -71,6 +71,10 @@ impl Identity {
             let reason = "it does not say which directory this is".to_owned();
             return Err(Error::CorruptManifest { file, reason });
         }
+        if u32_at(8) == 0 {
+            let reason = "it has format version 0, which there never was".to_owned();
+            return Err(Error::CorruptManifest { file, reason });
+        }
         if u32_at(8) > VERSION {
             let (found, supported) = (u32_at(8), VERSION);
             return Err(Error::NewerFormat {
@@ -167,5 +171,34 @@ mod tests {
                 "cut at {at}: {found:?}"
             );
         }
+    }
+
+    /// The former was read as version 1.
+    #[test]
+    fn a_version_that_there_never_was_is_corruption_and_a_newer_one_is_named() {
+        let disk = MemoryDisk::new();
+        SAMPLE.save(&disk, 7).expect("saves");
+        let mut bytes = [0; BYTES];
+        let file = disk.open(IDENTITY_FILE).expect("opens");
+        file.read_at(&mut bytes, 0).expect("reads");
+        let mut of_version = |version: u8| {
+            bytes[8] = version;
+            let checksum = xxh3_64(&bytes[8..32]);
+            bytes[32..].copy_from_slice(&checksum.to_le_bytes());
+            disk.replace(IDENTITY_FILE, &bytes).expect("writes");
+            Identity::load(&disk)
+        };
+        let never = Error::CorruptManifest {
+            file: IDENTITY_FILE.into(),
+            reason: "it has format version 0, which there never was".into(),
+        };
+        assert_eq!(of_version(0), Err(never));
+        assert_eq!(of_version(1), Ok(Some(SAMPLE)));
+        let newer = Error::NewerFormat {
+            file: IDENTITY_FILE.into(),
+            found: 2,
+            supported: VERSION,
+        };
+        assert_eq!(of_version(2), Err(newer));
     }
 }

@@ -116,6 +116,11 @@ impl SegmentHeader {
             return Err(corrupt("the segment's header is damaged"));
         }
         let found = u32::from_le_bytes(bytes[8..12].try_into().expect("four bytes of a header"));
+        if found == 0 {
+            return Err(corrupt(
+                "the segment has format version 0, which there never was",
+            ));
+        }
         if found > FORMAT_VERSION {
             let file = disk.path(&name);
             return Err(Error::NewerFormat {

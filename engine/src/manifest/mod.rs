@@ -325,8 +325,10 @@ impl Manifest {
         if header[16..] != checksum(&header[8..16], sections).to_le_bytes() {
             return Err(corrupt("its checksum does not match"));
         }
-        if number(8) > MANIFEST_VERSION {
-            return Err(newer(number(8)));
+        match number(8) {
+            0 => return Err(corrupt("it has format version 0, which there never was")),
+            found if found > MANIFEST_VERSION => return Err(newer(found)),
+            _ => {}
         }
         Self::decode_sections(sections).map_err(|problem| match problem {
             Problem::Corrupt(reason) => corrupt(reason),

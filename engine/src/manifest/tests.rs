@@ -318,6 +318,18 @@ fn a_newer_version_is_named() {
     assert_eq!(error, newer);
 }
 
+/// It was read as version 1.
+#[test]
+fn a_version_that_there_never_was_is_corruption() {
+    let bytes = sample().encode();
+    let error = load(&envelope(0, &bytes[HEADER_BYTES..])).expect_err("is none");
+    let never = Error::CorruptManifest {
+        file: MANIFEST_FILE.into(),
+        reason: "it has format version 0, which there never was".into(),
+    };
+    assert_eq!(error, never);
+}
+
 #[test]
 fn an_unknown_section_is_skipped_only_if_it_is_optional() {
     let mut sections = sample().encode().split_off(HEADER_BYTES);

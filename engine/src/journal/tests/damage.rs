@@ -230,6 +230,24 @@ fn a_segment_of_a_newer_format_is_named() {
     assert_eq!(error, newer);
 }
 
+/// It was read as version 1.
+#[test]
+fn a_segment_of_a_format_that_there_never_was_is_corruption() {
+    let (disk, name, mut bytes, _) = six_groups();
+    bytes[8] = 0;
+    let checksum = xxhash_rust::xxh3::xxh3_64(&bytes[..56]);
+    bytes[56..64].copy_from_slice(&checksum.to_le_bytes());
+    disk.replace(&name, &bytes).expect("memory takes it");
+    check_corrupt(&disk, &name, 0);
+    let error = try_open(&disk, Lsn(0)).err().expect("is none");
+    assert!(
+        error
+            .to_string()
+            .contains("format version 0, which there never was"),
+        "{error}"
+    );
+}
+
 #[test]
 fn a_group_that_is_no_records_is_corruption_and_no_panic() {
     for (payload, newer) in [
