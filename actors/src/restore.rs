@@ -16,7 +16,7 @@
 //!
 //! Where there are several directories, the node's tree is in its own, and their journals together are never read from an LSN
 //! below that of the last opening: what is void there is forgotten. So there the backup must not be older than the tree that
-//! is replaced.
+//! is replaced, unless the loss is accepted; the refusal says so in words of its own.
 //!
 //! The ring must be the same at `b` and now, and no change may be under way: else the backup has keys that are another node's, or
 //! lacks some. The damaged tree is kept beside.
@@ -173,6 +173,16 @@ fn restore_node(
     let complete = place.manifest.progress[slot].complete;
     let reaches_back = |first: Lsn| first <= backup_lsn.next();
     let is_whole = backup_lsn >= complete || place.first_lsn.is_some_and(reaches_back);
+    if !is_whole && loss == RestoreLoss::Refuse && place.manifest.directories.is_some() {
+        let path = backup.display();
+        return Err(Error::InvalidOption {
+            option: "backup",
+            value: format!("{path} (it goes to LSN {backup_lsn}, the checkpoint to {complete})"),
+            reason: "it is older than the node's last checkpoint, and of several directories the journals are not read from before \
+                     that, so what the node has committed in between would be lost; take a backup that was made since, restore \
+                     all nodes from this one (a backup is opened like a directory), or accept the loss (RestoreLoss::Accept)",
+        });
+    }
     if !is_whole && loss == RestoreLoss::Refuse {
         return refuse(
             "the journal does not reach back to it any more, so what the node has committed in between would be lost; take a \
