@@ -149,7 +149,8 @@ impl Builder {
     /// not there is `DirectoryMissing`, and nothing is opened.
     ///
     /// A directory that is named and not known yet is added, also to an engine that had one only: its nodes stay where they
-    /// are, and those that are added later are placed in all directories in turn. At most 64.
+    /// are, and those that are added later are placed in all directories in turn. At most 64. None may lie in another one:
+    /// the folder of a node goes with the node, and everything in it.
     pub fn directory(mut self, path: impl Into<PathBuf>) -> Self {
         self.directories.push(path.into());
         self
