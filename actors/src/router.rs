@@ -91,13 +91,21 @@ impl NodeStatus {
     }
 }
 
+/// A handle that waits to hear whether its change begins.
+#[derive(Debug)]
+struct Starting {
+    reply: oneshot::Sender<Result<Follower>>,
+    /// No other change is shown: this one is.
+    is_shown: bool,
+}
+
 pub(crate) struct Router {
     switchboard: Arc<Switchboard>,
     motion: Motion,
     mover: Sender<MoverRequest>,
     stop: StopSign,
     /// Handles that wait to hear whether their change begins.
-    starting: BTreeMap<RequestId, oneshot::Sender<Result<Follower>>>,
+    starting: BTreeMap<RequestId, Starting>,
     /// Where the node shall live that the change under way adds.
     directory: Option<DirectoryNo>,
     last_request: u64,
@@ -188,11 +196,19 @@ impl Router {
         let error = Error::RingChangeRefused {
             reason: "the router has panicked; a change under way goes on when the engine is opened again",
         };
-        for (_, reply) in std::mem::take(&mut self.starting) {
-            tell(reply, Err(error.clone()));
+        for (_, starting) in std::mem::take(&mut self.starting) {
+            self.refuse(starting, error.clone());
         }
         self.switchboard.showing.end(Err(error.clone()));
         self.dead = Some(error);
+    }
+
+    /// There is no change, and none is shown any more when the handle hears of it.
+    fn refuse(&self, Starting { reply, is_shown }: Starting, error: Error) {
+        if is_shown {
+            self.switchboard.showing.forget();
+        }
+        tell(reply, Err(error));
     }
 
     /// Behind all that the last step wanted.
@@ -260,8 +276,12 @@ impl Router {
             MotionEffect::Progress(progress) => board.showing.show(progress, &board.events),
             MotionEffect::Answer(request, result) => {
                 // Who has heard that it began follows it; so does who has cancelled it.
-                if let (Some(reply), Err(error)) = (self.starting.remove(&request), result) {
-                    tell(reply, Err(error));
+                if let (Some(starting), Err(error)) = (self.starting.remove(&request), result) {
+                    let error = match error {
+                        Error::NodeDown { node } => why_down(&self.switchboard, node),
+                        error => error,
+                    };
+                    self.refuse(starting, error);
                 }
             }
         }
@@ -335,6 +355,12 @@ async fn shown_complete(board: &Switchboard, nodes: &[NodeId], lsn: Lsn) -> Vec<
         }
         board.alarms.sleep(SOON).await;
     }
+}
+
+/// Of one whose tree can't be read, what has to be mended.
+fn why_down(board: &Switchboard, node: NodeId) -> Error {
+    let member = board.member(node);
+    member.map_or(Error::NodeDown { node }, |member| member.table.why_down())
 }
 
 impl Actor for Router {
@@ -466,7 +492,11 @@ impl Handler<Ask<ChangeRing, oneshot::Sender<Result<Follower>>>> for Router {
             self.directory = directory;
             self.switchboard.showing.begin();
         }
-        self.starting.insert(request, ask.reply);
+        let starting = Starting {
+            reply: ask.reply,
+            is_shown: is_first,
+        };
+        self.starting.insert(request, starting);
         let held = held(&self.switchboard);
         self.deliver(
             MotionMessage::Start {
@@ -480,10 +510,9 @@ impl Handler<Ask<ChangeRing, oneshot::Sender<Result<Follower>>>> for Router {
             self.starting.remove(&request),
             self.switchboard.showing.follow(),
         ) {
-            (Some(reply), Some(follower)) => tell(reply, Ok(follower)),
-            (Some(reply), None) => tell(reply, Err(Error::Closed)),
-            // Refused: there is no change.
-            (None, _) if is_first => self.switchboard.showing.forget(),
+            (Some(starting), Some(follower)) => tell(starting.reply, Ok(follower)),
+            (Some(starting), None) => tell(starting.reply, Err(Error::Closed)),
+            // It was refused.
             (None, _) => {}
         }
     }

@@ -93,6 +93,10 @@ async fn a_flipped_bit_in_any_file_of_a_tree_isolates_its_node_or_is_told_by_who
             names_the_node(&ks.scan(..).count().await.unwrap_err(), &folder);
             names_the_node(&db.snapshot().unwrap_err(), &folder);
             names_the_node(&db.verify().await.unwrap_err(), &folder);
+            let refused = patiently(db.nodes().add(1)).await.map(drop);
+            names_the_node(&refused.unwrap_err(), &folder);
+            let refused = patiently(db.nodes().remove(NodeId(0))).await.map(drop);
+            names_the_node(&refused.unwrap_err(), &folder);
             assert!(db.nodes().change().is_none(), "nobody can take over");
         }
         for keys in [&keys[0], &keys[2]] {

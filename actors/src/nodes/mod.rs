@@ -114,7 +114,8 @@ impl Nodes {
     ///
     /// # Errors
     ///
-    /// As [`Nodes::plan_add`]; `ReadOnly`, `NodeDown` if a node that would give or take arcs is down.
+    /// As [`Nodes::plan_add`]; `ReadOnly`; `NodeDown` or `CorruptTree` if a node that would give or take arcs is down, or its
+    /// tree can't be read: a change could only wait for it.
     pub async fn add(&self, weight: u32) -> Result<Change> {
         self.change_ring(Intent::Add { weight }, None).await
     }

@@ -310,7 +310,10 @@ impl Motion {
             if self.ground.down.contains(&flow.to) {
                 return Err(Error::NodeDown { node: flow.to });
             }
-            if self.ground.down.contains(&flow.from) && self.ground.options.heal == Heal::Wait {
+            // What it has could be taken over from its tree and the journal.
+            let is_lost = self.ground.down.contains(&flow.from);
+            let can_be_read = !self.ground.unreadable.contains(&flow.from);
+            if is_lost && !(can_be_read && self.ground.options.heal == Heal::TakeOver) {
                 return Err(Error::NodeDown { node: flow.from });
             }
         }

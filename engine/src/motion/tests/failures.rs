@@ -444,6 +444,20 @@ fn a_change_that_needs_a_node_that_is_down_is_refused() {
     assert_eq!(bench.start(Intent::Remove { node: A }), [down.as_str()]);
 }
 
+/// It began, and waited for the tree; and a node cannot be restored alone once the others have changed.
+#[test]
+fn a_change_that_needs_a_node_that_can_not_be_read_is_refused() {
+    for heal in [Heal::TakeOver, Heal::Wait] {
+        let mut bench = bench(3);
+        bench.motion.ground.options.heal = heal;
+        bench.motion = bench.motion.with_unreadable([B]);
+        let down = format!("answer 900: {}", Error::NodeDown { node: B });
+        assert_eq!(bench.start(Intent::Add { weight: 1 }), [down.as_str()]);
+        assert_eq!(bench.start(Intent::Remove { node: B }), [down.as_str()]);
+        assert_eq!(bench.start(Intent::Remove { node: A }), [down.as_str()]);
+    }
+}
+
 #[test]
 fn the_others_take_over_from_a_node_that_is_down() {
     let mut bench = bench(3);
