@@ -170,7 +170,7 @@ impl Mailring {
     ///
     /// # Errors
     ///
-    /// The first thing found wrong: `CorruptTree`, `CorruptJournal`, `CorruptManifest`, `NewerFormat`, `Io`; or
+    /// The first thing found wrong: `CorruptTree`, `CorruptJournal`, `CorruptManifest`, `NewerFormat`, `Io`; or `NoEngine`,
     /// `DirectoryInUse`, `DirectoryMissing`, `DirectoryBehind`.
     pub fn verify_directory(directory: impl AsRef<Path>) -> Result<Verification> {
         Self::builder(directory.as_ref()).verify()

@@ -1,4 +1,4 @@
-//! In which directory each node lives: what everybody shares of it.
+//! In which directory each node lives, and where the directories are: what everybody shares of it.
 //!
 //! A node that joins is placed right before its store is made, by the mover, who adds one node at a time: where whoever adds it
 //! wants it, or in its turn. So what an addition has chosen that came to nothing concerns none that comes later, with the same
@@ -10,17 +10,28 @@ use mailring_engine::{
     directories::Placement,
     ids::{DirectoryNo, NodeId},
 };
-use std::sync::Arc;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 pub(crate) struct Placements {
     now: ArcSwap<Placement>,
+    /// The folders of the directories, by number. They stay where they are while they are open.
+    folders: Vec<PathBuf>,
 }
 
 impl Placements {
-    pub(crate) fn new(placement: Placement) -> Self {
+    pub(crate) fn new(placement: Placement, folders: Vec<PathBuf>) -> Self {
         Self {
             now: ArcSwap::from_pointee(placement),
+            folders,
         }
+    }
+
+    /// The folders of the directories, by number; that of an engine in memory has no name.
+    pub(crate) fn folders(&self) -> impl Iterator<Item = &Path> {
+        self.folders.iter().map(PathBuf::as_path)
     }
 
     pub(crate) fn now(&self) -> Arc<Placement> {
@@ -70,7 +81,7 @@ mod tests {
     const NODE: NodeId = NodeId(2);
 
     fn placements() -> Placements {
-        Placements::new(Placement::new(2, Vec::new()))
+        Placements::new(Placement::new(2, Vec::new()), Vec::new())
     }
 
     #[test]

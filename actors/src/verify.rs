@@ -31,7 +31,7 @@ use mailring_engine::{
     },
     value::{Value, split_qualified},
 };
-use std::{ops::Bound, path::Path, sync::Arc};
+use std::{fs, io, ops::Bound, path::Path, sync::Arc};
 
 /// What a verification has read and found right.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,9 +94,14 @@ impl Builder {
 }
 
 fn verify_offline(builder: &Builder, directory: &Path) -> Result<Verification> {
-    let missing = || Error::CorruptManifest {
-        file: directory.join(MANIFEST_FILE),
-        reason: "it is missing".into(),
+    let missing = || match is_nothing(directory) {
+        true => Error::NoEngine {
+            path: directory.to_owned(),
+        },
+        false => Error::CorruptManifest {
+            file: directory.join(MANIFEST_FILE),
+            reason: "it is missing".into(),
+        },
     };
     // Before the lock: its file would be the first thing of ours in a directory that is somebody else's.
     if !has_manifest(directory)? {
@@ -143,6 +148,14 @@ fn verify_offline(builder: &Builder, directory: &Path) -> Result<Verification> {
         keys,
         journal_records: journals.records,
     })
+}
+
+/// Whether nothing is at a path, or an empty folder: it was mistyped, or the disk is not mounted.
+fn is_nothing(directory: &Path) -> bool {
+    match fs::read_dir(directory) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
 }
 
 /// What the journals of directories hold that nobody has open.

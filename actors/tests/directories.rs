@@ -113,6 +113,10 @@ async fn nodes_live_in_all_directories_and_are_found_again_without_naming_them()
     }
     assert!(has_tree(&disks.home(), 0) && has_tree(&disks.second(), 1));
     assert!(!has_tree(&disks.home(), 1) && !has_tree(&disks.second(), 0));
+    let folders = [disks.home(), disks.second()].map(|path| fs::canonicalize(path).unwrap());
+    assert_eq!(db.nodes().directories(), folders);
+    let in_memory = Mailring::memory().open().await?;
+    assert!(in_memory.nodes().directories().is_empty());
     let second = entries(&disks.second());
     assert!(
         second.iter().any(|name| name.starts_with("journal-")),

@@ -332,6 +332,12 @@ async fn a_damaged_or_missing_manifest_is_reported_and_nothing_is_created_over_i
         matches!(verified, Error::CorruptManifest { .. }),
         "{verified}"
     );
+    let empty = tempfile::tempdir().unwrap();
+    for nothing in [empty.path().to_owned(), empty.path().join("mistyped")] {
+        let verified = Mailring::verify_directory(&nothing).unwrap_err();
+        assert!(matches!(verified, Error::NoEngine { .. }), "{verified}");
+    }
+    assert_eq!(fs::read_dir(&empty).unwrap().count(), 0, "nothing was made");
     fs::write(&manifest, &whole).unwrap();
     let db = builder(directory.path()).open().await?;
     let ks = db.keyspace("ks").await?;

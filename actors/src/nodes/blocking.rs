@@ -7,6 +7,7 @@ use mailring_engine::{
     ids::{DirectoryNo, NodeId},
 };
 use pollster::block_on;
+use std::path::PathBuf;
 
 /// The blocking view of [`Nodes`].
 #[derive(Debug, Clone)]
@@ -25,6 +26,12 @@ impl BlockingNodes {
     #[must_use]
     pub fn list(&self) -> Vec<NodeInfo> {
         self.0.list()
+    }
+
+    /// [`Nodes::directories`].
+    #[must_use]
+    pub fn directories(&self) -> Vec<PathBuf> {
+        self.0.directories()
     }
 
     /// [`Nodes::plan_add`].

@@ -1,9 +1,9 @@
-//! The nodes as they are now.
+//! The nodes as they are now, and the directories in which they live.
 
 use super::Nodes;
 use crate::{member::Member, stats::NodeState};
 use mailring_engine::ids::{DirectoryNo, NodeId};
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 /// A node of the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,5 +47,14 @@ impl Nodes {
             })
         };
         ring.nodes().iter().filter_map(info).collect()
+    }
+
+    /// Where the directories are ([`Builder::directory`](crate::Builder::directory)), by number: the first is number 0. None of
+    /// an engine in memory.
+    #[must_use]
+    pub fn directories(&self) -> Vec<PathBuf> {
+        let folders = self.engine.switchboard.placements.folders();
+        let folders = folders.filter(|folder| !folder.as_os_str().is_empty());
+        folders.map(ToOwned::to_owned).collect()
     }
 }

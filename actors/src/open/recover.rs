@@ -140,7 +140,9 @@ pub(super) fn recover(
         ..
     } = replay;
     let placement = manifest.directories.as_ref().map(Directories::placement);
-    let placements = Arc::new(Placements::new(placement.unwrap_or_default()));
+    let folders = places.found.iter().map(|place| place.path.clone());
+    let placements = Placements::new(placement.unwrap_or_default(), folders.collect());
+    let placements = Arc::new(placements);
     let opener = Stores::new(builder, &places, &placements, now_ms, held_indexes);
     let lives = replayed.iter().map(|node| node.incarnation).collect();
     let complete = replayed.iter().map(|node| node.complete).collect();
