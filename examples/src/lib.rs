@@ -4,7 +4,7 @@
 //! - `import`: streams NDJSON or TSV into a directory, survives being killed, and answers from the command line.
 //! - `bank`: transfers between accounts on all nodes while nodes panic and the process is killed, and all the money stays.
 //! - `elastic`: nodes are added, re-weighted, removed and made to panic under a load of transfers, and the money stays.
-//! - `keeper`: looks after the nodes of a directory, makes and checks backups: the commands of `docs/RUNBOOK.md`.
+//! - `keeper`: looks after the nodes and directories of an engine, makes and checks backups: the commands of `docs/RUNBOOK.md`.
 //! - `booking`: a web service that books seats over REST, with the engine inside, and sells none twice.
 //!
 //! The programs in README.md and `docs/RUNBOOK.md` are documentation tests of this crate: those that are whole are run, and

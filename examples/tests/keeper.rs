@@ -102,6 +102,51 @@ async fn a_second_disk_takes_nodes_and_may_move() -> Result<()> {
     Ok(())
 }
 
+/// It panicked, in the middle of a change.
+#[tokio::test]
+async fn a_listener_who_leaves_stops_nothing() -> Result<()> {
+    let parent = tempfile::tempdir().unwrap();
+    let directory = parent.path().join("db");
+    fill(&directory).await?;
+    let db = directory.to_str().unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut keeper = Command::new(env!("CARGO_BIN_EXE_keeper"));
+    let output = keeper.args(["add", db]).stdout(writer).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(said(&["list", db]).contains("node 3: weight 1"));
+    Ok(())
+}
+
+/// The engine knows where its directories are, and is told for one call only.
+#[tokio::test]
+async fn a_node_of_a_copy_is_restored_where_the_copy_has_it() -> Result<()> {
+    let parent = tempfile::tempdir().unwrap();
+    let [directory, other, backup, copy, copied] =
+        ["db", "other", "backup", "copy", "copied"].map(|name| parent.path().join(name));
+    fill(&directory).await?;
+    let db = directory.to_str().unwrap();
+    said(&["attach", db, other.to_str().unwrap()]);
+    said(&["add", db, "--directory-number", "1"]);
+    said(&["backup", db, backup.to_str().unwrap()]);
+    for (from, to) in [(&directory, &copy), (&other, &copied)] {
+        let mut cp = Command::new("cp");
+        assert!(cp.arg("-a").args([from, to]).status().unwrap().success());
+    }
+    damage(&copied.join("node-003/tables"));
+    let [copy, copied, backup] = [&copy, &copied, &backup].map(|path| path.to_str().unwrap());
+    let restore = ["restore-node", copy, "3", backup];
+    let unnamed = keeper(&restore);
+    let words = String::from_utf8(unnamed.stderr).unwrap();
+    assert!(words.contains("name where directory 1 is"), "{words}");
+    let named = ["--directory", copied];
+    let restored = said(&[&restore[..], &named].concat());
+    assert!(restored.contains(copied), "{restored}");
+    said(&[&["verify", copy], &named[..]].concat());
+    said(&["verify", db]);
+    Ok(())
+}
+
 #[tokio::test]
 async fn what_can_not_be_done_is_said_and_changes_nothing() -> Result<()> {
     let parent = tempfile::tempdir().unwrap();
