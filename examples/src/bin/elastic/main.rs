@@ -26,7 +26,7 @@
 //!
 //! # Exit codes
 //!
-//! 0: all checks hold. 1: one does not, or something failed. 2: wrong use.
+//! 0: all checks hold. 1: one does not, or something failed. 2: wrong use. 130: it was interrupted (ctrl-c), and has tidied up.
 
 mod bank;
 mod clients;
@@ -35,6 +35,7 @@ mod script;
 mod view;
 
 use clap::Parser;
+use script::Ending;
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 /// Adds, re-weights, removes and kills nodes under a load of transfers, shows it, and checks that no money is lost.
@@ -61,10 +62,21 @@ impl Plan {
     }
 }
 
+/// What a shell says of a program that SIGINT has ended.
+const INTERRUPTED: u8 = 130;
+
 #[tokio::main]
 async fn main() -> ExitCode {
-    match script::run(&Plan::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
+    let plan = Plan::parse();
+    match script::run(&plan).await {
+        Ok(Ending::Checked(rows)) => {
+            script::print(&plan, &rows);
+            ExitCode::SUCCESS
+        }
+        Ok(Ending::Interrupted) => {
+            eprintln!("elastic: interrupted before everything was checked");
+            ExitCode::from(INTERRUPTED)
+        }
         Err(failure) => {
             eprintln!("elastic: {failure}");
             ExitCode::FAILURE

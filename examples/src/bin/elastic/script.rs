@@ -9,14 +9,23 @@ use crate::{
 };
 use mailring::{Change, ChangeEnd, Mailring, NodeEvent, NodeId, Plan as NodePlan};
 use std::time::{Duration, Instant};
+use tokio::signal::ctrl_c;
 
 /// Nodes at the beginning.
 const NODES: u16 = 4;
 /// A node that panics for ever is given up and taken over by then.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// How it has ended, if nothing was wrong.
+pub(crate) enum Ending {
+    /// All checks hold; what was done.
+    Checked(Vec<Row>),
+    /// Somebody did not want to see the rest.
+    Interrupted,
+}
+
 /// A line of the closing table.
-struct Row {
+pub(crate) struct Row {
     what: String,
     arcs: usize,
     bytes: u64,
@@ -35,12 +44,13 @@ struct Stage<'a> {
     rows: Vec<Row>,
 }
 
-/// Runs all steps.
+/// Runs all steps, unless it is interrupted before (SIGINT). However it ends, the terminal is as it was, the engine was closed,
+/// and a temporary directory is gone.
 ///
 /// # Errors
 ///
 /// The first check that does not hold, or what failed.
-pub(crate) async fn run(plan: &Plan) -> Result<(), Failure> {
+pub(crate) async fn run(plan: &Plan) -> Result<Ending, Failure> {
     let guard;
     let directory = match &plan.directory {
         Some(directory) => directory.as_path(),
@@ -52,11 +62,23 @@ pub(crate) async fn run(plan: &Plan) -> Result<(), Failure> {
     let fault = Fault::default();
     let builder = Mailring::builder(directory).nodes(NODES);
     let db = builder.fault_hook(fault.hook()).open().await?;
-    let bank = Bank::found(&db, plan).await?;
+    let ended = tokio::select! {
+        played = play(plan, &db, &fault) => played.map(Ending::Checked),
+        interrupted = ctrl_c() => interrupted.map(|()| Ending::Interrupted).map_err(Failure::from),
+    };
+    let closed = db.shutdown().await;
+    let ended = ended?;
+    closed?;
+    Ok(ended)
+}
+
+/// The steps.
+async fn play(plan: &Plan, db: &Mailring, fault: &Fault) -> Result<Vec<Row>, Failure> {
+    let bank = Bank::found(db, plan).await?;
     let mut stage = Stage {
         plan,
         clients: Clients::start(&bank, plan),
-        view: View::new(&db),
+        view: View::new(db),
         db: db.clone(),
         bank,
         rows: Vec::new(),
@@ -79,7 +101,7 @@ pub(crate) async fn run(plan: &Plan) -> Result<(), Failure> {
     stage.rest("node 2 panics").await?;
     fault.doom(NodeId(3));
     stage.lose("node 3 dies for good", NodeId(3)).await?;
-    stage.end(&fault).await
+    stage.end(fault).await
 }
 
 impl Stage<'_> {
@@ -110,8 +132,9 @@ impl Stage<'_> {
             self.view.show(what, Some(change.progress()), &self.clients);
         }
         let took = begun.elapsed();
-        let tally = self.clients.take_tally();
         let progress = change.progress();
+        self.view.show_end(what, progress.clone(), &self.clients);
+        let tally = self.clients.take_tally();
         let end = change.wait().await?;
         if end != ChangeEnd::Completed {
             return Err(format!("{what}: it ended as {end:?}").into());
@@ -185,10 +208,9 @@ impl Stage<'_> {
         });
     }
 
-    /// Ends the clients, checks for the last time, and prints the table.
-    async fn end(self, fault: &Fault) -> Result<(), Failure> {
+    /// Ends the clients, and checks for the last time.
+    async fn end(self, fault: &Fault) -> Result<Vec<Row>, Failure> {
         self.clients.close().await?;
-        self.view.end();
         self.bank.audit(self.plan).await?;
         let stats = self.db.stats();
         let restarts: u64 = stats.nodes.iter().map(|node| node.restarts).sum();
@@ -197,26 +219,29 @@ impl Stage<'_> {
                 format!("one panic was ordered, and {restarts} restarts were counted").into(),
             );
         }
-        self.db.shutdown().await?;
-        println!(
-            "{:<24} {:>6} {:>10} {:>8} {:>12} {:>9}",
-            "step", "arcs", "bytes", "seconds", "transfers/s", "p99"
-        );
-        for row in &self.rows {
-            println!(
-                "{:<24} {:>6} {:>10} {:>8.2} {:>12.0} {:>6.2} ms",
-                row.what,
-                row.arcs,
-                row.bytes,
-                row.took.as_secs_f64(),
-                row.per_second,
-                row.p99_ms
-            );
-        }
-        println!(
-            "total: all the money of {} accounts is there",
-            self.plan.accounts
-        );
-        Ok(())
+        Ok(self.rows)
     }
+}
+
+/// Prints the closing table.
+pub(crate) fn print(plan: &Plan, rows: &[Row]) {
+    println!(
+        "{:<24} {:>6} {:>10} {:>8} {:>12} {:>9}",
+        "step", "arcs", "bytes", "seconds", "transfers/s", "p99"
+    );
+    for row in rows {
+        println!(
+            "{:<24} {:>6} {:>10} {:>8.2} {:>12.0} {:>6.2} ms",
+            row.what,
+            row.arcs,
+            row.bytes,
+            row.took.as_secs_f64(),
+            row.per_second,
+            row.p99_ms
+        );
+    }
+    println!(
+        "total: all the money of {} accounts is there",
+        plan.accounts
+    );
 }

@@ -1,44 +1,36 @@
-//! The ring, live: on a terminal a line for each node and one for the change, elsewhere a line each second.
+//! The ring, live: on a terminal a line for the step and the change and one for each node, elsewhere a line each second.
+//!
+//! A frame is drawn over the one before it, by one write, and the cursor rests at the beginning of the line below: so whatever
+//! the terminal echoes meanwhile (of a ctrl-c, say) stands there, and goes with the next frame. Lines that are too long are cut off
+//! by the terminal. When the view is dropped the last frame is gone, and the terminal is as it was.
 
 use crate::clients::Clients;
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use mailring::{ChangeProgress, Mailring, NodeId};
 use std::{
     collections::BTreeMap,
-    io::IsTerminal,
+    env,
+    io::{self, IsTerminal, Write},
     time::{Duration, Instant},
 };
 
-/// A share of the ring as a bar is so many steps long at most.
-const STEPS: u64 = 1_000;
-
 pub(crate) struct View {
     db: Mailring,
-    lines: Option<Lines>,
+    /// None elsewhere than on a terminal.
+    frame: Option<Frame>,
     begun: Instant,
     said: Instant,
     /// Writes of each node when they were last shown.
     writes: BTreeMap<NodeId, u64>,
 }
 
-struct Lines {
-    all: MultiProgress,
-    head: ProgressBar,
-    nodes: BTreeMap<NodeId, ProgressBar>,
-}
-
 impl View {
     pub(crate) fn new(db: &Mailring) -> Self {
-        let lines = std::io::stderr().is_terminal().then(|| {
-            let all = MultiProgress::new();
-            let style = ProgressStyle::with_template("{bar:32} {msg}").expect("it is a literal");
-            let head = all.add(ProgressBar::new(STEPS).with_style(style));
-            let nodes = BTreeMap::new();
-            Lines { all, head, nodes }
-        });
+        // One that calls itself dumb knows no cursor.
+        let is_dumb = env::var_os("TERM").is_some_and(|name| name == "dumb");
+        let frame = (io::stderr().is_terminal() && !is_dumb).then(Frame::default);
         Self {
             db: db.clone(),
-            lines,
+            frame,
             begun: Instant::now(),
             said: Instant::now(),
             writes: BTreeMap::new(),
@@ -50,13 +42,23 @@ impl View {
         Duration::from_millis(100)
     }
 
-    /// Shows what is going on.
+    /// Shows what is going on, if that was not just done.
     pub(crate) fn show(&mut self, what: &str, change: Option<ChangeProgress>, clients: &Clients) {
-        let every = Duration::from_millis(if self.lines.is_some() { 250 } else { 1_000 });
-        let since = self.said.elapsed();
-        if since < every {
-            return;
+        let every = Duration::from_millis(if self.frame.is_some() { 250 } else { 1_000 });
+        if self.said.elapsed() >= every {
+            self.show_now(what, change, clients);
         }
+    }
+
+    /// Shows how a change has ended, which a short one would do unseen.
+    pub(crate) fn show_end(&mut self, what: &str, change: ChangeProgress, clients: &Clients) {
+        if self.frame.is_some() {
+            self.show_now(what, Some(change), clients);
+        }
+    }
+
+    fn show_now(&mut self, what: &str, change: Option<ChangeProgress>, clients: &Clients) {
+        let since = self.said.elapsed();
         self.said = Instant::now();
         let seen = clients.look();
         let moved = change.as_ref().map_or(String::new(), |change| {
@@ -74,7 +76,7 @@ impl View {
             seen.per_second, seen.p99_ms
         );
         let nodes = self.nodes(since);
-        let Some(lines) = &mut self.lines else {
+        let Some(frame) = &mut self.frame else {
             let shares: Vec<_> = nodes
                 .iter()
                 .map(|(node, share, load)| format!("{node}: {share:.1} % {load:.0}/s"))
@@ -85,9 +87,13 @@ impl View {
         let part = change.map_or(0.0, |change| {
             change.arcs_done as f64 / change.arcs_total.max(1) as f64
         });
-        lines.head.set_position((part * STEPS as f64) as u64);
-        lines.head.set_message(head);
-        lines.show(&nodes);
+        let mut lines = vec![format!("{} {head}", bar(part, 32))];
+        lines.extend(nodes.iter().map(|(node, share, load)| {
+            let bar = bar(share / 100.0, 24);
+            let node = format!("node {node}");
+            format!("  {node:>8} {bar} {share:.1} % of the arcs, {load:.0} writes/s")
+        }));
+        frame.draw(&lines);
     }
 
     /// Each node, its share of the arcs in percent, and its writes a second.
@@ -106,33 +112,41 @@ impl View {
         self.writes = writes;
         shown
     }
+}
 
-    pub(crate) fn end(&self) {
-        if let Some(lines) = &self.lines {
-            // A view that can't be cleared is no reason to fail.
-            let _ = lines.all.clear();
+/// Some lines on a terminal.
+#[derive(Default)]
+struct Frame {
+    drawn: usize,
+}
+
+impl Frame {
+    fn draw(&mut self, lines: &[String]) {
+        // Up to where the last one began, and clear from there; without wrapping, so that a line is a line.
+        let mut written = match self.drawn {
+            0 => "\r\x1b[?7l".to_owned(),
+            drawn => format!("\x1b[{drawn}A\r\x1b[0J\x1b[?7l"),
+        };
+        for line in lines {
+            written.push_str(line);
+            written.push('\n');
         }
+        written.push_str("\x1b[?7h");
+        self.drawn = lines.len();
+        // A terminal that can't be written to is no reason to fail.
+        let _ = io::stderr().write_all(written.as_bytes());
     }
 }
 
-impl Lines {
-    fn show(&mut self, nodes: &[(NodeId, f64, f64)]) {
-        self.nodes.retain(|node, line| {
-            let stays = nodes.iter().any(|(other, ..)| other == node);
-            if !stays {
-                line.finish_and_clear();
-            }
-            stays
-        });
-        for (node, share, load) in nodes {
-            let line = self.nodes.entry(*node).or_insert_with(|| {
-                let template = "  {prefix:>8} {bar:24} {msg}";
-                let style = ProgressStyle::with_template(template).expect("it is a literal");
-                let line = ProgressBar::new(STEPS).with_style(style);
-                self.all.add(line.with_prefix(format!("node {node}")))
-            });
-            line.set_position((share / 100.0 * STEPS as f64) as u64);
-            line.set_message(format!("{share:.1} % of the arcs, {load:.0} writes/s"));
-        }
+impl Drop for Frame {
+    fn drop(&mut self) {
+        self.draw(&[]);
     }
+}
+
+/// A part of a whole, so many letters long.
+fn bar(part: f64, letters: usize) -> String {
+    let full = (part * letters as f64).round() as usize;
+    let full = full.min(letters);
+    "█".repeat(full) + &"░".repeat(letters - full)
 }
