@@ -14,6 +14,7 @@ pub mod disk;
 pub mod doomed;
 pub mod full;
 pub mod kept;
+pub mod locks;
 pub mod several;
 pub mod shim;
 pub mod stage;

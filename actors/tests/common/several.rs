@@ -1,7 +1,7 @@
 //! A place for several directories, and an engine that commits over two of them.
 
 use super::{copy_directory, keys_of, tuned};
-use mailring::{Builder, Keyspace, Mailring, Result, Transaction};
+use mailring::{Builder, DirectoryNo, Error, Keyspace, Mailring, Result, Transaction};
 use std::{
     collections::BTreeMap,
     fs,
@@ -23,6 +23,18 @@ impl Disks {
 
     pub fn at(&self, name: &str) -> PathBuf {
         fs::canonicalize(self.root.path()).unwrap().join(name)
+    }
+
+    pub fn home(&self) -> PathBuf {
+        self.at("home")
+    }
+
+    pub fn second(&self) -> PathBuf {
+        self.at("second")
+    }
+
+    pub fn third(&self) -> PathBuf {
+        self.at("third")
     }
 
     pub fn open_at(&self, home: &str) -> Builder {
@@ -86,4 +98,48 @@ pub async fn written(db: &Mailring, name: &str) -> Result<usize> {
         found += usize::from(key.ends_with(format!("-{name}").as_bytes()));
     }
     Ok(found)
+}
+
+/// Whether there is a tree of the node.
+pub fn has_tree(directory: &Path, node: u16) -> bool {
+    directory.join(format!("node-{node:03}")).exists()
+}
+
+pub fn entries(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.collect();
+    names.sort();
+    names
+}
+
+/// Moves 1 between two keys of different nodes.
+pub async fn transfer(db: &Mailring, ks: &Keyspace, keys: &[String; 2]) -> Result<()> {
+    db.transact(async |txn: Transaction| {
+        txn.add(ks, &keys[0], -1).await?;
+        txn.add(ks, &keys[1], 1).await.map(drop)
+    })
+    .await
+}
+
+pub async fn a_key_of_each(db: &Mailring, ks: &Keyspace) -> [String; 2] {
+    [
+        keys_of(db, ks, 0, 1).await.remove(0),
+        keys_of(db, ks, 1, 1).await.remove(0),
+    ]
+}
+
+pub async fn balance(ks: &Keyspace, key: &str) -> Result<i64> {
+    ks.add(key, 0).await
+}
+
+pub fn missing(outcome: Result<Mailring>) -> (DirectoryNo, PathBuf, String) {
+    match outcome.map(|_| ()) {
+        Err(Error::DirectoryMissing {
+            directory,
+            path,
+            reason,
+        }) => (directory, path, reason),
+        outcome => panic!("{outcome:?}"),
+    }
 }
