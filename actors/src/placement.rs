@@ -12,13 +12,19 @@ use mailring_engine::{
 };
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 pub(crate) struct Placements {
     now: ArcSwap<Placement>,
     /// The folders of the directories, by number. They stay where they are while they are open.
     folders: Vec<PathBuf>,
+    /// Another placement was to be saved, and that failed: it may be on the disk all the same, and would count for the next
+    /// opening.
+    is_unsure: AtomicBool,
 }
 
 impl Placements {
@@ -26,6 +32,7 @@ impl Placements {
         Self {
             now: ArcSwap::from_pointee(placement),
             folders,
+            is_unsure: AtomicBool::new(false),
         }
     }
 
@@ -42,7 +49,7 @@ impl Placements {
         self.now.load().of(node)
     }
 
-    /// Where a node that joins is not yet, but has to live: in `directory`, or in its turn.
+    /// Where a node that joins is not yet, or not for sure, but has to live: in `directory`, or in its turn.
     pub(crate) fn wanted(
         &self,
         node: NodeId,
@@ -50,7 +57,8 @@ impl Placements {
     ) -> Option<DirectoryNo> {
         let now = self.now.load();
         let wanted = directory.unwrap_or_else(|| now.in_turn(node));
-        (now.of(node) != wanted).then_some(wanted)
+        let is_so = now.of(node) == wanted && !self.is_unsure.load(Ordering::Acquire);
+        (!is_so).then_some(wanted)
     }
 
     /// Has a node that joins live in a directory, once `save` has forced that and told the journal.
@@ -65,8 +73,10 @@ impl Placements {
         listed.truncate(usize::from(node.0));
         listed.push(directory);
         let next = Placement::new(now.directories(), listed);
+        self.is_unsure.store(true, Ordering::Release);
         save(&next)?;
         self.now.store(Arc::new(next));
+        self.is_unsure.store(false, Ordering::Release);
         Ok(())
     }
 }
@@ -107,5 +117,9 @@ mod tests {
         let failed = placements.place(NODE, SECOND, |_| Err(Error::Closed));
         assert_eq!(failed, Err(Error::Closed));
         assert_eq!(placements.of(NODE), HOME);
+        // It may be on the disk: whoever wants the node at home has that saved again.
+        assert_eq!(placements.wanted(NODE, None), Some(HOME));
+        assert_eq!(placements.place(NODE, HOME, |_| Ok(())), Ok(()));
+        assert_eq!(placements.wanted(NODE, None), None);
     }
 }

@@ -4,6 +4,7 @@ use crate::{
     Builder,
     directory::{has_manifest, lock, tree_folder},
     engine::Engine,
+    member::Member,
     offload::offload,
     open::{Places, absolute},
     scan::merge_node,
@@ -55,7 +56,10 @@ pub(crate) async fn verify_online(engine: &Arc<Engine>) -> Result<Verification> 
 
 fn online(engine: &Engine, catalogue: &Catalogue) -> Result<Verification> {
     let mut tree_keys = 0;
-    for member in engine.switchboard.routes.load_full().nodes() {
+    let routes = engine.switchboard.routes.load_full();
+    // One that is about to join has nothing yet, and may give way to another of its number.
+    let is_live = |member: &&Arc<Member>| routes.state().is_live(member.node());
+    for member in routes.nodes().iter().filter(is_live) {
         tree_keys += member.store.verify()?;
     }
     let pinned = engine.pin()?;

@@ -354,8 +354,7 @@ async fn a_directory_in_another_one_is_refused_and_nothing_is_made() -> Result<(
         let all = named.iter();
         let builder = all.fold(builder, |builder, name| builder.directory(disks.at(name)));
         refused(builder, refusal, reason).await;
-        assert_eq!(disks.files(home), BTreeMap::new());
-        assert!(!disks.at("a").exists() && !disks.at(home).join("node-001").exists());
+        assert!(!disks.at("a").exists() && !disks.at(home).exists());
     }
     // Of an engine that is there.
     let db = disks.create().open().await?;
@@ -487,5 +486,38 @@ async fn a_folder_that_was_taken_while_it_was_locked_is_not_made_another_s() -> 
         "{error:?}"
     );
     assert_eq!(disks.files("home"), BTreeMap::new(), "nothing was begun");
+    Ok(())
+}
+
+/// Only the folder of a node goes with a node.
+#[tokio::test]
+async fn an_engine_whose_directory_lies_in_a_folder_that_is_named_almost_as_a_node_s_opens()
+-> Result<()> {
+    let disks = Disks::new();
+    drop(disks.create().open().await?);
+    fs::create_dir(disks.at("home/node-disks")).unwrap();
+    let inner = disks.at("home/node-disks/second");
+    fs::rename(disks.at("second"), &inner).unwrap();
+    disks.known().directory(&inner).open().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_path_that_goes_up_from_where_nothing_is_is_refused() {
+    let disks = Disks::new();
+    let named = disks.at("nope/../home/second");
+    let made = disks.known().directory(named).nodes(2).open().await;
+    let refused = made.expect_err("nobody can tell where that is").to_string();
+    assert!(refused.contains("goes up"), "{refused}");
+    assert!(!disks.at("home/second").exists());
+}
+
+#[tokio::test]
+async fn a_new_engine_that_is_refused_leaves_nothing_in_the_other_directory() -> Result<()> {
+    let disks = Disks::new();
+    let within = disks.open_at("second/home").directory(disks.at("second"));
+    let refused = within.nodes(2).open().await;
+    assert!(matches!(refused, Err(Error::InvalidOption { .. })));
+    disks.create().open().await?;
     Ok(())
 }

@@ -14,6 +14,7 @@ mod start;
 mod threads;
 
 pub(crate) use nodes::{Life, NodeActors, Readers, Stores};
+use places::check_new_home;
 pub(crate) use places::{Places, absolute};
 pub(crate) use threads::Threads;
 
@@ -48,6 +49,7 @@ pub(crate) fn open(builder: Builder) -> Result<Mailring> {
                 // Of a disk of the caller's only the caller knows what is on it.
                 check_place(directory, builder.create)?;
             }
+            check_new_home(&builder, directory)?;
             create(directory)?;
             let lock = lock(directory)?;
             let disk: Arc<dyn Disk> = match &builder.disk {

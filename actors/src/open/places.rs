@@ -32,7 +32,7 @@ use mailring_engine::{
 };
 use std::{
     fs::{self, File},
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     sync::Arc,
 };
 
@@ -67,37 +67,10 @@ impl Places {
         Ok(places)
     }
 
-    /// Refuses to make a directory in another one, or around it: an engine removes folders of its own, and whoever copies or
-    /// removes a directory means that one. Where they are already that is only refused in the folder of a node, which goes
-    /// with the node.
     fn check_apart(&self) -> Result<()> {
-        let found = self.found.iter().map(|place| (&place.path, false));
-        let new = self.new.iter().map(|path| (path, true));
-        let all: Vec<_> = found.chain(new).collect();
-        for (inner, is_inner_new) in &all {
-            for (outer, is_outer_new) in &all {
-                let within = inner.strip_prefix(outer).ok();
-                let Some(first) = within.and_then(|within| within.iter().next()) else {
-                    continue;
-                };
-                let is_of_node = first.to_string_lossy().starts_with("node-");
-                if *is_inner_new || is_of_node && !is_outer_new {
-                    return Err(refused(
-                        inner,
-                        "it lies in another directory of the engine, which removes folders of its own; name a folder beside \
-                         that one, or on another disk",
-                    ));
-                }
-                if *is_outer_new {
-                    return Err(refused(
-                        outer,
-                        "another directory of the engine lies in it, and an engine removes folders of its own; name a folder \
-                         beside that one, or on another disk",
-                    ));
-                }
-            }
-        }
-        Ok(())
+        let found = self.found.iter().map(|place| (place.path.clone(), false));
+        let new = self.new.iter().map(|path| (path.clone(), true));
+        check_apart(&found.chain(new).collect::<Vec<_>>())
     }
 
     /// As [`Places::find`], for those who only look: whatever is named must be there.
@@ -311,6 +284,49 @@ pub(super) fn refused(path: &Path, reason: &'static str) -> Error {
     }
 }
 
+/// Refuses to make a first directory in or around another one that is named, before anything of it is there.
+pub(super) fn check_new_home(builder: &Builder, home: &Path) -> Result<()> {
+    if home.exists() {
+        return Ok(());
+    }
+    let mut all = vec![(absolute(home)?, false)];
+    for named in &builder.directories {
+        all.push((absolute(named)?, true));
+    }
+    check_apart(&all)
+}
+
+/// Refuses to make a directory, of which the second part is true, in another one, or around it: an engine removes folders of
+/// its own, and whoever copies or removes a directory means that one. Where they are already that is only refused in the
+/// folder of a node, which goes with the node.
+fn check_apart(all: &[(PathBuf, bool)]) -> Result<()> {
+    for (inner, is_inner_new) in all {
+        for (outer, is_outer_new) in all {
+            let within = inner.strip_prefix(outer).ok();
+            let Some(first) = within.and_then(|within| within.iter().next()) else {
+                continue;
+            };
+            let name = first.to_str().and_then(|name| name.strip_prefix("node-"));
+            let is_of_node = name.is_some_and(|number| number.parse::<u16>().is_ok());
+            if *is_inner_new || is_of_node && !is_outer_new {
+                return Err(refused(
+                    inner,
+                    "it lies in another directory of the engine, which removes folders of its own; name a folder beside \
+                     that one, or on another disk",
+                ));
+            }
+            if *is_outer_new {
+                return Err(refused(
+                    outer,
+                    "another directory of the engine lies in it, and an engine removes folders of its own; name a folder \
+                     beside that one, or on another disk",
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// What lies beside `now` as `noted` did beside `before`; `None` if there is nothing, or nothing else than `noted`.
 fn beside(before: &Path, noted: &Path, now: &Path) -> Option<PathBuf> {
     let pairs = before.components().zip(noted.components());
@@ -331,7 +347,15 @@ fn beside(before: &Path, noted: &Path, now: &Path) -> Option<PathBuf> {
 pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
     let whole = std::path::absolute(path);
     let whole = whole.map_err(|error| Error::io(format!("finding {}", path.display()), &error))?;
-    Ok(resolved(&whole))
+    let path = resolved(&whole);
+    // Where it leads can be told only once there is what it leads through.
+    match path.components().any(|part| part == Component::ParentDir) {
+        true => Err(refused(
+            &path,
+            "it goes up (`..`) from a folder that is not there; name it without that",
+        )),
+        false => Ok(path),
+    }
 }
 
 /// Follows the links of as much of a path as there is.
