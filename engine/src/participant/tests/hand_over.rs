@@ -62,6 +62,23 @@ fn lost(incarnation: Incarnation, lsn: u64) -> NodeMessage {
     })
 }
 
+/// These were its last.
+fn lost_all(incarnation: Incarnation, lsn: u64) -> NodeMessage {
+    let NodeMessage::Owners(owners) = lost(incarnation, lsn) else {
+        unreachable!("it is one");
+    };
+    let lost_all = true;
+    NodeMessage::Owners(Owners { lost_all, ..owners })
+}
+
+fn fenced_at_9(incarnation: Incarnation) -> NodeMessage {
+    let through = Lsn(9);
+    NodeMessage::Fenced {
+        incarnation,
+        through,
+    }
+}
+
 fn gained(incarnation: Incarnation, lsn: u64) -> NodeMessage {
     NodeMessage::Owners(Owners {
         epoch: AFTER,
@@ -641,21 +658,13 @@ fn a_node_that_has_lost_its_last_arcs_is_never_rebuilt_again() {
     let mut node = bench();
     node.commit("m1", 1);
     node.tell(hand_over(1));
-    let NodeMessage::Owners(owners) = lost(LIFE, 2) else {
-        unreachable!("it is one");
-    };
-    let lost_all = true;
-    node.tell(NodeMessage::Owners(Owners { lost_all, ..owners }));
-    let fenced = |incarnation| NodeMessage::Fenced {
-        incarnation,
-        through: Lsn(9),
-    };
+    node.tell(lost_all(LIFE, 2));
     node.restart();
-    assert_eq!(node.tell(fenced(NEXT)), [installed(NEXT, 9)]);
+    assert_eq!(node.tell(fenced_at_9(NEXT)), [installed(NEXT, 9)]);
     assert_eq!(node.get("m1", 1), Some("old".into()), "readers of before");
     let third = NEXT.next();
     node.restart();
-    assert_eq!(node.tell(fenced(third)), [installed(third, 9)]);
+    assert_eq!(node.tell(fenced_at_9(third)), [installed(third, 9)]);
     // The change is turned round, and arcs come back.
     node.tell(gained(third, 11));
     node.restart();
@@ -665,7 +674,7 @@ fn a_node_that_has_lost_its_last_arcs_is_never_rebuilt_again() {
         after: Lsn(0),
         through: Lsn(9),
     };
-    assert_eq!(node.tell(fenced(fourth)), [rebuild]);
+    assert_eq!(node.tell(fenced_at_9(fourth)), [rebuild]);
 }
 
 #[test]
@@ -674,22 +683,14 @@ fn a_node_that_hears_of_its_last_arcs_while_it_recovers_is_rebuilt_once_more() {
     node.commit("m1", 1);
     node.tell(hand_over(1));
     node.restart();
-    let NodeMessage::Owners(owners) = lost(LIFE, 2) else {
-        unreachable!("it is one");
-    };
-    let lost_all = true;
-    node.tell(NodeMessage::Owners(Owners { lost_all, ..owners }));
-    let fenced = |incarnation| NodeMessage::Fenced {
-        incarnation,
-        through: Lsn(9),
-    };
+    node.tell(lost_all(LIFE, 2));
     let rebuild = |incarnation| Rebuild {
         incarnation,
         after: Lsn(0),
         through: Lsn(9),
     };
-    assert_eq!(node.tell(fenced(NEXT)), [rebuild(NEXT)]);
+    assert_eq!(node.tell(fenced_at_9(NEXT)), [rebuild(NEXT)]);
     node.restart();
     let third = NEXT.next();
-    assert_eq!(node.tell(fenced(third)), [rebuild(third)]);
+    assert_eq!(node.tell(fenced_at_9(third)), [rebuild(third)]);
 }
